@@ -1,0 +1,93 @@
+"""The commands, and the only place that catches an error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from interlace_cli import __version__
+from interlace_cli.cli import analyze, evaluate, export, finetune, plan, prepare, prune, run, schema
+from interlace_cli.cli.console import output
+from interlace_cli.errors import InterlaceError
+
+
+class Commands(typer.core.TyperGroup):
+    """The boundary: an InterlaceError becomes a sentence and an exit code; anything else is a bug of ours."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order of the pipeline, not of the alphabet."""
+        del ctx
+        return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        output.configure(as_json=False, quiet=False, debug=False)
+        try:
+            return super().invoke(ctx)
+        except InterlaceError as error:
+            if output.debug:
+                raise
+            output.fail(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            output.fail("interrupted; nothing half-written was left behind.")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            sys.stderr.close()
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if output.debug:
+                raise
+            output.fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
+            raise typer.Exit(1) from error
+        except (typer.Exit, typer.Abort):
+            raise
+        except RuntimeError as error:
+            # torch and transformers raise bare RuntimeErrors, running out of memory among them.
+            if output.debug or type(error).__module__.startswith("typer"):
+                raise
+            output.fail(f"{str(error).splitlines()[0] if str(error) else type(error).__name__} (--debug shows where)")
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="interlace",
+    cls=Commands,
+    help="Shorter vision-language models: find redundant layers, drop them, heal what stays, and say what it cost.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"interlace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def interlace(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+app.command("run")(run.run)
+app.command("prepare")(prepare.prepare)
+app.command("analyze")(analyze.analyze)
+app.command("plan")(plan.plan)
+app.command("prune")(prune.prune)
+app.command("finetune")(finetune.finetune)
+app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("schema")(schema.schema)
+
+
+def main() -> None:
+    app(prog_name="interlace")

@@ -1,0 +1,106 @@
+"""The only writer to stdout and stderr: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from interlace_cli.domain.progress import Advance
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress as Bars
+
+    from interlace_cli.domain.record import Record
+
+
+class Output:
+    """How this call wants to be answered; set once by the common options."""
+
+    def __init__(self) -> None:
+        self.as_json = False
+        self.quiet = False
+        self.debug = False
+
+    def configure(self, as_json: bool, quiet: bool, debug: bool) -> None:
+        self.as_json, self.quiet, self.debug = as_json, quiet, debug
+
+    def result(self, record: Record, *parts: RenderableType) -> None:
+        """The record as JSON for programs, `parts` for people."""
+        if self.as_json:
+            from interlace_cli.io.artifacts import to_json
+
+            sys.stdout.write(to_json(record).decode())
+            sys.stdout.flush()
+        elif not self.quiet:
+            console = build_console(stderr=False)
+            for part in parts:
+                console.print(part, highlight=False)
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            build_console(stderr=True).print(line, highlight=False, markup=False)
+
+    def fail(self, line: str) -> None:
+        console = build_console(stderr=True)
+        console.print("Error: ", style="bold red", end="")
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+output = Output()
+
+
+def build_console(stderr: bool) -> Console:
+    """On a terminal as wide as it is; elsewhere wide enough that no table is cut."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160)
+
+
+class BarProgress:
+    """Progress bars with rate and time left on a terminal; nothing but lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.bars: Bars | None = None
+
+    def say(self, line: str) -> None:
+        if self.bars is not None:
+            self.bars.console.print(line, highlight=False, markup=False)
+        else:
+            output.say(line)
+
+    @contextmanager
+    def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
+        if output.quiet or not sys.stderr.isatty():
+            yield _ignore
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+        )
+        with Progress(*columns, console=build_console(stderr=True), transient=True) as bars:
+            self.bars = bars
+            job = bars.add_task(description, total=total, note="", rate="")
+
+            def advance(done: float = 1, note: str = "") -> None:
+                speed = bars.tasks[job].speed or 0.0
+                rate = f"{speed / 1e6:,.0f} MB/s" if unit == "bytes" else f"{speed:,.1f} {unit}/s"
+                bars.update(job, advance=done, note=note, rate=rate)
+
+            try:
+                yield advance
+            finally:
+                self.bars = None
+
+
+def _ignore(done: float = 1, note: str = "") -> None:
+    del done, note

@@ -1,0 +1,93 @@
+"""`interlace finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interlace_cli.cli.console import BarProgress, output
+from interlace_cli.cli.options import (
+    DEFAULT_WORKSPACE,
+    DebugOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    OutOption,
+    QuietOption,
+    SeedOption,
+    WorkspaceOption,
+    open_workspace,
+)
+
+
+def finetune(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A pruned checkpoint. Default: the workspace's.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="A plan, instead of the workspace's.")] = None,
+    tune_layers: Annotated[
+        str | None, typer.Option("--tune-layers", help="Tune exactly these (dense indices), instead of the plan's.")
+    ] = None,
+    out: OutOption = None,
+    epochs: Annotated[float, typer.Option("--epochs", min=0.0)] = 1.0,
+    lr: Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")] = 1e-5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences on a device.")] = 16,
+    grad_accum: Annotated[int, typer.Option("--grad-accum", min=1)] = 2,
+    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens; a longer conversation loses its end.")] = 8192,
+    min_pixels: Annotated[int, typer.Option("--min-pixels", min=1)] = 784,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1)] = 50176,
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = "auto",
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
+    report_to: Annotated[str, typer.Option("--report-to", help="The Trainer's trackers: wandb, tensorboard ...")] = "none",
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Heals the tuned layers of a pruned checkpoint; nothing else moves. The defaults are the paper's recipe."""
+    from interlace_cli.core.finetune import heal_model
+    from interlace_cli.domain.layers import describe_layers, parse_layers
+    from interlace_cli.healing.recipe import Recipe
+    from interlace_cli.io.workspace import require
+
+    space = open_workspace(workspace)
+    folder = out or space.healed
+    recipe = Recipe(
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        max_length=max_length,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+        report_to=report_to,
+        seed=seed,
+    )
+    if plan is None and checkpoint is None and space.plan.exists():
+        plan = space.plan
+    card = heal_model(
+        require(checkpoint or space.pruned),
+        require(dataset or space.dataset),
+        folder,
+        recipe,
+        BarProgress(),
+        plan_path=plan,
+        tune_layers=None if tune_layers is None else parse_layers(tune_layers, "--tune-layers"),
+        device=device,
+        force=force,
+    )
+    healing = card.healing
+    assert healing is not None
+    tuned = [card.dense_index[position] for position in card.tune]
+    output.result(
+        card,
+        f"tuned layers {describe_layers(tuned)} ({healing.trained_parameters:,} parameters) for {healing.steps} steps;"
+        f" loss {healing.first_loss:.4f} → {healing.last_loss:.4f}; every other tensor is unchanged to the bit",
+        f"{folder}",
+    )

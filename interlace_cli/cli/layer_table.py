@@ -1,0 +1,74 @@
+"""A plan as people see it: one row a layer, the spans drawn, the roles in colour, and a summary below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interlace_cli.domain.layers import Role, describe_layers
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interlace_cli.domain.plan import Plan
+
+STYLES = {Role.DROP: "bold red", Role.TUNE: "bold green", Role.ANCHOR: "cyan", Role.KEEP: "dim"}
+
+
+def build_layer_table(plan: Plan) -> Table:
+    """Works for an edited plan too, of which only the roles are sure to be there."""
+    from rich.table import Table
+    from rich.text import Text
+
+    name = plan.model.name if plan.model else "released score files"
+    title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} layers dropped"
+    table = Table("layer", "new", "span", "role", title=title, title_justify="left")
+    for column in ("S1", "S2", "S3", "parameters"):
+        table.add_column(column, justify="right")
+    table.add_column("why")
+    drawing = _draw_spans(plan)
+    position = {layer: place for place, layer in enumerate(plan.kept)}
+    notes = {note.index: note for note in plan.layers}
+    for layer, role in enumerate(plan.roles):
+        note = notes.get(layer)
+        scores = [note.s1, note.s2, note.s3] if note else [None] * 3
+        size = f"{note.parameters:,}" if note and note.parameters is not None else ""
+        table.add_row(
+            str(layer),
+            str(position.get(layer, "")),
+            drawing.get(layer, ""),
+            Text(role.value, style=STYLES[role]),
+            *("" if score is None else f"{score:.4f}" for score in scores),
+            size,
+            Text(note.why if note else "", style="dim"),
+        )
+    return table
+
+
+def describe_plan(plan: Plan) -> str:
+    lines = [f"protected: {describe_layers(plan.protect)}"]
+    summary = plan.summary
+    if summary:
+        lines.append(f"layers: {summary.layers} → {summary.layers_left}")
+        if summary.parameters and summary.parameters_left:
+            lines.append(f"parameters: {_compare(summary.parameters, summary.parameters_left)}")
+        if summary.bytes and summary.bytes_left:
+            lines.append(f"bytes: {_compare(summary.bytes, summary.bytes_left)}")
+        if summary.prefill_speedup:
+            lines.append(f"prefill: {summary.prefill_speedup:.2f} × expected, from counted FLOPs of the mean prompt")
+    return "\n".join(lines)
+
+
+def _compare(before: int, after: int) -> str:
+    return f"{before:,} → {after:,} ({after / before - 1:+.1%})"
+
+
+def _draw_spans(plan: Plan) -> dict[int, str]:
+    """Layer -> a piece of a bracket with the pick's number, so that a triplet is seen as one thing."""
+    drawing = {}
+    for number, pick in enumerate(plan.picks, start=1):
+        if pick.rule == "random":
+            continue
+        for layer in pick.layers:
+            piece = "╭" if layer == pick.layers[0] else "╰" if layer == pick.layers[-1] else "├"
+            drawing[layer] = f"{piece} {number}"
+    return drawing

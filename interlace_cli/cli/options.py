@@ -1,0 +1,71 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interlace_cli.cli.console import output
+from interlace_cli.io.workspace import Workspace
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option("--workspace", "-w", envvar="INTERLACE_WORKSPACE", help="Folder that the steps share."),
+]
+DEFAULT_WORKSPACE = Path("interlace-out")
+
+
+def _set_json(value: bool) -> bool:
+    output.as_json = value
+    return value
+
+
+def _set_quiet(value: bool) -> bool:
+    output.quiet = value
+    return value
+
+
+def _set_debug(value: bool) -> bool:
+    output.debug = value
+    return value
+
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", callback=_set_json, help="Print the resulting record as JSON on stdout.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Say nothing but errors.")]
+DebugOption = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there, and go on despite a mismatch.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn at random.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+AttentionOption = Annotated[
+    str | None, typer.Option("--attn", help="Attention: sdpa, eager, flash_attention_2. Default: transformers' choice.")
+]
+RatioOption = Annotated[float | None, typer.Option("--ratio", help="Share of the layers to drop, between 0 and 1.")]
+DropOption = Annotated[int | None, typer.Option("--drop", help="Number of layers to drop, instead of --ratio.")]
+StrategyOption = Annotated[
+    str, typer.Option("--strategy", help="interlace, interlace_oa, interlace_tn, random or consecutive.")
+]
+ProtectOption = Annotated[
+    str | None,
+    typer.Option("--protect", help="Layers to leave alone, such as 0-2,15. Default: DeepStack layers and the last."),
+]
+PaperOption = Annotated[bool, typer.Option("--paper", help="The released rules to the letter: nothing is protected.")]
+PortionOption = Annotated[float, typer.Option("--portion", min=0.0, max=1.0, help="Share of the source to take.")]
+MaxSamplesOption = Annotated[int | None, typer.Option("--max-samples", min=1, help="Take at most this many.")]
+CalibrationOption = Annotated[
+    float, typer.Option("--calibration", min=0.0, max=0.9, help="Share of what is not held out for `analyze`.")
+]
+ImageRootOption = Annotated[
+    Path | None, typer.Option("--image-root", help="Folder that image paths are relative to. Default: the file's.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
+
+HELP_HOLDOUT = "Share of the samples to hold out for `eval`."
+
+
+def open_workspace(folder: Path) -> Workspace:
+    return Workspace(folder)

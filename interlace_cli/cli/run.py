@@ -1,0 +1,157 @@
+"""`interlace run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interlace_cli.cli.console import BarProgress, output
+from interlace_cli.cli.options import (
+    DEFAULT_WORKSPACE,
+    HELP_HOLDOUT,
+    CalibrationOption,
+    DebugOption,
+    DeviceOption,
+    DropOption,
+    DtypeOption,
+    ForceOption,
+    ImageRootOption,
+    JsonOption,
+    MaxSamplesOption,
+    PaperOption,
+    PortionOption,
+    ProtectOption,
+    QuietOption,
+    RatioOption,
+    SeedOption,
+    StrategyOption,
+    WorkspaceOption,
+    open_workspace,
+)
+
+if TYPE_CHECKING:
+    from interlace_cli.core.run import RunOptions
+
+
+def run(
+    model: Annotated[str, typer.Argument(help="`demo`, a checkpoint folder, or a Hub id.")] = "demo",
+    data: Annotated[
+        str | None, typer.Option("--data", help="A source as `prepare` takes it. Default for the demo model: demo.")
+    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    ratio: RatioOption = None,
+    drop: DropOption = None,
+    strategy: StrategyOption = "interlace",
+    protect: ProtectOption = None,
+    paper: PaperOption = False,
+    portion: PortionOption = 1.0,
+    max_samples: MaxSamplesOption = None,
+    holdout: Annotated[float | None, typer.Option("--holdout", min=0.0, max=0.9, help=HELP_HOLDOUT)] = None,
+    calibration: CalibrationOption = 0.1,
+    image_root: ImageRootOption = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0.0, help="Of healing.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", min=0.0, help="Of healing. Default: the paper's; the demo's own.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Of healing.")] = None,
+    grad_accum: Annotated[int | None, typer.Option("--grad-accum", min=1, help="Of healing.")] = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "auto",
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the checkpoints.")] = True,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """The whole chain: prepare, analyze, plan, prune, finetune, eval, export. What is up to date is skipped."""
+    from interlace_cli.cli.layer_table import build_layer_table, describe_plan
+    from interlace_cli.cli.plan import build_plan_options
+    from interlace_cli.cli.result_table import build_kind_table, build_result_table
+    from interlace_cli.cli.run_view import RunView
+    from interlace_cli.core.run import run_chain
+    from interlace_cli.domain.evaluation import Evaluation
+    from interlace_cli.domain.plan import Plan
+    from interlace_cli.io.artifacts import load_artifact
+
+    space = open_workspace(workspace)
+    ratio = 0.25 if ratio is None and drop is None else ratio
+    options = _build_options(
+        model,
+        data,
+        plan=build_plan_options(ratio, drop, strategy, protect, paper, seed),
+        selection={
+            "portion": portion,
+            "max_samples": max_samples,
+            "holdout": holdout,
+            "calibration": calibration,
+            "seed": seed,
+        },
+        recipe={"epochs": epochs, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "seed": seed},
+        device={"dtype": dtype, "device": device},
+        evaluation={"speed": speed, "seed": seed},
+        image_root=image_root,
+        force=force,
+    )
+    with RunView(BarProgress()) as view:
+        record = run_chain(space, options, view.progress, view.on_step)
+    plan = load_artifact(space.plan, Plan)
+    evaluation = load_artifact(space.evaluation, Evaluation)
+    output.result(
+        record,
+        build_layer_table(plan),
+        describe_plan(plan),
+        build_kind_table(evaluation),
+        build_result_table(evaluation),
+        _describe_recipe(record.recipe, is_demo=options.model == "demo"),
+        f"workspace: {space.root}\nready to load or publish: {space.export}",
+    )
+
+
+def _build_options(
+    model: str,
+    data: str | None,
+    plan: Any,
+    selection: dict[str, Any],
+    recipe: dict[str, Any],
+    device: dict[str, str],
+    evaluation: dict[str, Any],
+    image_root: Path | None,
+    force: bool,
+) -> RunOptions:
+    """Fills in what was not said: the demo has a recipe and a split of its own, any other model the paper's."""
+    from dataclasses import replace
+
+    from interlace_cli.core.analyze import AnalyzeOptions
+    from interlace_cli.core.evaluate import EvaluateOptions
+    from interlace_cli.core.run import DEMO_RECIPE, DEMO_SELECTION, RunOptions
+    from interlace_cli.data.source import Selection
+    from interlace_cli.errors import UsageError
+    from interlace_cli.healing.recipe import Recipe
+
+    is_demo = model == "demo"
+    if data is None and not is_demo:
+        raise UsageError(f"run {model} needs --data.", "Give a JSON or JSONL file of conversations, or `demo`.")
+    base_recipe = DEMO_RECIPE if is_demo else Recipe()
+    base_selection = DEMO_SELECTION if is_demo and data in (None, "demo") else Selection()
+    return RunOptions(
+        model=model,
+        source=data or "demo",
+        image_root=image_root,
+        selection=replace(base_selection, **_given(selection)),
+        analyze=AnalyzeOptions(**device),
+        plan=plan,
+        recipe=replace(base_recipe, **_given(recipe)),
+        evaluate=EvaluateOptions(**device, **evaluation),
+        force=force,
+    )
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _describe_recipe(recipe: dict[str, Any], is_demo: bool) -> str:
+    whose = "the demo's own, its model being so small" if is_demo else "the paper's unless said otherwise"
+    names = ("lr", "epochs", "batch_size", "grad_accum", "precision", "seed")
+    return f"healing recipe ({whose}): " + ", ".join(f"{name} {recipe[name]}" for name in names if name in recipe)

@@ -1,0 +1,183 @@
+"""`eval`: checkpoints side by side on the held-out split: quality, retention, size and speed."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.evaluation import Evaluation, Result, Speed
+from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Settings
+from interlace_cli.errors import UsageError
+from interlace_cli.evaluation.metrics import (
+    bootstrap_retention,
+    is_exact_match,
+    score_kinds,
+    score_macro,
+    score_retention,
+)
+from interlace_cli.io.arrays import save_arrays
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.datasets import hash_dataset, load_split
+from interlace_cli.io.workspace import PASSPORT, Workspace, require
+
+if TYPE_CHECKING:
+    from interlace_cli.evaluation.quality import Quality
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """`speed` needs all checkpoints in memory at once; without it they are loaded one after another."""
+
+    samples: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 32
+    dtype: str = "auto"
+    device: str = "auto"
+    attention: str | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    speed: bool = True
+    repeats: int = 7
+    seed: int = 0
+
+
+def build_settings(options: EvaluateOptions) -> Settings:
+    return {name: value for name, value in asdict(options).items()}
+
+
+def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tuple[str, str]]:
+    """`(name, location)`: those given, named by their folders, or the workspace's dense, pruned and healed.
+
+    Raises MissingInputError if neither is there, UsageError if two have one name.
+    """
+    if given:
+        names = [Path(location).name or location for location in given]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f"two checkpoints are called {twice}.", "Give folders of different names.")
+        return list(zip(names, given, strict=True))
+    card = load_artifact(require(require(space.pruned) / PASSPORT), CheckpointCard)
+    found = [("dense", card.base.location), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
+    return [(name, location) for name, location in found if name != "healed" or space.healed.exists()]
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[tuple[str, str]], dataset: Path, out: Path, options: EvaluateOptions, progress: Progress
+) -> Evaluation:
+    """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`."""
+    opened = [(name, open_model(location)) for name, location in checkpoints]
+    samples = load_split(dataset, "heldout")[: options.samples]
+    qualities, speeds, device, dtype = _measure(opened, dataset, samples, options, progress)
+    correct = [
+        [is_exact_match(answer, sample.answer) for answer, sample in zip(quality.answers, samples, strict=True)]
+        for quality in qualities
+    ]
+    results = _build_results(opened, samples, qualities, correct, speeds, options.seed)
+    evaluation = Evaluation(
+        kind=Evaluation.KIND,
+        schema_version=Evaluation.SCHEMA,
+        created_by=build_origin("eval", build_settings(options)),
+        inputs={"dataset": hash_dataset(dataset), **{name: model.facts.fingerprint for name, model in opened}},
+        device=device,
+        dtype=dtype,
+        samples=dict(sorted(Counter(sample.kind for sample in samples).items())),
+        results=results,
+    )
+    _save_hits(opened, correct, out)
+    save_artifact(evaluation, out)
+    return evaluation
+
+
+def _measure(
+    opened: Sequence[tuple[str, OpenedModel]],
+    dataset: Path,
+    samples: list[Sample],
+    options: EvaluateOptions,
+    progress: Progress,
+) -> tuple[list[Quality], list[Speed | None], str, str]:
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.evaluation.quality import measure_quality
+    from interlace_cli.evaluation.speed import measure_speed
+    from interlace_cli.io.models import choose_device, choose_dtype, load_model, load_processor
+
+    models: list[Any] = []
+    qualities = []
+    batcher = None
+    for name, model in opened:
+        path = model.checkpoint.path
+        loaded = load_model(path, options.dtype, options.device, options.attention)
+        batcher = Batcher(load_processor(path, options.min_pixels, options.max_pixels), dataset)
+        with progress.task(f"eval {name}", len(samples), "samples") as advance:
+            qualities.append(
+                measure_quality(loaded, batcher, samples, options.batch_size, options.max_new_tokens, advance)
+            )
+        if options.speed:
+            models.append(loaded)
+    speeds: list[Speed | None] = [None] * len(opened)
+    if options.speed and batcher is not None:
+        prompt = next((sample for sample in samples if sample.image), samples[0])
+        speeds = list(measure_speed(models, batcher.build_prompts([prompt]), options.repeats))
+    device = choose_device(options.device)
+    return qualities, speeds, describe_device(device), str(choose_dtype(options.dtype, device)).removeprefix("torch.")
+
+
+def describe_device(device: str) -> str:
+    """The GPU's name, or the processor's with the number of threads."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _build_results(
+    opened: Sequence[tuple[str, OpenedModel]],
+    samples: list[Sample],
+    qualities: Sequence[Quality],
+    correct: list[list[bool]],
+    speeds: Sequence[Speed | None],
+    seed: int,
+) -> list[Result]:
+    import numpy as np
+
+    kinds = [sample.kind for sample in samples]
+    by_kind = [score_kinds(hits, kinds) for hits in correct]
+    results = []
+    for place, (name, model) in enumerate(opened):
+        retention = score_retention(by_kind[place], by_kind[0]) if place else None
+        interval = None
+        if retention is not None:
+            interval = bootstrap_retention(np.array(correct[place]), np.array(correct[0]), kinds, seed)
+        results.append(
+            Result(
+                name=name,
+                location=model.facts.location,
+                fingerprint=model.facts.fingerprint,
+                layers=model.facts.num_layers,
+                parameters=model.facts.total_parameters,
+                bytes=model.facts.total_bytes,
+                score=score_macro(by_kind[place]),
+                loss=qualities[place].loss,
+                kinds=by_kind[place],
+                retention=retention,
+                retention_interval=interval,
+                speed=speeds[place],
+            )
+        )
+    return results
+
+
+def _save_hits(opened: Sequence[tuple[str, OpenedModel]], correct: list[list[bool]], out: Path) -> None:
+    """Which samples each checkpoint answered right, in the order of the held-out split, beside the JSON."""
+    import numpy as np
+
+    arrays = {name: np.array(hits, dtype=np.uint8) for (name, _), hits in zip(opened, correct, strict=True)}
+    save_arrays(arrays, out.with_suffix(".safetensors"))

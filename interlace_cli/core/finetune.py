@@ -1,0 +1,152 @@
+"""`finetune`: heals a pruned checkpoint by training its tuned layers, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.domain.checkpoint import CheckpointCard, Healing
+from interlace_cli.domain.layers import describe_layers
+from interlace_cli.domain.plan import Plan
+from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Settings
+from interlace_cli.errors import CheckpointError, PlanMismatchError, TrainableSetError, UsageError
+from interlace_cli.healing.recipe import PRECISIONS, Recipe
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
+from interlace_cli.io.files import check_free, folder_being_made
+from interlace_cli.io.surgery import copy_config, copy_side_files, write_tensors
+from interlace_cli.io.workspace import PASSPORT, require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_settings(recipe: Recipe) -> Settings:
+    return {name: value for name, value in asdict(recipe).items()}
+
+
+def heal_model(
+    pruned: Path,
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    progress: Progress,
+    plan_path: Path | None = None,
+    tune_layers: Sequence[int] | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> CheckpointCard:
+    """Trains the tuned layers of `pruned` on the dataset's training split and writes the checkpoint `out`.
+
+    Which layers: `tune_layers` (dense indices), else the plan's, else those that `pruned` names itself. Raises
+    TrainableSetError if anything else would train, or has moved.
+    """
+    check_free(out, force)
+    if recipe.precision not in PRECISIONS:
+        raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
+    card = load_artifact(require(require(pruned) / PASSPORT), CheckpointCard)
+    positions = _choose_positions(card, plan_path, tune_layers, force)
+    opened = open_model(pruned)
+    samples = load_split(dataset, "train")
+
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.families.modules import find_decoder_layers
+    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+    from interlace_cli.healing.trainer import train
+    from interlace_cli.io.models import choose_device, load_model, load_processor
+
+    settings = build_settings(recipe)
+    recipe = replace(recipe, precision=_choose_precision(recipe.precision, choose_device(device)))
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[recipe.precision]
+    model = load_model(pruned, dtype, device)
+    processor = load_processor(pruned, recipe.min_pixels, recipe.max_pixels)
+    layers = find_decoder_layers(model)
+    apply_trainable_set(model, layers, positions)
+    check_trainable_set(model, layers, positions)
+    before = hash_frozen(model)
+    history = train(model, Batcher(processor, dataset, recipe.max_length), samples, recipe, progress)
+    after = hash_frozen(model)
+    if after != before:
+        raise TrainableSetError("a frozen tensor has changed while training.", "Nothing was written; please report it.")
+
+    healing = Healing(
+        dataset=load_manifest(dataset).source,
+        recipe={name: value for name, value in asdict(recipe).items() if name != "report_to"},
+        steps=len(history.losses),
+        samples=len(samples),
+        first_loss=history.first,
+        last_loss=history.last,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        frozen_sha256=after,
+    )
+    healed = card.model_copy(
+        update={
+            "created_by": build_origin("finetune", settings),
+            "inputs": {**card.inputs, "pruned": opened.facts.fingerprint, "dataset": hash_dataset(dataset)},
+            "stage": "healed",
+            "tune": list(positions),
+            "healing": healing,
+        }
+    )
+    with folder_being_made(out, force) as draft:
+        copy_config(pruned, draft)
+        copy_side_files(pruned, draft)
+        names = {name: name for name in opened.checkpoint.tensors}
+        write_tensors(opened.checkpoint, draft, names, _collect_tuned(opened, layers, positions))
+        save_artifact(healed, draft / PASSPORT)
+    return healed
+
+
+def _choose_positions(
+    card: CheckpointCard, plan_path: Path | None, tune_layers: Sequence[int] | None, force: bool
+) -> list[int]:
+    """Positions to tune. Raises PlanMismatchError if the plan cuts other layers than `pruned` was cut by."""
+    place = {layer: position for position, layer in enumerate(card.dense_index)}
+    if tune_layers is not None:
+        gone = [layer for layer in tune_layers if layer not in place]
+        if gone:
+            raise UsageError(
+                f"--tune-layers names {describe_layers(gone)}, and the checkpoint has the dense layers"
+                f" {describe_layers(card.dense_index)}."
+            )
+        return sorted(place[layer] for layer in tune_layers)
+    if plan_path is None:
+        return card.tune
+    plan = load_artifact(plan_path, Plan)
+    if plan.drop != card.dropped and not force:
+        raise PlanMismatchError(
+            f"{plan_path} drops layers {describe_layers(plan.drop)}, and the checkpoint was cut by"
+            f" {describe_layers(card.dropped)}.",
+            "Run `interlace prune` again, or name the layers with --tune-layers.",
+        )
+    return [place[layer] for layer in plan.tune if layer in place]
+
+
+def _choose_precision(precision: str, device: str) -> str:
+    import torch
+
+    if precision != "auto":
+        return precision
+    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _collect_tuned(opened: OpenedModel, layers: nn.ModuleList, positions: Sequence[int]) -> dict[str, bytes]:
+    """Name on disk -> new bytes, in the dtype that the checkpoint has there."""
+    import torch
+
+    from interlace_cli.healing.trainable import to_bytes
+
+    dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    result = {}
+    for position in positions:
+        for name, parameter in layers[position].named_parameters():
+            stored = f"{opened.layer_prefix}.{position}.{name}"
+            tensor = opened.checkpoint.tensors.get(stored)
+            if tensor is None or tensor.shape != tuple(parameter.shape) or tensor.dtype not in dtypes:
+                raise CheckpointError(f"{opened.checkpoint.path} does not store {stored} as the model holds it.")
+            result[stored] = to_bytes(parameter.to(dtypes[tensor.dtype]))
+    return result

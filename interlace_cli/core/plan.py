@@ -1,0 +1,234 @@
+"""`plan`: scores -> one role for each layer, with the reasons and what it will save. No model, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from interlace_cli.domain.analysis import Analysis, Calibration
+from interlace_cli.domain.layers import Role, count_drops, describe_layers, kept_layers
+from interlace_cli.domain.model import ModelFacts
+from interlace_cli.domain.plan import LayerNote, Pick, Plan, PlanSummary
+from interlace_cli.domain.record import Settings
+from interlace_cli.domain.scores import Scores, Task
+from interlace_cli.errors import ArtifactError, InterlaceError, RatioError, UsageError
+from interlace_cli.io.artifacts import build_origin, load_artifact
+from interlace_cli.io.files import hash_file
+from interlace_cli.io.scores import load_scores
+from interlace_cli.io.workspace import require
+from interlace_cli.strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """`ratio` or `drop` (a number of layers). `protect` None means the default: DeepStack layers and the last one.
+
+    `paper`: the released rules to the letter, with nothing protected but what the scores leave out (the last layer).
+    """
+
+    ratio: float | None = None
+    drop: int | None = None
+    strategy: str = "interlace"
+    protect: tuple[int, ...] | None = None
+    paper: bool = False
+    seed: int = 0
+
+
+def build_settings(options: PlanOptions) -> Settings:
+    return {
+        "ratio": options.ratio,
+        "drop": options.drop,
+        "strategy": options.strategy,
+        "protect": None if options.protect is None else list(options.protect),
+        "paper": options.paper,
+        "seed": options.seed,
+    }
+
+
+def plan_from_analysis(path: Path, options: PlanOptions) -> Plan:
+    """A plan for the model of the analysis at `path`."""
+    analysis = load_artifact(require(path), Analysis)
+    spans = analysis.similarity
+    scores = Scores(analysis.model.num_layers, spans.s1, spans.s2, spans.s3)
+    inputs = {"analysis": hash_file(path), "model": analysis.model.fingerprint}
+    return build_plan(scores, options, analysis.model, analysis.calibration, inputs)
+
+
+def plan_from_scores(paths: Sequence[Path], options: PlanOptions) -> Plan:
+    """A plan from three released score files, with no model at hand."""
+    inputs = {f"scores{p}": hash_file(require(path)) for p, path in enumerate(paths, start=1)}
+    return build_plan(load_scores(paths), options, None, None, inputs)
+
+
+def build_plan(
+    scores: Scores,
+    options: PlanOptions,
+    model: ModelFacts | None,
+    calibration: Calibration | None,
+    inputs: dict[str, str],
+) -> Plan:
+    """Chooses, explains and counts. Raises UsageError for options that make no sense, RatioError for too high a ratio."""
+    layers = scores.num_layers
+    if options.paper:
+        scores = scores.without_last()
+    task = Task(scores, _count(options, layers), _protected(options, layers, model), options.seed)
+    picks = _select(task, options)
+    roles = [Role.KEEP] * layers
+    for pick in picks:
+        for role, members in ((Role.DROP, pick.drop), (Role.TUNE, pick.tune), (Role.ANCHOR, pick.anchor)):
+            for layer in members:
+                assert roles[layer] is Role.KEEP, f"layer {layer} was chosen twice"
+                roles[layer] = role
+    by_role = {role: [layer for layer in range(layers) if roles[layer] is role] for role in Role}
+    return Plan(
+        kind=Plan.KIND,
+        schema_version=Plan.SCHEMA,
+        created_by=build_origin("plan", build_settings(options)),
+        inputs=inputs,
+        strategy=options.strategy,
+        num_layers=layers,
+        roles=roles,
+        drop=by_role[Role.DROP],
+        tune=by_role[Role.TUNE],
+        anchor=by_role[Role.ANCHOR],
+        protect=sorted(task.protected),
+        picks=picks,
+        layers=_build_notes(task, picks, roles, model),
+        summary=_summarize(by_role[Role.DROP], layers, model, calibration),
+        model=model,
+    )
+
+
+def estimate_prefill_flops(model: ModelFacts, kept: Sequence[int], calibration: Calibration) -> float:
+    """FLOPs to prefill the calibration's mean prompt, counted: two for each parameter and token, in each layer the
+    causal half of the attention's scores and sums (2 T^2 x width), the vision tower on its patches, and the head once.
+    """
+    tokens = calibration.tokens
+    layers = sum(2 * model.layer_parameters[i] * tokens + 2 * tokens**2 * model.attention_width for i in kept)
+    vision = 2 * model.rest_parameters * calibration.vision_patches
+    head = 2 * (model.head_parameters or model.embedding_parameters)
+    return layers + vision + head
+
+
+def _count(options: PlanOptions, layers: int) -> int:
+    if (options.ratio is None) == (options.drop is None):
+        raise UsageError("plan needs either --ratio or --drop.", "Such as --ratio 0.25.")
+    if options.strategy not in STRATEGIES:
+        raise UsageError(f"there is no strategy {options.strategy!r}.", f"There are {', '.join(STRATEGIES)}.")
+    if options.drop is not None:
+        if not 0 < options.drop < layers:
+            raise UsageError(f"--drop {options.drop} is not between 1 and {layers - 1}, for a model of {layers} layers.")
+        return options.drop
+    ratio = options.ratio or 0.0
+    if not 0 < ratio < 1:
+        raise UsageError(f"--ratio {ratio:g} is not between 0 and 1.", "Such as --ratio 0.25.")
+    count = count_drops(ratio, layers)
+    if count == 0:
+        raise RatioError(f"--ratio {ratio:g} of {layers} layers is no whole layer.", f"The least is {1 / layers:.4g}.")
+    return count
+
+
+def _protected(options: PlanOptions, layers: int, model: ModelFacts | None) -> frozenset[int]:
+    if options.paper:
+        if options.protect:
+            raise UsageError("--paper protects nothing, and --protect does.", "Give one of them.")
+        return frozenset()
+    if options.protect is None:
+        deepstack = model.deepstack_layers if model else 0
+        return frozenset([*range(deepstack), layers - 1])
+    outside = [layer for layer in options.protect if layer >= layers]
+    if outside:
+        raise UsageError(f"--protect names layer {outside[0]}, and the layers are 0 to {layers - 1}.")
+    return frozenset(options.protect)
+
+
+def _select(task: Task, options: PlanOptions) -> list[Pick]:
+    """The strategy's picks. Raises RatioError that names the largest ratio and what stands in its way."""
+    select = STRATEGIES[options.strategy]
+    picks = select(task)
+    if sum(len(pick.drop) for pick in picks) == task.count:
+        return picks
+    layers = task.scores.num_layers
+    picks = select(replace(task, count=layers))
+    reach = sum(len(pick.drop) for pick in picks)
+    left = set(range(layers)) - task.protected - {layer for pick in picks for layer in pick.layers}
+    if options.paper:
+        left -= {layers - 1}
+    raise RatioError(
+        f"{options.strategy} can drop {reach} of {layers} layers (ratio {reach / layers:.4g}), not {task.count}:"
+        f" protected are {describe_layers(task.protected)}, and {describe_layers(left)} have no free neighbours left.",
+        f"Ask for --drop {reach} or less, protect fewer layers, or take another strategy." if reach else "",
+    )
+
+
+def _build_notes(task: Task, picks: list[Pick], roles: list[Role], model: ModelFacts | None) -> list[LayerNote]:
+    scores, why = task.scores, {}
+    for rank, pick in enumerate(picks, start=1):
+        for layer in pick.layers:
+            why[layer] = _explain(layer, pick, rank, roles, scores)
+    notes = []
+    for layer, role in enumerate(roles):
+        default = "protected" if layer in task.protected else "in no span"
+        assert role is Role.KEEP or layer in why
+        notes.append(
+            LayerNote(
+                index=layer,
+                s1=_get(scores.s1, layer),
+                s2=_get(scores.s2, layer),
+                s3=_get(scores.s3, layer),
+                parameters=model.layer_parameters[layer] if model else None,
+                why=why.get(layer, default),
+            )
+        )
+    return notes
+
+
+def _explain(layer: int, pick: Pick, rank: int, roles: list[Role], scores: Scores) -> str:
+    """One line on why the layer has its role."""
+    span = describe_layers(pick.layers) if pick.rule != "random" else f"{pick.drop[0]} and {pick.tune[0]}"
+    by = {"triplet": "S3", "pair": "S2", "next": "S1", "block": "mean S1"}.get(pick.rule)
+    ranked = f" by {by} {pick.score:.4f}" if by and pick.score is not None else ""
+    found = f"{pick.rule} {span}, pick {rank}{ranked}"
+    if roles[layer] is Role.DROP and pick.rule in ("triplet", "pair"):
+        own, other = _get(scores.s1, layer), _get(scores.s1, pick.tune[0])
+        sign = ">" if (own or 0) > (other or 0) else "=" if own == other else "first, despite"
+        return f"{found}; S1 {own:.4f} {sign} {other:.4f} of layer {pick.tune[0]}"
+    return found
+
+
+def _summarize(
+    drop: list[int], layers: int, model: ModelFacts | None, calibration: Calibration | None
+) -> PlanSummary:
+    kept = kept_layers(drop, layers)
+    if model is None or calibration is None:
+        return PlanSummary(layers=layers, layers_left=len(kept))
+    dense = estimate_prefill_flops(model, range(layers), calibration)
+    return PlanSummary(
+        layers=layers,
+        layers_left=len(kept),
+        parameters=model.total_parameters,
+        parameters_left=model.total_parameters - sum(model.layer_parameters[i] for i in drop),
+        bytes=model.total_bytes,
+        bytes_left=model.total_bytes - sum(model.layer_bytes[i] for i in drop),
+        prefill_speedup=round(dense / estimate_prefill_flops(model, kept, calibration), 4),
+    )
+
+
+def _get(values: Sequence[float], index: int) -> float | None:
+    return values[index] if index < len(values) else None
+
+
+def check_replaceable(path: Path, force: bool) -> None:
+    """A plan may be made anew as often as one likes, unless somebody edited the one that is there: then InterlaceError
+    without `force`."""
+    if force or not path.exists():
+        return
+    try:
+        is_edited = load_artifact(path, Plan).is_edited
+    except ArtifactError:
+        is_edited = True
+    if is_edited:
+        raise InterlaceError(
+            f"{path} was edited by hand.", "Add --force to replace it, or write the new plan elsewhere with --out."
+        )

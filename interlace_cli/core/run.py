@@ -1,0 +1,294 @@
+"""`run`: the whole chain in one workspace, skipping each step whose inputs, settings and version have not changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interlace_cli.core import analyze, evaluate, export, finetune, plan, prepare, prune
+from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.data.source import Selection
+from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.dataset import Manifest
+from interlace_cli.domain.evaluation import Evaluation, Result
+from interlace_cli.domain.plan import Plan
+from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Artifact, Record, Settings
+from interlace_cli.errors import ArtifactError, InterlaceError
+from interlace_cli.healing.recipe import Recipe
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.datasets import MANIFEST, hash_dataset
+from interlace_cli.io.files import hash_file
+from interlace_cli.io.workspace import PASSPORT, Workspace
+
+STEPS = ("prepare", "analyze", "plan", "prune", "finetune", "eval", "export")
+DEMO_RECIPE = Recipe(lr=5e-4, epochs=2.0, batch_size=32, grad_accum=1)
+"""Two million parameters need a larger learning rate than the paper's 1e-5."""
+DEMO_SELECTION = Selection(holdout=0.2)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    model: str = "demo"
+    source: str = "demo"
+    image_root: Path | None = None
+    selection: Selection = DEMO_SELECTION
+    analyze: analyze.AnalyzeOptions = field(default_factory=analyze.AnalyzeOptions)
+    plan: plan.PlanOptions = field(default_factory=lambda: plan.PlanOptions(ratio=0.25))
+    recipe: Recipe = DEMO_RECIPE
+    evaluate: evaluate.EvaluateOptions = field(default_factory=evaluate.EvaluateOptions)
+    export: export.ExportOptions = field(default_factory=export.ExportOptions)
+    force: bool = False
+
+
+class Outcome(Record):
+    """One checkpoint in the record of a run."""
+
+    layers: int
+    parameters: int
+    bytes: int
+    score: float
+    loss: float
+    ttft_ms: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+    kinds: dict[str, float]
+    retention: float | None
+    retention_interval: tuple[float, float] | None
+
+
+class PlanOutcome(Record):
+    strategy: str
+    drop: list[int]
+    tune: list[int]
+    anchor: list[int]
+
+
+class RunRecord(Record):
+    """What `interlace run --json` prints. `seconds` holds each step that ran, `skipped` those that were up to date."""
+
+    model: str
+    workspace: str
+    export: str
+    dense: Outcome
+    pruned: Outcome
+    healed: Outcome
+    plan: PlanOutcome
+    recipe: dict[str, str | int | float | bool]
+    device: str
+    seconds: dict[str, float]
+    skipped: list[str]
+
+
+StepListener = Callable[[str, str, float], None]
+"""Told of `(step, state, seconds)`; state is running, done or skipped."""
+
+
+def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> RunRecord:
+    """Brings every artifact of the workspace up to date, and returns what came of it."""
+    chain = _Chain(workspace, options, progress, on_step)
+    chain.prepare()
+    chain.analyze()
+    chain.plan()
+    chain.prune()
+    chain.finetune()
+    chain.evaluate()
+    chain.export()
+    return chain.build_record()
+
+
+class _Chain:
+    """One method a step: is what lies there up to date? If not, make it."""
+
+    def __init__(self, workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> None:
+        self.space, self.options, self.progress, self.on_step = workspace, options, progress, on_step
+        self.dense: OpenedModel = open_model(options.model)
+        self.seconds: dict[str, float] = {}
+        self.skipped: list[str] = []
+
+    def prepare(self) -> None:
+        o = self.options
+        settings, inputs = prepare.build_settings(o.source, o.selection), prepare.hash_source(o.source)
+        self._step(
+            "prepare",
+            self.space.dataset / MANIFEST,
+            Manifest,
+            settings,
+            inputs,
+            lambda: prepare.prepare_dataset(
+                o.source, self.space.dataset, o.selection, self.progress, o.image_root, self._may_replace("dataset")
+            ),
+        )
+
+    def analyze(self) -> None:
+        o = self.options
+        inputs = {"model": self.dense.facts.fingerprint, "dataset": hash_dataset(self.space.dataset)}
+        self._step(
+            "analyze",
+            self.space.analysis,
+            Analysis,
+            analyze.build_settings(o.analyze),
+            inputs,
+            lambda: analyze.analyze_model(o.model, self.space.dataset, self.space.analysis, o.analyze, self.progress),
+        )
+
+    def plan(self) -> None:
+        path, o = self.space.plan, self.options
+        inputs = {"analysis": hash_file(self.space.analysis), "model": self.dense.facts.fingerprint}
+        self._step("plan", path, Plan, plan.build_settings(o.plan), inputs, self._make_plan)
+
+    def _make_plan(self) -> None:
+        path = self.space.plan
+        if path.exists() and not self.options.force and load_artifact(path, Plan).is_edited:
+            raise InterlaceError(
+                f"{path} was edited by hand, and this run asks for another plan.",
+                "Add --force to plan anew, or run with the settings that it was made with.",
+            )
+        save_artifact(plan.plan_from_analysis(self.space.analysis, self.options.plan), path)
+
+    def prune(self) -> None:
+        decided = load_artifact(self.space.plan, Plan)
+        inputs = {"model": self.dense.facts.fingerprint, "plan": hash_file(self.space.plan)}
+        self._step(
+            "prune",
+            self.space.pruned / PASSPORT,
+            CheckpointCard,
+            {"drop_layers": list(decided.drop)},
+            inputs,
+            lambda: prune.prune_by_plan(
+                self.options.model, self.space.plan, self.space.pruned, self.progress, self._may_replace("pruned")
+            ),
+        )
+
+    def finetune(self) -> None:
+        o, space = self.options, self.space
+        inputs = {
+            "model": self.dense.facts.fingerprint,
+            "plan": hash_file(space.plan),
+            "pruned": open_model(space.pruned).facts.fingerprint,
+            "dataset": hash_dataset(space.dataset),
+        }
+        self._step(
+            "finetune",
+            space.healed / PASSPORT,
+            CheckpointCard,
+            finetune.build_settings(o.recipe),
+            inputs,
+            lambda: finetune.heal_model(
+                space.pruned,
+                space.dataset,
+                space.healed,
+                o.recipe,
+                self.progress,
+                plan_path=space.plan,
+                device=o.analyze.device,
+                force=self._may_replace("healed"),
+            ),
+        )
+
+    def evaluate(self) -> None:
+        o, space = self.options, self.space
+        checkpoints = [("dense", o.model), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
+        inputs = {name: open_model(location).facts.fingerprint for name, location in checkpoints}
+        self._step(
+            "eval",
+            space.evaluation,
+            Evaluation,
+            evaluate.build_settings(o.evaluate),
+            {"dataset": hash_dataset(space.dataset), **inputs},
+            lambda: evaluate.evaluate_checkpoints(
+                checkpoints, space.dataset, space.evaluation, o.evaluate, self.progress
+            ),
+        )
+
+    def export(self) -> None:
+        o, space = self.options, self.space
+        healed = load_artifact(space.healed / PASSPORT, CheckpointCard)
+        began = self._begin("export")
+        export.export_checkpoint(
+            space.healed, space.evaluation, space.export, o.export, self.progress, self._may_replace("export")
+        )
+        del healed
+        self._end("export", began)
+
+    def build_record(self) -> RunRecord:
+        evaluation = load_artifact(self.space.evaluation, Evaluation)
+        healed = load_artifact(self.space.healed / PASSPORT, CheckpointCard)
+        decided = load_artifact(self.space.plan, Plan)
+        dense, pruned, mended = map(_to_outcome, evaluation.results)
+        return RunRecord(
+            model=self.dense.facts.name,
+            workspace=str(self.space.root),
+            export=str(self.space.export),
+            dense=dense,
+            pruned=pruned,
+            healed=mended,
+            plan=PlanOutcome(
+                strategy=decided.strategy, drop=decided.drop, tune=decided.tune, anchor=decided.anchor
+            ),
+            recipe=healed.healing.recipe if healed.healing else {},
+            device=evaluation.device,
+            seconds=self.seconds,
+            skipped=self.skipped,
+        )
+
+    def _step(
+        self,
+        name: str,
+        path: Path,
+        cls: type[Artifact],
+        settings: Settings,
+        inputs: dict[str, str],
+        make: Callable[[], Any],
+    ) -> None:
+        if not self.options.force and _is_current(path, cls, name, settings, inputs):
+            self.skipped.append(name)
+            self.on_step(name, "skipped", 0.0)
+            return
+        began = self._begin(name)
+        make()
+        self._end(name, began)
+
+    def _begin(self, name: str) -> float:
+        self.on_step(name, "running", 0.0)
+        return time.monotonic()
+
+    def _end(self, name: str, began: float) -> None:
+        self.seconds[name] = round(time.monotonic() - began, 3)
+        self.on_step(name, "done", self.seconds[name])
+
+    def _may_replace(self, folder: str) -> bool:
+        """A stale folder that interlace itself made is replaced; anything else only with --force."""
+        path = self.space.root / folder
+        return self.options.force or (path / PASSPORT).exists() or (path / MANIFEST).exists()
+
+
+def _is_current(path: Path, cls: type[Artifact], command: str, settings: Settings, inputs: dict[str, str]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        artifact = load_artifact(path, cls)
+    except ArtifactError:
+        return False
+    return artifact.created_by == build_origin(command, settings) and artifact.inputs == inputs
+
+
+def _to_outcome(result: Result) -> Outcome:
+    speed = result.speed
+    return Outcome(
+        layers=result.layers,
+        parameters=result.parameters,
+        bytes=result.bytes,
+        score=result.score,
+        loss=result.loss,
+        ttft_ms=speed.ttft_ms if speed else None,
+        tokens_per_second=speed.tokens_per_second if speed else None,
+        peak_memory_bytes=speed.peak_memory_bytes if speed else None,
+        kinds=result.kinds,
+        retention=result.retention,
+        retention_interval=result.retention_interval,
+    )

@@ -1,0 +1,1 @@
+"""Sources -> conversations -> batches. One file for each source."""

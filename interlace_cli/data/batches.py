@@ -1,0 +1,145 @@
+"""Conversations -> the tensors a model takes.
+
+An answer's tokens are made apart from its prompt's, so that a model is trained on exactly what it meets when it
+generates. Shape legend: B samples, T tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interlace_cli.domain.dataset import Sample, Turn
+from interlace_cli.errors import DatasetError
+from interlace_cli.io.datasets import load_images
+
+IGNORE = -100
+Inputs = dict[str, Tensor]
+_ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
+_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a conversation's text; an answer is what the model is to say."""
+
+    text: str
+    is_answer: bool
+
+
+class Batcher:
+    """Builds batches with one model's processor. Rows are padded on the left, so that all of them end together."""
+
+    def __init__(self, processor: Any, folder: Path, max_length: int | None = None) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.folder = folder
+        self.max_length = max_length
+
+    def build_prompts(self, samples: Sequence[Sample]) -> Inputs:
+        """The first human turn with the generation prompt: what `generate` starts from."""
+        texts = [self._split(sample, first_only=True)[0].text for sample in samples]
+        return self._encode_prompts(samples, texts)
+
+    def build_conversations(self, samples: Sequence[Sample]) -> Inputs:
+        """Whole conversations, with `labels` [B, T] that hold the answers' tokens and IGNORE elsewhere.
+
+        A conversation longer than `max_length` loses its end; one whose prompt alone is longer loses its labels.
+        """
+        pieces = [self._split(sample) for sample in samples]
+        prompts = self._encode_prompts(samples, [parts[0].text for parts in pieces])
+        rows: list[dict[str, list[int]]] = []
+        for row, parts in enumerate(pieces):
+            is_real = prompts["attention_mask"][row].bool()
+            fields = {name: prompts[name][row][is_real].tolist() for name in _PER_TOKEN if name in prompts}
+            fields["labels"] = [IGNORE] * len(fields["input_ids"])
+            for piece in parts[1:]:
+                self._append(fields, piece)
+            rows.append(fields)
+        batch = {name: value for name, value in prompts.items() if name not in _PER_TOKEN}
+        padding = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE}
+        longest = max(len(fields["input_ids"]) for fields in rows)
+        for name in rows[0]:
+            fill = padding.get(name, 0)
+            batch[name] = torch.tensor([[fill] * (longest - len(f[name])) + f[name] for f in rows])
+        return batch
+
+    def _append(self, fields: dict[str, list[int]], piece: Piece) -> None:
+        tokens = self.tokenizer.encode(piece.text, add_special_tokens=False)
+        if self.max_length is not None:
+            tokens = tokens[: max(self.max_length - len(fields["input_ids"]), 0)]
+        labels = [IGNORE] * len(tokens)
+        if piece.is_answer:
+            # What the template puts after the end of the turn is not the model's to say.
+            stop = self.tokenizer.eos_token_id
+            length = tokens.index(stop) + 1 if stop in tokens else len(tokens)
+            labels[:length] = tokens[:length]
+        for name, values in fields.items():
+            new = {"input_ids": tokens, "labels": labels, "attention_mask": [1] * len(tokens)}
+            values += new.get(name, [0] * len(tokens))
+
+    def _encode_prompts(self, samples: Sequence[Sample], texts: list[str]) -> Inputs:
+        images = [load_images(self.folder, sample) for sample in samples]
+        bos = self.tokenizer.bos_token
+        has_bos = bos is not None and texts[0].startswith(bos)
+        encoded = self.processor(
+            text=texts,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=not has_bos,
+            return_tensors="pt",
+        )
+        return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
+
+    def _split(self, sample: Sample, first_only: bool = False) -> list[Piece]:
+        """The templated conversation, cut where answers begin and end; the first piece is a prompt."""
+        messages = self._to_messages(sample)
+        answers = [i for i, turn in enumerate(sample.conversations) if turn.speaker == "gpt"]
+        pieces, done = [], 0
+        whole = None if first_only else self._render(messages, prompt=False)
+        for place in answers:
+            before = self._render(messages[:place], prompt=True)
+            if whole is None:
+                return [Piece(before, False)]
+            end = len(self._render(messages[: place + 1], prompt=False))
+            if not whole.startswith(before):
+                raise DatasetError(
+                    f"the chat template of {type(self.processor).__name__} renders sample {sample.id} differently"
+                    " with and without its answer.",
+                    "Its answers cannot be told from its prompts; use another template.",
+                )
+            pieces += [Piece(whole[done : len(before)], False), Piece(whole[len(before) : end], True)]
+            done = end
+        return pieces
+
+    def _render(self, messages: list[dict[str, Any]], prompt: bool) -> str:
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+
+    def _to_messages(self, sample: Sample) -> list[dict[str, Any]]:
+        messages = [_to_message(turn) for turn in sample.conversations]
+        first = next(i for i, turn in enumerate(sample.conversations) if turn.speaker == "human")
+        messages[first]["content"] = [{"type": "image"} for _ in sample.image] + messages[first]["content"]
+        return messages
+
+
+def _to_message(turn: Turn) -> dict[str, Any]:
+    return {"role": _ROLES[turn.speaker], "content": [{"type": "text", "text": turn.value}]}
+
+
+def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
+    """Moves a batch; floating tensors (pixels) also to `dtype`."""
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+        for name, value in inputs.items()
+    }
+
+
+def order_by_length(samples: Sequence[Sample]) -> list[int]:
+    """Indices of the samples from the longest text to the shortest, so that a batch pads little."""
+    return sorted(range(len(samples)), key=lambda i: -sum(len(turn.value) for turn in samples[i].conversations))

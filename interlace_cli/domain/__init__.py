@@ -1,0 +1,1 @@
+"""The vocabulary as frozen records. No torch, no disk."""

@@ -1,0 +1,37 @@
+"""How a step says how far it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Called with how many units were done, and optionally a word to show beside the bar."""
+
+    def __call__(self, done: float = 1, note: str = "") -> None: ...
+
+
+class Progress(Protocol):
+    """A listener: `task` shows one piece of long work, `say` one line."""
+
+    def task(self, description: str, total: float, unit: str) -> AbstractContextManager[Advance]: ...
+
+    def say(self, line: str) -> None: ...
+
+
+class Silent:
+    """The listener that listens to nothing."""
+
+    def say(self, line: str) -> None:
+        del line
+
+    @contextmanager
+    def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
+        del description, total, unit
+
+        def advance(done: float = 1, note: str = "") -> None:
+            del done, note
+
+        yield advance

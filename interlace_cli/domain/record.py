@@ -1,0 +1,35 @@
+"""The two base records: `Record`, a frozen value, and `Artifact`, a record that passes between steps on disk."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Settings = dict[str, JsonValue]
+
+
+class Record(BaseModel):
+    """Frozen, with no unknown fields, no NaN and no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Origin(Record):
+    """Who made an artifact: the version of interlace, the command and its settings (no paths, no secrets)."""
+
+    interlace: str
+    command: str
+    settings: Settings
+
+
+class Artifact(Record):
+    """A record on disk. `inputs` names what it was made from, each with its sha256."""
+
+    KIND: ClassVar[str]
+    SCHEMA: ClassVar[int] = 1
+
+    kind: str
+    schema_version: int = Field(alias="schema", ge=1)
+    created_by: Origin
+    inputs: dict[str, str]

@@ -1,0 +1,56 @@
+"""What can go wrong, said so that one can act on it.
+
+Every error a user may meet is an `InterlaceError`: one sentence on what is wrong and where, one on what to do.
+Anything else that reaches the command line is a bug and is reported as one.
+"""
+
+from __future__ import annotations
+
+
+class InterlaceError(Exception):
+    """A step could not be done. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what} {fix}".strip())
+        self.what = what
+        self.fix = fix
+
+
+class UsageError(InterlaceError):
+    """The call is wrong: an option's value, or options that contradict each other."""
+
+    exit_code = 2
+
+
+class MissingInputError(InterlaceError):
+    """Something a step needs is not there yet."""
+
+
+class ArtifactError(InterlaceError):
+    """A file that passes between the steps cannot be read, or says something impossible."""
+
+
+class CheckpointError(InterlaceError):
+    """A model folder is incomplete or broken."""
+
+
+class UnsupportedModelError(InterlaceError):
+    """An architecture, or a drop in it, that cannot be expressed exactly."""
+
+
+class DatasetError(InterlaceError):
+    """A source has no record that can be used, or a dataset folder is broken."""
+
+
+class RatioError(UsageError):
+    """A plan cannot drop as many layers as was asked for."""
+
+
+class PlanMismatchError(InterlaceError):
+    """A plan, analysis or checkpoint was made from something else than what is at hand."""
+
+
+class TrainableSetError(InterlaceError):
+    """What would train, or what has moved, is not what the plan says."""

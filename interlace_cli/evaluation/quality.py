@@ -1,0 +1,68 @@
+"""Greedy answers and the loss of the right ones, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from interlace_cli.data.batches import IGNORE, Batcher, order_by_length, to_device
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.progress import Advance
+from interlace_cli.healing.loss import answer_loss, keep_label_places
+
+
+@dataclass(frozen=True)
+class Quality:
+    """`answers[i]` is the greedy answer to sample i; `loss` the mean cross-entropy over all answer tokens."""
+
+    answers: list[str]
+    loss: float
+
+
+def measure_quality(
+    model: PreTrainedModel,
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    batch_size: int,
+    max_new_tokens: int,
+    advance: Advance,
+) -> Quality:
+    """Generates for every sample and computes its loss, longest samples first."""
+    answers = [""] * len(samples)
+    total, tokens = 0.0, 0
+    order = order_by_length(samples)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = [samples[i] for i in chosen]
+        for index, answer in zip(chosen, generate_answers(model, batcher, batch, max_new_tokens), strict=True):
+            answers[index] = answer
+        loss, count = compute_loss(model, batcher, batch)
+        total, tokens = total + loss * count, tokens + count
+        advance(len(chosen))
+    return Quality(answers, total / max(tokens, 1))
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: PreTrainedModel, batcher: Batcher, samples: Sequence[Sample], max_new_tokens: int
+) -> list[str]:
+    """The model's greedy answers to the first human turns."""
+    inputs = to_device(batcher.build_prompts(samples), model.device, model.dtype)
+    tokenizer = batcher.tokenizer
+    generated = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
+    new = generated[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+
+@torch.inference_mode()
+def compute_loss(model: PreTrainedModel, batcher: Batcher, samples: Sequence[Sample]) -> tuple[float, int]:
+    """Mean cross-entropy of the samples' answer tokens, and how many there are."""
+    batch = to_device(keep_label_places(batcher.build_conversations(samples)), model.device, model.dtype)
+    labels = batch.pop("labels")
+    loss = answer_loss(model(**batch, use_cache=False), labels)
+    return float(loss), int((labels != IGNORE).sum())

@@ -1,0 +1,92 @@
+"""Time to first token, tokens per second and memory, several checkpoints taking turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from interlace_cli.data.batches import Inputs, to_device
+from interlace_cli.domain.evaluation import Speed
+
+WARM_UPS = 2
+
+
+def measure_speed(
+    models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, new_tokens: int = 33
+) -> list[Speed]:
+    """One prompt, batch 1, the models alternating, so that a drifting machine touches all alike. Medians."""
+    first: list[list[float]] = [[] for _ in models]
+    whole: list[list[float]] = [[] for _ in models]
+    memory = [_measure_memory(model, inputs, new_tokens) for model in models]
+    for repeat in range(WARM_UPS + repeats):
+        for place, model in enumerate(models):
+            one, many = _time(model, inputs, 1), _time(model, inputs, new_tokens)
+            if repeat >= WARM_UPS:
+                first[place].append(one)
+                whole[place].append(many)
+    results = []
+    for place in range(len(models)):
+        ttft, total = statistics.median(first[place]), statistics.median(whole[place])
+        results.append(
+            Speed(
+                ttft_ms=1000 * ttft,
+                tokens_per_second=(new_tokens - 1) / max(total - ttft, 1e-9),
+                peak_memory_bytes=memory[place],
+                repeats=repeats,
+                prompt_tokens=inputs["input_ids"].shape[1],
+                new_tokens=new_tokens,
+            )
+        )
+    return results
+
+
+@torch.inference_mode()
+def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> float:
+    """Seconds to generate exactly `new_tokens` from inputs that are on the device already."""
+    moved = to_device(inputs, model.device, model.dtype)
+    _synchronize(model)
+    began = time.perf_counter()
+    model.generate(**moved, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+    _synchronize(model)
+    return time.perf_counter() - began
+
+
+def _synchronize(model: PreTrainedModel) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> int | None:
+    """Bytes of the weights and of what generating adds to them at most. None where the system does not tell."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if model.device.type == "cuda":
+        before = torch.cuda.memory_allocated(model.device)
+        torch.cuda.reset_peak_memory_stats(model.device)
+        _time(model, inputs, new_tokens)
+        return weights + torch.cuda.max_memory_allocated(model.device) - before
+    if not _reset_peak():
+        return None
+    before = _read_status("VmRSS")
+    _time(model, inputs, new_tokens)
+    return weights + max(_read_status("VmHWM") - before, 0)
+
+
+def _reset_peak() -> bool:
+    """Sets this process's high-water mark back to what it holds now (Linux, proc(5), clear_refs)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _read_status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,1 @@
+"""Healing: what trains, on which loss, and the training itself."""

@@ -1,0 +1,36 @@
+"""The loss: cross-entropy of the answers' tokens, with the head computed only where there is one.
+
+Shape legend: B samples, T tokens, K places at which any row of the batch has a label, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from interlace_cli.data.batches import IGNORE, Inputs
+
+
+def keep_label_places(batch: Inputs) -> Inputs:
+    """Replaces `labels` [B, T] by those of the next token at the K places that have one in any row, and asks the model
+    for logits at these places alone (`logits_to_keep`, transformers' own switch). A logits tensor of all tokens is
+    never made."""
+    next_labels_BT = functional.pad(batch["labels"], (0, 1), value=IGNORE)[:, 1:]
+    places_K = (next_labels_BT != IGNORE).any(0).nonzero()[:, 0]
+    if not len(places_K):
+        places_K = torch.tensor([next_labels_BT.shape[1] - 1])
+    return {**batch, "labels": next_labels_BT[:, places_K], "logits_to_keep": places_K}
+
+
+def answer_loss(outputs: Any, labels_BK: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Sum of the cross-entropies over the number of answer tokens in the whole accumulated batch (the Trainer's
+    `compute_loss_func`); over those of this batch if that number is not given."""
+    logits_BKV = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+    total = functional.cross_entropy(
+        logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    count = (labels_BK != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+    return total / torch.as_tensor(count, device=total.device).clamp(min=1)

@@ -1,0 +1,47 @@
+"""Which parameters train: exactly those of the tuned layers. Asserted before the first step, shown afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from interlace_cli.errors import TrainableSetError
+
+
+def apply_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
+    """Freezes everything but `layers[positions]`, and holds those in float32 (the optimizer's master weights)."""
+    model.requires_grad_(False)
+    for position in positions:
+        layers[position].float().requires_grad_(True)
+
+
+def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
+    """Raises TrainableSetError unless the parameters that train are exactly those of `layers[positions]`: no head that
+    is shared with a layer, no embedding, nothing left out."""
+    wanted = {id(parameter) for position in positions for parameter in layers[position].parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad != (id(parameter) in wanted):
+            state = "trains and should not" if parameter.requires_grad else "should train and does not"
+            raise TrainableSetError(f"parameter {name} {state}.", "This is a fault of interlace; please report it.")
+    if not wanted:
+        raise TrainableSetError("no layer is to be tuned.", "Give a plan with tuned layers, or --tune-layers.")
+
+
+def hash_frozen(model: nn.Module) -> str:
+    """sha256 over name and bytes of every parameter and buffer that does not train."""
+    digest = hashlib.sha256()
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in trainable:
+            digest.update(name.encode())
+            digest.update(to_bytes(tensor))
+    return digest.hexdigest()
+
+
+def to_bytes(tensor: torch.Tensor) -> bytes:
+    """The tensor's raw bytes, as safetensors stores them."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+    return bytes(flat.numpy().data)

@@ -1,0 +1,1 @@
+"""Disk and Hub: formats and no decisions."""

@@ -1,0 +1,25 @@
+"""Per-sample arrays beside an artifact, as safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlace_cli.io.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Same arrays, same bytes: no metadata, tensors in the order of their names."""
+    from safetensors.numpy import save
+
+    write_atomically(path, save({name: arrays[name] for name in sorted(arrays)}))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))

@@ -1,0 +1,68 @@
+"""Artifacts on disk: canonical JSON (sorted keys, two-space indent, final newline), typed when read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from interlace_cli import __version__
+from interlace_cli.domain.record import Artifact, Origin, Record, Settings
+from interlace_cli.errors import ArtifactError
+from interlace_cli.io.files import hash_bytes, write_atomically
+
+A = TypeVar("A", bound=Artifact)
+
+
+def build_origin(command: str, settings: Settings) -> Origin:
+    return Origin(interlace=__version__, command=command, settings=settings)
+
+
+def to_json(record: Record) -> bytes:
+    """Canonical bytes. Records cannot hold NaN, which orjson would write as `null` without a word."""
+    data = record.model_dump(mode="json", by_alias=True)
+    return orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+def save_artifact(artifact: Artifact, path: Path) -> None:
+    write_atomically(path, to_json(artifact))
+
+
+def hash_artifact(artifact: Artifact) -> str:
+    return hash_bytes(to_json(artifact))
+
+
+def load_artifact(path: Path, cls: type[A]) -> A:
+    """Reads and checks. Raises ArtifactError that says which field is wrong."""
+    try:
+        data = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}.") from error
+    except orjson.JSONDecodeError as error:
+        raise ArtifactError(f"{path} is not JSON: {error}.", "Make it again, or undo the edit.") from error
+    if not isinstance(data, dict) or "kind" not in data:
+        raise ArtifactError(f"{path} is not an artifact of interlace: it has no field 'kind'.")
+    if data["kind"] != cls.KIND:
+        raise ArtifactError(f"{path} is of kind {data['kind']!r} where {cls.KIND!r} is needed.")
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema > cls.SCHEMA:
+        raise ArtifactError(
+            f"{path} has schema {schema}, and this interlace ({__version__}) reads up to {cls.SCHEMA}.",
+            "Update interlace.",
+        )
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {describe_validation(error)}.", "Correct the file or make it again.") from error
+
+
+def describe_validation(error: ValidationError) -> str:
+    """All faults in one line, each with its field."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        field = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        faults.append(f"{field}: {message}" if field else message)
+    return "; ".join(faults)

@@ -1,0 +1,184 @@
+"""Reading a model folder without loading it: its config and the headers of its safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from interlace_cli.demo import CHECKPOINT as DEMO_CHECKPOINT
+from interlace_cli.errors import CheckpointError, MissingInputError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DEMO = "demo"
+_SAMPLE = 4096
+_VOLATILE = ("transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor's header entry; `start` and `end` are byte offsets in `file`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    end: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model folder. `shards` are its safetensors files in order, `metadata` theirs by file name."""
+
+    name: str
+    location: str
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    shards: list[Path]
+    metadata: dict[str, dict[str, str]]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+    @property
+    def total_parameters(self) -> int:
+        return sum(tensor.parameters for tensor in self.tensors.values())
+
+
+def open_checkpoint(location: str | Path) -> Checkpoint:
+    """Opens `demo`, a local folder or a Hub id. Raises CheckpointError that names the broken or missing file."""
+    path, stored = resolve_location(str(location))
+    config = _read_json(path / "config.json")
+    shards = _find_shards(path)
+    tensors: dict[str, TensorInfo] = {}
+    metadata = {}
+    for shard in shards:
+        header, metadata[shard.name] = _read_header(shard)
+        tensors.update(header)
+    return Checkpoint(_describe_name(str(location), path), stored, path, config, tensors, shards, metadata)
+
+
+def resolve_location(location: str) -> tuple[Path, str]:
+    """The folder of a model, downloaded if need be, and how to name it in an artifact."""
+    if location == DEMO:
+        return DEMO_CHECKPOINT, DEMO
+    path = Path(location).expanduser()
+    if path.is_dir():
+        return path, str(path.resolve())
+    if path.exists():
+        raise CheckpointError(f"{location} is a file.", "Give the model's folder.")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", location) and not location.startswith((".", "/")):
+        return _download(location), location
+    raise MissingInputError(f"there is no model folder {location}.", "Give a local folder, a Hub id, or `demo`.")
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """sha256 over the config, every tensor's name, dtype and shape, and 4 KiB from the middle of its bytes: two
+    models of one architecture differ, and a model of any size is told in well under a second."""
+    digest = hashlib.sha256()
+    config = {key: value for key, value in checkpoint.config.items() if key not in _VOLATILE}
+    digest.update(orjson.dumps(config, option=orjson.OPT_SORT_KEYS))
+    files = {shard: os.open(shard, os.O_RDONLY) for shard in checkpoint.shards}
+    try:
+        for name in sorted(checkpoint.tensors):
+            tensor = checkpoint.tensors[name]
+            digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            middle = (tensor.start + tensor.end - min(_SAMPLE, tensor.bytes)) // 2
+            digest.update(os.pread(files[tensor.file], min(_SAMPLE, tensor.bytes), middle))
+    finally:
+        for file in files.values():
+            os.close(file)
+    return digest.hexdigest()
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    skipped = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
+    try:
+        return Path(snapshot_download(repo, ignore_patterns=skipped))
+    except GatedRepoError as error:
+        raise CheckpointError(f"{repo} is gated.", "Accept its terms on the Hub and run `hf auth login`.") from error
+    except RepositoryNotFoundError as error:
+        raise MissingInputError(f"there is neither a folder nor a Hub model {repo}.", "Check the name.") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise MissingInputError(
+            f"there is no folder {repo}, and the Hub cannot be reached for a model of that name.",
+            "Give a local folder, or try again with a connection.",
+        ) from error
+
+
+def _describe_name(location: str, path: Path) -> str:
+    if location == DEMO:
+        return "interlace demo"
+    return path.resolve().name if Path(location).expanduser().is_dir() else location
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = orjson.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}.", "Give the folder of a whole checkpoint.") from error
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}.", "Fetch the file again.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.", "Fetch the file again.")
+    return data
+
+
+def _find_shards(path: Path) -> list[Path]:
+    if (path / INDEX_FILE).exists():
+        weight_map = _read_json(path / INDEX_FILE).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{path / INDEX_FILE} has no weight_map.", "Fetch the file again.")
+        shards = [path / name for name in sorted(set(weight_map.values()))]
+        missing = [shard.name for shard in shards if not shard.exists()]
+        if missing:
+            raise CheckpointError(f"{path} lacks {', '.join(missing)}.", "Fetch the missing files again.")
+        return shards
+    if (path / SINGLE_FILE).exists():
+        return [path / SINGLE_FILE]
+    raise CheckpointError(
+        f"{path} has no {SINGLE_FILE} and no {INDEX_FILE}.",
+        "Only safetensors checkpoints can be cut; save the model once with save_pretrained.",
+    )
+
+
+def _read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    size = shard.stat().st_size
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise CheckpointError(f"{shard} is not a whole safetensors file.", "Fetch the file again.")
+        try:
+            header = orjson.loads(file.read(length))
+        except orjson.JSONDecodeError as error:
+            raise CheckpointError(f"{shard} has a broken header.", "Fetch the file again.") from error
+    metadata = header.pop("__metadata__", None) or {}
+    data = 8 + length
+    tensors = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        tensors[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), shard, data + start, data + end)
+    if tensors and max(tensor.end for tensor in tensors.values()) != size:
+        raise CheckpointError(f"{shard} is cut off or has bytes too many.", "Fetch the file again.")
+    return tensors, metadata

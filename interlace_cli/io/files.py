@@ -1,0 +1,114 @@
+"""Writing so that nothing half-written ever has a final name, and telling files by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from interlace_cli.errors import InterlaceError
+
+CHUNK = 1 << 22
+
+
+def hash_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: object) -> str:
+    """`hashlib.file_digest`, which Python 3.10 does not have yet."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK):  # type: ignore[attr-defined]
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes under a temporary name in the same folder, fsyncs, renames. Raises InterlaceError where it cannot."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+@contextmanager
+def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yields a fresh folder beside `path`; when the block succeeds it becomes `path`, else it is removed.
+
+    An existing `path` is replaced only with `force`; InterlaceError otherwise.
+    """
+    check_free(path, force)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        os.chmod(draft, 0o777 & ~_umask())
+    try:
+        yield draft
+        with _explained(path):
+            if path.exists():
+                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+                os.replace(path, old / "replaced")
+                os.replace(draft, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(draft, path)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise _cannot_write(path, error) from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Raises InterlaceError if something is at `path` already and `force` is not set."""
+    if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InterlaceError(f"{path} exists already.", "Add --force to replace it, or name another place.")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> InterlaceError:
+    reason = error.strerror or str(error)
+    return InterlaceError(f"cannot write {path}: {reason}.", "Choose another folder with --workspace or --out.")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def parse_json(data: bytes) -> Any:
+    """The parsed value, or the ValueError that says what is wrong with it."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return error

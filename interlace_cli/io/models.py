@@ -1,0 +1,160 @@
+"""Loading models and processors with transformers, also where torchvision is missing or of another build."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    transformers = import_transformers()
+    try:
+        return transformers.AutoConfig.from_pretrained(path)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
+
+
+def build_empty_model(path: Path) -> PreTrainedModel:
+    """The model's modules on the meta device: no memory, no weights."""
+    import torch
+
+    transformers = import_transformers()
+    with torch.device("meta"):
+        return transformers.AutoModelForImageTextToText.from_config(load_config(path))
+
+
+def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
+    """The model in evaluation mode on `device`. Raises CheckpointError if weights are missing or do not fit."""
+    transformers = import_transformers()
+    device = choose_device(device)
+    try:
+        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            path, dtype=choose_dtype(dtype, device), attn_implementation=attention, output_loading_info=True
+        )
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        raise CheckpointError(f"transformers cannot load {path}: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"]) + sorted(report["mismatched_keys"])
+    if missing:
+        raise CheckpointError(f"{path} lacks weights for {missing[0]} and {len(missing) - 1} more.", "Fetch it again.")
+    return model.to(device).eval()
+
+
+def load_processor(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
+    """The processor; `min_pixels`, `max_pixels` bound each image's area where its image processor has such bounds."""
+    transformers = import_transformers()
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(path)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        raise CheckpointError(f"transformers cannot load the processor of {path}: {_first_line(error)}") from error
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise CheckpointError(f"{path} has no image processor.", "Copy the base model's processor files beside it.")
+    size = processor.image_processor.size
+    if min_pixels or max_pixels:
+        names = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        if size and all(size.get(name) for name in names):
+            processor.image_processor.size = {name: value or size[name] for name, value in names.items()}
+    if processor.tokenizer.pad_token_id is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def choose_device(device: str) -> str:
+    """`auto` is CUDA where there is one, else the CPU. Raises UsageError for a device that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device} cannot be used here: {_first_line(error)}") from error
+    return device
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU that has it, else float32."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype does not take {dtype!r}.", f"It takes {', '.join(DTYPES)}.")
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    result: torch.dtype = getattr(torch, dtype)
+    return result
+
+
+def import_transformers() -> Any:
+    """transformers, with the two troubles of torchvision out of the way and its own progress bars and hints off."""
+    if "transformers" not in sys.modules:
+        _repair_torchvision()
+    try:
+        import transformers
+    except ImportError as error:
+        raise InterlaceError(f"transformers cannot be imported: {error}.", "Install interlace again.") from error
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if importlib.util.find_spec("torchvision") is None:
+        _do_without_video_processors()
+    return transformers
+
+
+def _repair_torchvision() -> None:
+    """Lets a torchvision whose compiled operators do not fit this torch be imported all the same.
+
+    torchvision declares the schemas of `nms` in its compiled library and registers meta kernels for them in Python; a
+    CUDA build beside a CPU torch fails at the second, and transformers, which only wants its transforms, with it.
+    Declaring the missing schemas is enough. Needed as long as `import torchvision` raises there.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        # The schemas live as long as the library object.
+        torch.library._interlace_torchvision = library  # type: ignore[attr-defined]
+
+
+def _do_without_video_processors() -> None:
+    """Lets processors with a video part work on images where torchvision, which only that part needs, is missing.
+
+    `ProcessorMixin` builds every part its constructor names and fails on the one; taking `video_processor` off that
+    list is enough (architectures.md, section 7). `tests/unit/test_models.py` fails when this is no longer needed.
+    """
+    from transformers import ProcessorMixin
+
+    original = ProcessorMixin.get_attributes.__func__
+    if getattr(original, "_without_video", False):
+        return
+
+    def get_attributes(cls: type) -> list[str]:
+        return [name for name in original(cls) if name != "video_processor"]
+
+    get_attributes._without_video = True  # type: ignore[attr-defined]
+    ProcessorMixin.get_attributes = classmethod(get_attributes)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

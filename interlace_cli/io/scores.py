@@ -1,0 +1,63 @@
+"""The released scripts' score files: `{"0": [similarity of each sample, ...], "1": [...], ...}`, one file for each span
+length. They leave out the spans that hold the last layer, and so do the files written here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from interlace_cli.domain.scores import Scores
+from interlace_cli.errors import ArtifactError
+from interlace_cli.io.files import parse_json, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def load_scores(paths: Sequence[Path]) -> Scores:
+    """Means over samples of the three files, for span lengths 1, 2, 3. The layer count follows from the first."""
+    means = [_load_means(path) for path in paths]
+    num_layers = len(means[0]) + 1
+    for p, (path, values) in enumerate(zip(paths, means, strict=True), start=1):
+        if len(values) != num_layers - p:
+            raise ArtifactError(
+                f"{path} has {len(values)} spans where {num_layers - p} of length {p} belong to the"
+                f" {num_layers} layers that {paths[0].name} speaks of.",
+                "Give the files for span lengths 1, 2 and 3 of one model, in this order.",
+            )
+    return Scores(num_layers, *means)
+
+
+def save_scores(folder: Path, similarities: Sequence[np.ndarray]) -> None:
+    """Writes `pack1_hidden_state_similarities.json` (2, 3) from arrays [samples, spans]."""
+    for p, similarity in enumerate(similarities, start=1):
+        # All spans of length p: L-p+1 columns; the last one holds the last layer.
+        data = {str(span): similarity[:, span].astype(float).tolist() for span in range(similarity.shape[1] - 1)}
+        write_atomically(folder / f"pack{p}_hidden_state_similarities.json", orjson.dumps(data))
+
+
+def _load_means(path: Path) -> list[float]:
+    try:
+        data: Any = parse_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}.") from error
+    if not isinstance(data, dict) or sorted(data, key=_as_number) != [str(i) for i in range(len(data))] or not data:
+        raise ArtifactError(f'{path} is not a score file: it needs spans "0", "1", ... each with a list of numbers.')
+    means = []
+    for span in range(len(data)):
+        values = data[str(span)]
+        if not isinstance(values, list) or not values or not all(_is_cosine(value) for value in values):
+            raise ArtifactError(f'{path}: span "{span}" is not a list of numbers between -1 and 1.')
+        means.append(sum(values) / len(values))
+    return means
+
+
+def _as_number(key: str) -> int:
+    return int(key) if key.isdigit() else -1
+
+
+def _is_cosine(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1.001 <= value <= 1.001

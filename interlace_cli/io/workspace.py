@@ -1,0 +1,68 @@
+"""The workspace: one folder with conventional names, so that steps find each other's artifacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from interlace_cli.errors import MissingInputError
+
+PASSPORT = "interlace.json"
+"""The file in a checkpoint folder that says how interlace made it."""
+
+MADE_BY = {
+    "dataset": "interlace prepare",
+    "analysis.json": "interlace analyze",
+    "plan.json": "interlace plan",
+    "pruned": "interlace prune",
+    "healed": "interlace finetune",
+    "eval.json": "interlace eval",
+    PASSPORT: "interlace prune",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of the artifacts; nothing is created by naming it."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
+    def analysis(self) -> Path:
+        return self.root / "analysis.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def pruned(self) -> Path:
+        return self.root / "pruned"
+
+    @property
+    def healed(self) -> Path:
+        return self.root / "healed"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "eval.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+
+def require(path: Path) -> Path:
+    """`path` itself if it is there; else MissingInputError that names the command which makes it."""
+    if not path.exists():
+        maker = MADE_BY.get(path.name)
+        raise MissingInputError(f"there is no {path}.", f"Run `{maker}` first." if maker else "Check the path.")
+    return path

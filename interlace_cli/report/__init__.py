@@ -1,0 +1,1 @@
+"""What people are shown: the model card and the report."""

@@ -1,0 +1,133 @@
+"""The model card of an exported checkpoint: what it is, what it cost, how it was made, how to use it."""
+
+from __future__ import annotations
+
+from interlace_cli import __version__
+from interlace_cli.domain.checkpoint import CheckpointCard, Healing
+from interlace_cli.domain.evaluation import Evaluation, Result
+from interlace_cli.domain.layers import describe_layers
+
+PAPER = "INTERLACE (CVPR 2026, arXiv:2511.19676)"
+
+
+def build_card(
+    card: CheckpointCard, evaluation: Evaluation | None, name: str, base_model: str, licence: str, datasets: list[str]
+) -> str:
+    """Markdown with the Hub's metadata in front."""
+    parts = [
+        _metadata(base_model, licence, datasets),
+        f"# {name}",
+        _introduction(card, base_model),
+        _layers(card),
+        _healing(card.healing, datasets),
+        _table(evaluation),
+        _usage(name),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metadata(base_model: str, licence: str, datasets: list[str]) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: image-text-to-text", f"license: {licence}"]
+    if "/" in base_model:
+        lines += [f"base_model: {base_model}", "base_model_relation: finetune"]
+    if datasets:
+        lines += ["datasets:", *(f"- {dataset}" for dataset in datasets)]
+    return "\n".join([*lines, "tags:", "- interlace", "- layer-pruning", "---"])
+
+
+def _introduction(card: CheckpointCard, base_model: str) -> str:
+    dense, left = card.base.num_layers, len(card.dense_index)
+    healed = "and healed by a short fine-tune" if card.healing else "and not healed"
+    return (
+        f"`{base_model}` with {left} of its {dense} decoder layers, cut by [interlace] {__version__} after the method of"
+        f" {PAPER} {healed}. It is a plain checkpoint: nothing but transformers is needed to load it.\n\n"
+        "[interlace]: https://arxiv.org/abs/2511.19676"
+    )
+
+
+def _layers(card: CheckpointCard) -> str:
+    tuned = [card.dense_index[position] for position in card.tune]
+    rows = [
+        "## Layers",
+        "",
+        "0-based indices in the dense model.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| base model | {card.base.name}, {card.base.model_type}, {card.base.num_layers} layers |",
+        f"| strategy | {card.strategy} |",
+        f"| ratio | {card.ratio:.1%} |",
+        f"| dropped | {describe_layers(card.dropped)} |",
+        f"| tuned | {describe_layers(tuned)} |",
+        f"| dense index of each position | {', '.join(map(str, card.dense_index))} |",
+    ]
+    return "\n".join([*rows, *("\n" + note for note in card.notes)])
+
+
+def _healing(healing: Healing | None, datasets: list[str]) -> str:
+    if healing is None:
+        return ""
+    recipe = ", ".join(f"{name} {value}" for name, value in sorted(healing.recipe.items()))
+    return (
+        f"## Healing\n\nCross-entropy on the answers of {healing.samples} conversations ({', '.join(datasets)}),"
+        f" {healing.steps} steps; loss {healing.first_loss:.3f} → {healing.last_loss:.3f};"
+        f" {healing.trained_parameters:,} parameters trained, every other tensor unchanged to the bit.\n\nRecipe: {recipe}."
+    )
+
+
+def _table(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "## What it cost\n\nNot evaluated."
+    head = ["## What it cost", ""]
+    head += ["| | layers | parameters | score | loss | retention (95% interval) | TTFT ms | tokens/s |", "|---|---|---|---|---|---|---|---|"]
+    count = sum(evaluation.samples.values())
+    note = (
+        f"Score: exact match of greedy answers, macro mean over {len(evaluation.samples)} kinds, on {count} held-out"
+        f" samples; retention: mean over kinds of the ratio to {evaluation.results[0].name}. Measured on"
+        f" {evaluation.device}, {evaluation.dtype}, in one run."
+    )
+    return "\n".join([*head, *map(_row, evaluation.results), "", note])
+
+
+def _row(result: Result) -> str:
+    speed = result.speed
+    cells = [
+        result.name,
+        str(result.layers),
+        f"{result.parameters:,}",
+        f"{result.score:.1%}",
+        f"{result.loss:.3f}",
+        describe_retention(result),
+        f"{speed.ttft_ms:.1f}" if speed else "",
+        f"{speed.tokens_per_second:.0f}" if speed else "",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def describe_retention(result: Result) -> str:
+    """`98.4% (97.1 to 99.2)`, or nothing for what the others are compared with."""
+    if result.retention is None or result.retention_interval is None:
+        return ""
+    low, high = result.retention_interval
+    return f"{result.retention:.1f}% ({low:.1f} to {high:.1f})"
+
+
+def _usage(name: str) -> str:
+    return f'''## Use
+
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+path = "{name}"  # this folder, or its name on the Hub
+processor = AutoProcessor.from_pretrained(path)
+model = AutoModelForImageTextToText.from_pretrained(path)
+
+image = Image.open("picture.png").convert("RGB")
+messages = [{{"role": "user", "content": [{{"type": "image", "image": image}}, {{"type": "text", "text": "What is this?"}}]}}]
+inputs = processor.apply_chat_template(
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
+```'''

@@ -1,0 +1,21 @@
+"""`interlace_tn`, train next: layers by S_1, the most redundant first; layer i goes and i+1 is tuned, if neither is
+taken yet (the paper's ablation; method.md, "The five strategies", 3)."""
+
+from __future__ import annotations
+
+from interlace_cli.domain.plan import Pick
+from interlace_cli.domain.scores import Task
+from interlace_cli.strategies.spans import iter_free_spans
+
+
+def select_interlace_tn(task: Task) -> list[Pick]:
+    """At most `task.count` picks, each of one drop."""
+    scores, taken, picks = task.scores, set(task.protected), []
+    for span in iter_free_spans(scores.s1, 2, scores.num_layers, taken):
+        dropped, tuned = span
+        picks.append(
+            Pick(rule="next", layers=span, drop=[dropped], tune=[tuned], anchor=[], score=scores.s1[dropped])
+        )
+        if len(picks) == task.count:
+            break
+    return picks
