@@ -37,7 +37,9 @@ class CalibrationText(str, Enum):
 def analyze(
     model: Annotated[str, typer.Argument(help="`demo`, a checkpoint folder, or a Hub id.")] = "demo",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    dataset: Annotated[Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")
+    ] = None,
     out: OutOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Calibrate on at most this many.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,

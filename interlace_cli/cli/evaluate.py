@@ -30,7 +30,9 @@ def evaluate(
         typer.Argument(help="Checkpoints, the dense one first. Default: the workspace's dense, pruned and healed."),
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    dataset: Annotated[Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")
+    ] = None,
     out: OutOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Evaluate at most this many.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,

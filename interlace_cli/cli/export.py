@@ -23,11 +23,17 @@ from interlace_cli.cli.options import (
 def export(
     checkpoint: Annotated[Path | None, typer.Argument(help="A healed checkpoint. Default: the workspace's.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    evaluation: Annotated[Path | None, typer.Option("--evaluation", help="An eval.json, instead of the workspace's.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", help="An eval.json, instead of the workspace's.")
+    ] = None,
     out: OutOption = None,
     name: Annotated[str | None, typer.Option("--name", help="The model's name in its card.")] = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="Hub id of the dense model, for the card.")] = None,
-    licence: Annotated[str | None, typer.Option("--license", help="Default: the base model's, if its card is at hand.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Hub id of the dense model, for the card.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Default: the base model's, if its card is at hand.")
+    ] = None,
     push_to_hub: Annotated[str | None, typer.Option("--push-to-hub", help="Also upload, to this repository.")] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="For a new repository.")] = True,
     force: ForceOption = False,

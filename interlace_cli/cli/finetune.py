@@ -25,7 +25,9 @@ from interlace_cli.cli.options import (
 def finetune(
     checkpoint: Annotated[Path | None, typer.Argument(help="A pruned checkpoint. Default: the workspace's.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    dataset: Annotated[Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")
+    ] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="A plan, instead of the workspace's.")] = None,
     tune_layers: Annotated[
         str | None, typer.Option("--tune-layers", help="Tune exactly these (dense indices), instead of the plan's.")
@@ -35,12 +37,18 @@ def finetune(
     lr: Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")] = 1e-5,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences on a device.")] = 16,
     grad_accum: Annotated[int, typer.Option("--grad-accum", min=1)] = 2,
-    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens; a longer conversation loses its end.")] = 8192,
+    max_length: Annotated[
+        int, typer.Option("--max-length", min=1, help="Tokens; a longer conversation loses its end.")
+    ] = 8192,
     min_pixels: Annotated[int, typer.Option("--min-pixels", min=1)] = 784,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1)] = 50176,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = "auto",
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
-    report_to: Annotated[str, typer.Option("--report-to", help="The Trainer's trackers: wandb, tensorboard ...")] = "none",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    report_to: Annotated[
+        str, typer.Option("--report-to", help="The Trainer's trackers: wandb, tensorboard ...")
+    ] = "none",
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     force: ForceOption = False,

@@ -36,7 +36,9 @@ def plan(
         tuple[Path, Path, Path] | None,
         typer.Option("--scores", help="Plan from the three released score files, with no model at hand."),
     ] = None,
-    analysis: Annotated[Path | None, typer.Option("--analysis", help="An analysis, instead of the workspace's.")] = None,
+    analysis: Annotated[
+        Path | None, typer.Option("--analysis", help="An analysis, instead of the workspace's.")
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out: OutOption = None,
     seed: SeedOption = 0,

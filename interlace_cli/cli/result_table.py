@@ -19,7 +19,17 @@ def build_result_table(evaluation: Evaluation) -> Table:
     count = sum(evaluation.samples.values())
     title = f"{count} held-out samples; {evaluation.device}, {evaluation.dtype}"
     table = Table("", title=title, title_justify="left")
-    for column in ("layers", "parameters", "MB", "score", "loss", "retention (95%)", "TTFT ms", "tokens/s", "memory MB"):
+    for column in (
+        "layers",
+        "parameters",
+        "MB",
+        "score",
+        "loss",
+        "retention (95%)",
+        "TTFT ms",
+        "tokens/s",
+        "memory MB",
+    ):
         table.add_column(column, justify="right")
     for result in evaluation.results:
         speed = result.speed

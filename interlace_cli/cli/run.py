@@ -32,6 +32,8 @@ from interlace_cli.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from interlace_cli.core.analyze import AnalyzeOptions
+    from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import RunOptions
 
 
@@ -52,7 +54,9 @@ def run(
     calibration: CalibrationOption = 0.1,
     image_root: ImageRootOption = None,
     epochs: Annotated[float | None, typer.Option("--epochs", min=0.0, help="Of healing.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", min=0.0, help="Of healing. Default: the paper's; the demo's own.")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0.0, help="Of healing. Default: the paper's; the demo's own.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Of healing.")] = None,
     grad_accum: Annotated[int | None, typer.Option("--grad-accum", min=1, help="Of healing.")] = None,
     dtype: DtypeOption = "auto",
@@ -69,6 +73,8 @@ def run(
     from interlace_cli.cli.plan import build_plan_options
     from interlace_cli.cli.result_table import build_kind_table, build_result_table
     from interlace_cli.cli.run_view import RunView
+    from interlace_cli.core.analyze import AnalyzeOptions
+    from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import run_chain
     from interlace_cli.domain.evaluation import Evaluation
     from interlace_cli.domain.plan import Plan
@@ -88,8 +94,8 @@ def run(
             "seed": seed,
         },
         recipe={"epochs": epochs, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "seed": seed},
-        device={"dtype": dtype, "device": device},
-        evaluation={"speed": speed, "seed": seed},
+        analysis=AnalyzeOptions(dtype=dtype, device=device),
+        evaluation=EvaluateOptions(dtype=dtype, device=device, speed=speed, seed=seed),
         image_root=image_root,
         force=force,
     )
@@ -114,16 +120,14 @@ def _build_options(
     plan: Any,
     selection: dict[str, Any],
     recipe: dict[str, Any],
-    device: dict[str, str],
-    evaluation: dict[str, Any],
+    analysis: AnalyzeOptions,
+    evaluation: EvaluateOptions,
     image_root: Path | None,
     force: bool,
 ) -> RunOptions:
     """Fills in what was not said: the demo has a recipe and a split of its own, any other model the paper's."""
     from dataclasses import replace
 
-    from interlace_cli.core.analyze import AnalyzeOptions
-    from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import DEMO_RECIPE, DEMO_SELECTION, RunOptions
     from interlace_cli.data.source import Selection
     from interlace_cli.errors import UsageError
@@ -139,10 +143,10 @@ def _build_options(
         source=data or "demo",
         image_root=image_root,
         selection=replace(base_selection, **_given(selection)),
-        analyze=AnalyzeOptions(**device),
+        analyze=analysis,
         plan=plan,
         recipe=replace(base_recipe, **_given(recipe)),
-        evaluate=EvaluateOptions(**device, **evaluation),
+        evaluate=evaluation,
         force=force,
     )
 

@@ -58,6 +58,8 @@ def analyze_model(
     samples = load_split(dataset, "calibration")[: options.samples]
     rows, patches = _measure(opened.checkpoint.path, dataset, samples, options, progress)
     arrays = _to_arrays(rows, opened.facts.num_layers)
+    similarity = _mean_over_samples(arrays, "all")
+    assert similarity is not None
     analysis = Analysis(
         kind=Analysis.KIND,
         schema_version=Analysis.SCHEMA,
@@ -70,7 +72,7 @@ def analyze_model(
             image_tokens=float(arrays["image_tokens"].mean()),
             vision_patches=patches / len(samples),
         ),
-        similarity=_mean_over_samples(arrays, "all"),
+        similarity=similarity,
         image=_mean_over_samples(arrays, "image"),
         text=_mean_over_samples(arrays, "text"),
     )
@@ -116,7 +118,7 @@ def _measure(
                 inputs.pop("labels")
             patches += _count_patches(inputs)
             inputs = to_device(inputs, model.device, model.dtype)
-            is_image = inputs["input_ids"] == image_token
+            is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
             similarity = tap.run(model, inputs, is_image).cpu().numpy()
             mask = inputs["attention_mask"].bool()
             tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()

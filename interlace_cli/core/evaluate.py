@@ -50,7 +50,7 @@ class EvaluateOptions:
 
 
 def build_settings(options: EvaluateOptions) -> Settings:
-    return {name: value for name, value in asdict(options).items()}
+    return dict(asdict(options))
 
 
 def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tuple[str, str]]:

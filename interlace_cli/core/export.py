@@ -1,4 +1,4 @@
-"""`export`: a folder for the Hub or a server: the checkpoint, all that belongs to it, and a card that tells the truth."""
+"""`export`: a folder for the Hub or a server: the checkpoint, all that belongs to it, and an honest card."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def build_settings(recipe: Recipe) -> Settings:
-    return {name: value for name, value in asdict(recipe).items()}
+    return dict(asdict(recipe))
 
 
 def heal_model(

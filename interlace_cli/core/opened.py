@@ -42,7 +42,7 @@ def _find_prefix(checkpoint: Checkpoint, num_layers: int) -> str:
     groups = find_numbered_groups(checkpoint.tensors, num_layers)
     if not groups:
         raise CheckpointError(
-            f"{checkpoint.path} has no tensors numbered 0 to {num_layers - 1}, and its config says {num_layers} layers.",
+            f"{checkpoint.path} has no tensors numbered 0 to {num_layers - 1}, as its config says.",
             "Fetch the checkpoint again.",
         )
     if len(groups) == 1:

@@ -68,7 +68,7 @@ def build_plan(
     calibration: Calibration | None,
     inputs: dict[str, str],
 ) -> Plan:
-    """Chooses, explains and counts. Raises UsageError for options that make no sense, RatioError for too high a ratio."""
+    """Chooses, explains and counts. Raises UsageError for senseless options, RatioError for too high a ratio."""
     layers = scores.num_layers
     if options.paper:
         scores = scores.without_last()
@@ -118,7 +118,9 @@ def _count(options: PlanOptions, layers: int) -> int:
         raise UsageError(f"there is no strategy {options.strategy!r}.", f"There are {', '.join(STRATEGIES)}.")
     if options.drop is not None:
         if not 0 < options.drop < layers:
-            raise UsageError(f"--drop {options.drop} is not between 1 and {layers - 1}, for a model of {layers} layers.")
+            raise UsageError(
+                f"--drop {options.drop} is not between 1 and {layers - 1}, for a model of {layers} layers."
+            )
         return options.drop
     ratio = options.ratio or 0.0
     if not 0 < ratio < 1:
@@ -197,9 +199,7 @@ def _explain(layer: int, pick: Pick, rank: int, roles: list[Role], scores: Score
     return found
 
 
-def _summarize(
-    drop: list[int], layers: int, model: ModelFacts | None, calibration: Calibration | None
-) -> PlanSummary:
+def _summarize(drop: list[int], layers: int, model: ModelFacts | None, calibration: Calibration | None) -> PlanSummary:
     kept = kept_layers(drop, layers)
     if model is None or calibration is None:
         return PlanSummary(layers=layers, layers_left=len(kept))

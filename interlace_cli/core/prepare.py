@@ -76,7 +76,15 @@ def prepare_dataset(
             why = f"the most frequent reason is: {reason[0][0]}" if reason else "it is empty"
             raise DatasetError(f"{source_name} has no record that can be used; {why}.", "See the format in the README.")
         splits = own_splits or assign_splits(samples, selection)
-        manifest = _write_splits(draft, samples, splits, skipped, source.name, build_settings(source_name, selection), hash_source(source_name))
+        manifest = _write_splits(
+            draft,
+            samples,
+            splits,
+            skipped,
+            source.name,
+            build_settings(source_name, selection),
+            hash_source(source_name),
+        )
         save_artifact(manifest, draft / MANIFEST)
     return manifest
 
@@ -131,7 +139,9 @@ def _store(record: RawRecord, source: str, draft: Path) -> Sample | Skipped:
         if not (draft / path).exists():
             (draft / path).write_bytes(data)
         paths.append(path)
-    turns = [turn.model_copy(update={"value": turn.value.replace(IMAGE_MARK, "").strip()}) for turn in record.conversations]
+    turns = [
+        turn.model_copy(update={"value": turn.value.replace(IMAGE_MARK, "").strip()}) for turn in record.conversations
+    ]
     if any(not turn.value for turn in turns):
         return Skipped(record=record.id, reason="a turn has no text beside the image")
     return Sample(id=record.id, image=paths, conversations=turns, source=source, kind=record.kind)

@@ -99,7 +99,9 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
     total = sum(tensor.bytes for tensor in checkpoint.tensors.values() if tensor.name in renaming)
     with folder_being_made(out, force) as draft, progress.task("prune", total, "bytes") as advance:
         config = edit_config(checkpoint.config, kept, facts.num_layers)
-        (draft / "config.json").write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        (draft / "config.json").write_bytes(
+            orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        )
         copy_side_files(checkpoint.path, draft)
         write_tensors(checkpoint, draft, renaming, advance=advance)
         save_artifact(card, draft / PASSPORT)

@@ -227,9 +227,7 @@ class _Chain:
             dense=dense,
             pruned=pruned,
             healed=mended,
-            plan=PlanOutcome(
-                strategy=decided.strategy, drop=decided.drop, tune=decided.tune, anchor=decided.anchor
-            ),
+            plan=PlanOutcome(strategy=decided.strategy, drop=decided.drop, tune=decided.tune, anchor=decided.anchor),
             recipe=healed.healing.recipe if healed.healing else {},
             device=evaluation.device,
             seconds=self.seconds,

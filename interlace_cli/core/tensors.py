@@ -15,7 +15,7 @@ SPANS = (1, 2, 3)
 MODALITIES = ("all", "image", "text")
 
 
-class ForwardDone(Exception):
+class ForwardDone(Exception):  # noqa: N818 - not an error
     """Raised behind the last layer: norm and head are not computed."""
 
 
@@ -43,7 +43,9 @@ class SpanTap:
         self._handles.append(self.layers[-1].register_forward_hook(self._on_last_output))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -75,7 +77,8 @@ class SpanTap:
 
     def _take(self, hidden_BTH: Tensor) -> None:
         unit_BTH = torch.nn.functional.normalize(hidden_BTH.float(), dim=-1)
-        assert self.similarity is not None and self.weights_MBT is not None
+        assert self.similarity is not None
+        assert self.weights_MBT is not None
         for p, earlier_BTH in enumerate(reversed(self._ring), start=1):
             cosine_BT = torch.linalg.vecdot(earlier_BTH, unit_BTH)
             self.similarity[p - 1, self._seen - p] = (self.weights_MBT * cosine_BT).sum(-1).T

@@ -7,6 +7,7 @@ Image paths are relative to the file's folder, or to `--image-root`, and may not
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,14 @@ def _build_turns(data: Any) -> tuple[Turn, ...]:
         raise UnusableRecordError("field conversations is missing or empty")
     turns = []
     for item in data:
-        speaker = SPEAKERS.get(item.get("from")) if isinstance(item, dict) else None
+        speaker = SPEAKERS.get(str(item.get("from"))) if isinstance(item, dict) else None
         if speaker is None:
             raise UnusableRecordError("a turn's from is not human, gpt or system")
         if not isinstance(item.get("value"), str) or not item["value"].strip():
             raise UnusableRecordError("a turn has no text")
         turns.append(Turn.model_validate({"from": speaker, "value": item["value"]}))
     spoken = [turn.speaker for turn in turns if turn.speaker != "system"]
-    if spoken[:2] != ["human", "gpt"] or any(a == b for a, b in zip(spoken, spoken[1:], strict=False)):
+    if spoken[:2] != ["human", "gpt"] or any(a == b for a, b in pairwise(spoken)):
         raise UnusableRecordError("turns do not alternate, human first")
     if any(turn.speaker == "system" for turn in turns[1:]):
         raise UnusableRecordError("a system turn is not the first")

@@ -158,7 +158,10 @@ def shortest(chart: Chart, rng: random.Random) -> QA:
 @_kind("chart")
 def taller(chart: Chart, rng: random.Random) -> QA:
     first, second = rng.sample(chart.bars, 2)
-    return f"Is the {first.color} bar taller than the {second.color} bar?", "yes" if first.value > second.value else "no"
+    return (
+        f"Is the {first.color} bar taller than the {second.color} bar?",
+        "yes" if first.value > second.value else "no",
+    )
 
 
 @_kind("chart")

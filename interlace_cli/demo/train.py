@@ -184,7 +184,8 @@ def init_weights(model: PreTrainedModel) -> None:
 
 def build_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inner = ("layers." in name or "blocks." in name or "merger" in name) and parameter.ndim == 2
         (matrices if inner else rest).append(parameter)
@@ -234,12 +235,12 @@ def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed:
         set_learning_rate(optimizers, schedule((step + 1) / steps))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses = compute_losses(model, batch)
-        losses.mean().backward()
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        for index in batch.kinds.unique().tolist():
+        for index in set(batch.kinds.tolist()):
             curriculum.update(names[index], losses.detach()[batch.kinds == index].mean().item())
         if (step + 1) % 100 == 0:
             seconds = (time.monotonic() - began) / (step + 1 - start)
@@ -258,6 +259,8 @@ def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed:
             }
             torch.save(state, state_file.with_suffix(".tmp"))
             state_file.with_suffix(".tmp").replace(state_file)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.to(torch.bfloat16).save_pretrained(out)
     processor.save_pretrained(out)
 

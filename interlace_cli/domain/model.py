@@ -35,6 +35,4 @@ class ModelFacts(Record):
 
     @property
     def total_parameters(self) -> int:
-        return (
-            sum(self.layer_parameters) + self.embedding_parameters + self.head_parameters + self.rest_parameters
-        )
+        return sum(self.layer_parameters) + self.embedding_parameters + self.head_parameters + self.rest_parameters

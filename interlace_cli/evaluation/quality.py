@@ -52,8 +52,14 @@ def generate_answers(
     """The model's greedy answers to the first human turns."""
     inputs = to_device(batcher.build_prompts(samples), model.device, model.dtype)
     tokenizer = batcher.tokenizer
+    # A checkpoint without a generation config would run on after its answer.
+    stop = model.generation_config.eos_token_id or tokenizer.eos_token_id
     generated = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=stop,
+        pad_token_id=tokenizer.pad_token_id,
     )
     new = generated[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -16,9 +16,7 @@ from interlace_cli.domain.evaluation import Speed
 WARM_UPS = 2
 
 
-def measure_speed(
-    models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, new_tokens: int = 33
-) -> list[Speed]:
+def measure_speed(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, new_tokens: int = 33) -> list[Speed]:
     """One prompt, batch 1, the models alternating, so that a drifting machine touches all alike. Medians."""
     first: list[list[float]] = [[] for _ in models]
     whole: list[list[float]] = [[] for _ in models]

@@ -74,8 +74,8 @@ def edit_config(config: Config, kept: Sequence[int], num_layers: int) -> Config:
         if isinstance(text.get("max_window_layers"), int):
             text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in kept)
         text["num_hidden_layers"] = len(kept)
-    vision = edited.get("vision_config")
     if count_deepstack(edited):
+        vision = edited["vision_config"]
         indexes = vision["deepstack_visual_indexes"]
         vision["deepstack_visual_indexes"] = [tap for layer, tap in enumerate(indexes) if layer in position]
     return edited

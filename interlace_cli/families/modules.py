@@ -19,7 +19,9 @@ def find_decoder_layers(model: nn.Module) -> nn.ModuleList:
     lists = [m for m in owner.get_decoder().modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     if not lists:
         name = type(model).__name__
-        raise UnsupportedModelError(f"{name} has no list of {count} decoder layers.", "This architecture cannot be cut.")
+        raise UnsupportedModelError(
+            f"{name} has no list of {count} decoder layers.", "This architecture cannot be cut."
+        )
     return max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
 
 

@@ -17,7 +17,17 @@ import orjson
 from interlace_cli.io.checkpoints import INDEX_FILE, SINGLE_FILE, Checkpoint, TensorInfo
 
 BLOCK = 1 << 26
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack", ".safetensors.index.json")
+_WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".onnx",
+    ".h5",
+    ".msgpack",
+    ".safetensors.index.json",
+)
 _NOT_CARRIED = ("config.json", "README.md", "interlace.json", ".gitattributes")
 
 
@@ -33,7 +43,11 @@ def write_tensors(
     `replaced` holds new bytes for some of them, by old name, as many as before. `advance` is told of bytes written.
     """
     kept = [[t for t in source.tensors.values() if t.file == shard and t.name in names] for shard in source.shards]
-    files = [(shard, sorted(tensors, key=lambda t: t.start)) for shard, tensors in zip(source.shards, kept) if tensors]
+    files = [
+        (shard, sorted(tensors, key=lambda t: t.start))
+        for shard, tensors in zip(source.shards, kept, strict=True)
+        if tensors
+    ]
     weight_map = {}
     for number, (shard, tensors) in enumerate(files, start=1):
         name = SINGLE_FILE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"

@@ -39,8 +39,8 @@ def _introduction(card: CheckpointCard, base_model: str) -> str:
     dense, left = card.base.num_layers, len(card.dense_index)
     healed = "and healed by a short fine-tune" if card.healing else "and not healed"
     return (
-        f"`{base_model}` with {left} of its {dense} decoder layers, cut by [interlace] {__version__} after the method of"
-        f" {PAPER} {healed}. It is a plain checkpoint: nothing but transformers is needed to load it.\n\n"
+        f"`{base_model}` with {left} of its {dense} decoder layers, cut by [interlace] {__version__} after"
+        f" the method of {PAPER} {healed}. It is a plain checkpoint: nothing but transformers is needed to load it.\n\n"
         "[interlace]: https://arxiv.org/abs/2511.19676"
     )
 
@@ -71,7 +71,8 @@ def _healing(healing: Healing | None, datasets: list[str]) -> str:
     return (
         f"## Healing\n\nCross-entropy on the answers of {healing.samples} conversations ({', '.join(datasets)}),"
         f" {healing.steps} steps; loss {healing.first_loss:.3f} → {healing.last_loss:.3f};"
-        f" {healing.trained_parameters:,} parameters trained, every other tensor unchanged to the bit.\n\nRecipe: {recipe}."
+        f" {healing.trained_parameters:,} parameters trained, every other tensor unchanged to the bit."
+        f"\n\nRecipe: {recipe}."
     )
 
 
@@ -79,7 +80,10 @@ def _table(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "## What it cost\n\nNot evaluated."
     head = ["## What it cost", ""]
-    head += ["| | layers | parameters | score | loss | retention (95% interval) | TTFT ms | tokens/s |", "|---|---|---|---|---|---|---|---|"]
+    head += [
+        "| | layers | parameters | score | loss | retention (95% interval) | TTFT ms | tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     count = sum(evaluation.samples.values())
     note = (
         f"Score: exact match of greedy answers, macro mean over {len(evaluation.samples)} kinds, on {count} held-out"
@@ -124,7 +128,8 @@ processor = AutoProcessor.from_pretrained(path)
 model = AutoModelForImageTextToText.from_pretrained(path)
 
 image = Image.open("picture.png").convert("RGB")
-messages = [{{"role": "user", "content": [{{"type": "image", "image": image}}, {{"type": "text", "text": "What is this?"}}]}}]
+content = [{{"type": "image", "image": image}}, {{"type": "text", "text": "What is this?"}}]
+messages = [{{"role": "user", "content": content}}]
 inputs = processor.apply_chat_template(
     messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
 )

@@ -21,7 +21,5 @@ def select_consecutive(task: Task) -> list[Pick]:
             best = max(starts, key=lambda start: (sum(scores.s1[start : start + count]), -start))
             span = list(range(best, best + 2 * count))
             score = sum(scores.s1[best : best + count]) / count
-            return [
-                Pick(rule="block", layers=span, drop=span[:count], tune=span[count:], anchor=[], score=score)
-            ]
+            return [Pick(rule="block", layers=span, drop=span[:count], tune=span[count:], anchor=[], score=score)]
     return []

@@ -14,7 +14,8 @@ from interlace_cli.strategies.spans import iter_free_spans
 
 def select_interlace(task: Task) -> list[Pick]:
     """At most `task.count` picks, each of one drop."""
-    scores, taken, picks = task.scores, set(task.protected), []
+    scores, taken = task.scores, set(task.protected)
+    picks: list[Pick] = []
     for rule, similarity, length in (("triplet", scores.s3, 3), ("pair", scores.s2, 2)):
         if len(picks) == task.count:
             break

@@ -13,9 +13,7 @@ def select_interlace_tn(task: Task) -> list[Pick]:
     scores, taken, picks = task.scores, set(task.protected), []
     for span in iter_free_spans(scores.s1, 2, scores.num_layers, taken):
         dropped, tuned = span
-        picks.append(
-            Pick(rule="next", layers=span, drop=[dropped], tune=[tuned], anchor=[], score=scores.s1[dropped])
-        )
+        picks.append(Pick(rule="next", layers=span, drop=[dropped], tune=[tuned], anchor=[], score=scores.s1[dropped]))
         if len(picks) == task.count:
             break
     return picks

@@ -1,0 +1,36 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+# Two processes' thread pools on two cores starve each other; tiny models need one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def chain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model that every step can run on."""
+    from tiny import save_chain_model
+
+    folder = tmp_path_factory.mktemp("chain-model")
+    save_chain_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred samples of the demo world."""
+    from interlace_cli.core.prepare import prepare_dataset
+    from interlace_cli.data.source import Selection
+    from interlace_cli.domain.progress import Silent
+
+    folder = tmp_path_factory.mktemp("data") / "dataset"
+    prepare_dataset("demo", folder, Selection(max_samples=264, holdout=0.2, calibration=0.2), Silent())
+    return folder

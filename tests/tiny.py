@@ -1,0 +1,235 @@
+"""Builders of tiny random models, one for each family, and the inputs they take. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interlace_cli.io.models import import_transformers
+
+IMAGE, VIDEO, VISION_START, VISION_END = 5, 6, 7, 8
+VOCABULARY = 96
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family's configuration and a function that makes inputs with an image in each row."""
+
+    name: str
+    build_config: Callable[[int, bool], Any]
+    build_inputs: Callable[[], dict[str, Tensor]]
+
+    def build_model(self, layers: int = 8, tied: bool = False, seed: int = 0) -> Any:
+        """A random model in float32 whose every parameter (norms too) differs from its initial value."""
+        transformers = import_transformers()
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForImageTextToText.from_config(self.build_config(layers, tied))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return model.eval()
+
+    def save(self, folder: Path, layers: int = 8, tied: bool = False, shard: str = "50GB", seed: int = 0) -> Any:
+        model = self.build_model(layers, tied, seed)
+        model.save_pretrained(folder, max_shard_size=shard)
+        return model
+
+
+def _text(layers: int, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        **more,
+    }
+
+
+def _qwen_tokens() -> dict[str, int]:
+    return {
+        "image_token_id": IMAGE,
+        "video_token_id": VIDEO,
+        "vision_start_token_id": VISION_START,
+        "vision_end_token_id": VISION_END,
+    }
+
+
+def _qwen2(layers: int, tied: bool) -> Any:
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 4, "mlp_ratio": 2}
+    text = _text(layers, rope_parameters=MROPE, use_sliding_window=True, sliding_window=6, max_window_layers=4)
+    return import_transformers().Qwen2VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=tied, **_qwen_tokens()
+    )
+
+
+def _qwen2_5(layers: int, tied: bool) -> Any:
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "out_hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": 4,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }
+    text = _text(layers, rope_parameters=MROPE, use_sliding_window=True, sliding_window=6, max_window_layers=5)
+    return import_transformers().Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=tied, **_qwen_tokens()
+    )
+
+
+def _qwen3(layers: int, tied: bool) -> Any:
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "out_hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": 4,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    text = _text(layers, head_dim=8, rope_parameters={**MROPE, "mrope_interleaved": True}, tie_word_embeddings=tied)
+    return import_transformers().Qwen3VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=tied, **_qwen_tokens()
+    )
+
+
+def _qwen_inputs() -> dict[str, Tensor]:
+    """Two rows, each with an image of 4 x 4 patches that merge to 4 tokens."""
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(10, VOCABULARY, (2, 12), generator=generator)
+    image = torch.tensor([VISION_START, *[IMAGE] * 4, VISION_END]).expand(2, -1)
+    input_ids = torch.cat([text[:, :4], image, text[:, 4:]], 1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "mm_token_type_ids": (input_ids == IMAGE).int(),
+        "pixel_values": torch.randn(2 * 16, 3 * 2 * 4 * 4, generator=generator),
+        "image_grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]]),
+    }
+
+
+def _clip() -> dict[str, Any]:
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 8,
+        "patch_size": 4,
+        "projection_dim": 32,
+    }
+
+
+def _llava(layers: int, tied: bool) -> Any:
+    return import_transformers().LlavaConfig(
+        text_config={**_text(layers), "model_type": "llama"},
+        vision_config=_clip(),
+        image_token_index=IMAGE,
+        tie_word_embeddings=tied,
+    )
+
+
+def _llava_qwen2(layers: int, tied: bool) -> Any:
+    text = _text(layers, model_type="qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=3)
+    return import_transformers().LlavaConfig(
+        text_config=text, vision_config=_clip(), image_token_index=IMAGE, tie_word_embeddings=tied
+    )
+
+
+def _llava_next(layers: int, tied: bool) -> Any:
+    return import_transformers().LlavaNextConfig(
+        text_config={**_text(layers), "model_type": "llama"},
+        vision_config=_clip(),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[8, 8]],
+        tie_word_embeddings=tied,
+    )
+
+
+def _llava_onevision(layers: int, tied: bool) -> Any:
+    vision = {**_clip(), "model_type": "siglip_vision_model"}
+    vision.pop("projection_dim")
+    text = _text(layers, model_type="qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=3)
+    return import_transformers().LlavaOnevisionConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=[[8, 8]],
+        tie_word_embeddings=tied,
+    )
+
+
+def _clip_inputs(count: int = 4) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(10, VOCABULARY, (2, 12), generator=generator)
+    input_ids = torch.cat([text[:, :4], torch.full((2, count), IMAGE), text[:, 4:]], 1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "pixel_values": torch.randn(2, 3, 8, 8, generator=generator),
+    }
+
+
+def _tiled_inputs() -> dict[str, Tensor]:
+    """LLaVA-NeXT: a base tile and one tile of 4 features each, and a newline feature behind each of two rows."""
+    inputs = _clip_inputs(4 + 4 + 2)
+    pixels = inputs["pixel_values"]
+    return {
+        **inputs,
+        "pixel_values": torch.stack([pixels, pixels.flip(-1)], 1),
+        "image_sizes": torch.tensor([[8, 8]] * 2),
+    }
+
+
+TINY = {
+    tiny.name: tiny
+    for tiny in (
+        Tiny("qwen2_vl", _qwen2, _qwen_inputs),
+        Tiny("qwen2_5_vl", _qwen2_5, _qwen_inputs),
+        Tiny("qwen3_vl", _qwen3, _qwen_inputs),
+        Tiny("llava", _llava, _clip_inputs),
+        Tiny("llava-qwen2", _llava_qwen2, _clip_inputs),
+        Tiny("llava_next", _llava_next, _tiled_inputs),
+        Tiny("llava_onevision", _llava_onevision, _tiled_inputs),
+    )
+}
+
+
+def save_chain_model(folder: Path, layers: int = 8) -> None:
+    """A random Qwen3-VL of `layers` layers with the demo's vocabulary and processor: every step can run on it."""
+    from interlace_cli.demo.model import build_config, build_processor
+
+    transformers = import_transformers()
+    config = build_config()
+    config.text_config.num_hidden_layers = layers
+    config.text_config.hidden_size = config.vision_config.out_hidden_size = 32
+    config.text_config.intermediate_size = 48
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config)
+    processor = build_processor()
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def bypass(model: Any, layers: list[int]) -> None:
+    """Lets the hidden state pass through these decoder layers unchanged."""
+    from interlace_cli.families.modules import find_decoder_layers
+
+    found = find_decoder_layers(model)
+    for index in layers:
+        found[index].forward = lambda hidden_states, *args, **kwargs: hidden_states
