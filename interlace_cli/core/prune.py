@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from interlace_cli.core.opened import OpenedModel, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.layers import describe_layers, kept_layers
@@ -17,7 +15,7 @@ from interlace_cli.families.config import edit_config
 from interlace_cli.families.tensors import build_renaming
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.files import folder_being_made, hash_file
-from interlace_cli.io.surgery import copy_side_files, write_tensors
+from interlace_cli.io.surgery import copy_side_files, write_config, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
 
@@ -99,9 +97,7 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
     total = sum(tensor.bytes for tensor in checkpoint.tensors.values() if tensor.name in renaming)
     with folder_being_made(out, force) as draft, progress.task("prune", total, "bytes") as advance:
         config = edit_config(checkpoint.config, kept, facts.num_layers)
-        (draft / "config.json").write_bytes(
-            orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        )
+        write_config(config, draft)
         copy_side_files(checkpoint.path, draft)
         write_tensors(checkpoint, draft, renaming, advance=advance)
         save_artifact(card, draft / PASSPORT)

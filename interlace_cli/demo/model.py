@@ -6,9 +6,11 @@ A Qwen3-VL in miniature: 16 decoder layers, a vision tower of three blocks with 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import SIZE, build_picture
@@ -148,6 +150,18 @@ def build_processor() -> ProcessorMixin:
         size={"shortest_edge": SIZE * SIZE, "longest_edge": SIZE * SIZE},
     )
     return PaddleOCRVLProcessor(image_processor, build_tokenizer(), chat_template=CHAT_TEMPLATE)
+
+
+def save_processor(folder: Path) -> ProcessorMixin:
+    """Saves the processor, with the settings of a video processor beside it for those who build `Qwen3VLProcessor`."""
+    processor: Any = build_processor()
+    processor.save_pretrained(folder)
+    image = processor.image_processor.to_dict()
+    shared = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std", "size")
+    video = {"video_processor_type": "Qwen3VLVideoProcessor", **{name: image[name] for name in shared}}
+    text = json.dumps(video, indent=2, sort_keys=True) + "\n"
+    (folder / "video_preprocessor_config.json").write_text(text, encoding="utf-8")
+    return processor
 
 
 def _iter_text() -> Iterator[str]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from interlace_cli.demo.model import build_config, build_processor
+from interlace_cli.demo.model import build_config, build_processor, save_processor
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import FAMILIES, Picture, build_picture, draw, is_heldout
 
@@ -262,7 +262,7 @@ def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed:
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.to(torch.bfloat16).save_pretrained(out)
-    processor.save_pretrained(out)
+    save_processor(out)
 
 
 def main() -> None:

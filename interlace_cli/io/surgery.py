@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -60,6 +61,11 @@ def write_tensors(
         index = {"metadata": {"total_parameters": parameters, "total_size": total}, "weight_map": weight_map}
         options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
         (out / INDEX_FILE).write_bytes(orjson.dumps(index, option=options))
+
+
+def write_config(config: dict[str, Any], out: Path) -> None:
+    """In the order of its fields, as it was read."""
+    (out / "config.json").write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def copy_config(source: Path, out: Path) -> None:

@@ -1,0 +1,131 @@
+"""`run` from end to end on a tiny random model: what it prints, what it skips, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from interlace_cli.cli.app import app
+
+STEPS = ["prepare", "analyze", "plan", "prune", "finetune", "eval", "export"]
+
+
+def call(*words: str | Path) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str | Path], dict]:
+    """The words of the call and the record it printed."""
+    space = tmp_path_factory.mktemp("run") / "space"
+    words = ["run", chain_model, "--data", "demo", "--max-samples", "160", "--lr", "1e-3", "--ratio", "0.25"]
+    words += ["-w", space, "--json"]
+    code, out, err = call(*words)
+    assert code == 0, err
+    return words, json.loads(out)
+
+
+def test_the_record_has_what_programs_need(finished: tuple[list[str | Path], dict]) -> None:
+    _, record = finished
+    for name in ("dense", "pruned", "healed"):
+        assert {"layers", "parameters", "bytes", "score", "loss", "ttft_ms"} <= record[name].keys()
+    assert [record[name]["layers"] for name in ("dense", "pruned", "healed")] == [8, 6, 6]
+    assert record["dense"]["parameters"] > record["pruned"]["parameters"] == record["healed"]["parameters"]
+    assert record["healed"]["loss"] < record["pruned"]["loss"], "a random model learns its answers' priors"
+    assert len(record["plan"]["drop"]) == 2
+    assert record["plan"].keys() >= {"drop", "tune", "anchor"}
+    assert set(record["seconds"]) == set(STEPS)
+    assert all(record[name]["ttft_ms"] > 0 for name in ("dense", "pruned", "healed"))
+
+
+def test_the_workspace_has_the_conventional_names(finished: tuple[list[str | Path], dict]) -> None:
+    space = Path(finished[1]["workspace"])
+    names = {path.name for path in space.iterdir()}
+    assert {"dataset", "analysis.json", "plan.json", "pruned", "healed", "eval.json", "export"} <= names
+    assert not [name for name in names if name.startswith(".")], "no draft stays behind"
+
+
+def test_a_second_run_does_nothing_and_says_the_same(finished: tuple[list[str | Path], dict]) -> None:
+    words, record = finished
+    weights = Path(record["workspace"]) / "healed/model.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    code, out, _ = call(*words)
+    again = json.loads(out)
+    assert code == 0
+    assert set(STEPS) - set(again["skipped"]) <= {"export"}
+    assert weights.stat().st_mtime_ns == stamp
+    assert {name: again[name] for name in ("dense", "pruned", "healed", "plan")} == {
+        name: record[name] for name in ("dense", "pruned", "healed", "plan")
+    }
+
+
+def test_an_edited_plan_is_taken_by_the_later_steps(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
+    words, record = finished
+    space = tmp_path / "space"
+    shutil.copytree(record["workspace"], space)
+    plan = json.loads((space / "plan.json").read_text())
+    freed = plan["drop"][0]
+    plan["roles"][freed] = "keep"
+    for name in ("drop", "tune", "anchor", "summary", "layers"):
+        del plan[name]
+    (space / "plan.json").write_text(json.dumps(plan))
+    changed = [space if word == Path(record["workspace"]) else word for word in words]
+    code, out, err = call(*changed)
+    assert code == 0, err
+    again = json.loads(out)
+    assert freed not in again["plan"]["drop"]
+    assert again["pruned"]["layers"] == 7
+    assert "plan" in again["skipped"]
+    assert "prune" in again["seconds"]
+    # Asking for another plan must not lose the edit.
+    code, _, err = call(*changed, "--strategy", "random")
+    assert code == 1
+    assert "edited by hand" in err
+
+
+def test_another_ratio_redoes_only_what_depends_on_it(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
+    words, record = finished
+    space = tmp_path / "space"
+    shutil.copytree(record["workspace"], space)
+    changed = [space if word == Path(record["workspace"]) else word for word in words]
+    code, out, err = call(*changed, "--drop", "1")
+    assert code == 2
+    assert "either --ratio or --drop" in err
+    changed[changed.index("0.25")] = "0.13"
+    code, out, err = call(*changed, "--no-speed")
+    assert code == 0, err
+    again = json.loads(out)
+    assert set(again["skipped"]) == {"prepare", "analyze"}
+    assert again["healed"]["layers"] == 7
+    assert again["healed"]["ttft_ms"] is None
+
+
+def test_the_exported_folder_is_a_plain_checkpoint_with_a_card(finished: tuple[list[str | Path], dict]) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from interlace_cli.demo.world import build_picture, draw
+
+    folder = Path(finished[1]["export"])
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "| healed | 6 |" in card
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "interlace.json"} <= names
+    # The card's own snippet, run as it stands.
+    snippet = card.split("```python\n")[1].split("```")[0]
+    picture = folder.parent / "picture.png"
+    draw(build_picture("shapes", random.Random(0))).save(picture)
+    name = snippet.split('path = "')[1].split('"')[0]
+    code = snippet.replace(f'"{name}"', repr(str(folder))).replace('"picture.png"', repr(str(picture)))
+    scope: dict = {}
+    exec(code, scope)
+    assert isinstance(scope["model"], torch.nn.Module)
+    assert AutoModelForImageTextToText is scope["AutoModelForImageTextToText"]
+    assert AutoProcessor is scope["AutoProcessor"]

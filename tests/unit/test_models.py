@@ -1,0 +1,75 @@
+"""Loading, also where torchvision is missing or broken. The patches have to be needed: these tests fail when not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interlace_cli.demo.model import build_processor
+from interlace_cli.errors import CheckpointError, UsageError
+from interlace_cli.io.models import choose_device, choose_dtype, load_model, load_processor
+
+HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
+
+
+@pytest.fixture
+def qwen3_processor(tmp_path: Path) -> Path:
+    """A folder whose processor is Qwen3-VL's own, with its video part."""
+    build_processor().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "processor_config.json").read_text())
+    config["processor_class"] = "Qwen3VLProcessor"
+    (tmp_path / "processor_config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.skipif(HAS_TORCHVISION, reason="the video part can be built where torchvision is")
+def test_a_processor_with_a_video_part_needs_the_patch_and_works_with_it(qwen3_processor: Path) -> None:
+    plain = "import sys; from transformers import AutoProcessor; AutoProcessor.from_pretrained(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", plain, str(qwen3_processor)], capture_output=True, check=False)
+    assert done.returncode != 0, "transformers no longer needs `_do_without_video_processors`: remove it"
+    processor = load_processor(qwen3_processor)
+    assert type(processor).__name__ == "Qwen3VLProcessor"
+    text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n"
+    from PIL import Image
+
+    ours = processor(text=[text], images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+    theirs = build_processor()(text=[text], images=[Image.new("RGB", (64, 64))], return_tensors="pt")
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+@pytest.mark.skipif(not HAS_TORCHVISION, reason="needs a torchvision, of any build")
+def test_models_and_processors_load_beside_any_torchvision(qwen3_processor: Path) -> None:
+    assert load_processor(qwen3_processor).image_processor is not None
+
+
+def test_pixel_bounds_reach_the_image_processor(chain_model: Path) -> None:
+    size = load_processor(chain_model, 784, 50176).image_processor.size
+    assert (size["shortest_edge"], size["longest_edge"]) == (784, 50176)
+    assert load_processor(chain_model).image_processor.size["longest_edge"] == 4096
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(chain_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(chain_model, tmp_path / "model")
+    tensors = load_file(chain_model / "model.safetensors")
+    tensors.pop("model.language_model.layers.3.mlp.up_proj.weight")
+    save_file(tensors, tmp_path / "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks weights for .*layers\.3\.mlp\.up_proj"):
+        load_model(tmp_path / "model")
+
+
+def test_devices_and_dtypes_that_are_not_there() -> None:
+    assert str(choose_dtype("auto", "cpu")) == "torch.float32"
+    with pytest.raises(UsageError, match="int8"):
+        choose_dtype("int8", "cpu")
+    with pytest.raises(UsageError, match="nonsense"):
+        choose_device("nonsense")
