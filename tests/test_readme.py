@@ -1,0 +1,54 @@
+"""The README's commands exist as written, and its two main ones are the ones that CI runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from interlace_cli.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """Every call of interlace in a code block or a table."""
+    found = re.findall(r"^interlace .*$", README, re.MULTILINE) + re.findall(r"`(interlace [^`]+)`", README)
+    return sorted({re.sub(r"\s+#.*", "", line).strip() for line in found})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_has_its_options(line: str) -> None:
+    words = shlex.split(line)[1:]
+    shown = CliRunner().invoke(app, [words[0], "--help"])
+    assert shown.exit_code == 0, line
+    for word in words[1:]:
+        if word.startswith("--"):
+            assert re.search(rf"{word}\b", shown.stdout), f"{line}: no option {word}"
+
+
+def test_every_command_is_in_the_table() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout.split("Commands:")[1]
+    names = re.findall(r"^  (\w+)", shown, re.MULTILINE)
+    assert names
+    assert all(f"| `{name}` |" in README for name in names)
+
+
+def test_the_two_commands_are_those_of_ci() -> None:
+    assert 'pip install -e ".[test]" && interlace run' in README
+    assert "\npython -m pytest\n" in README
+    assert "python -m pytest" in (ROOT / ".github/workflows/ci.yml").read_text()
+
+
+def test_supported_architectures_are_those_of_the_code() -> None:
+    from interlace_cli.families.config import SUPPORTED
+
+    line = README.split("Architectures that are cut exactly")[1].split("Others are refused")[0]
+    named = re.findall(r"(?:Qwen[\d.]+-VL|LLaVA(?:-\w+)?)", line)
+    assert sorted(re.sub(r"[-.]", "_", name).lower().replace("qwen2_vl", "qwen2_vl") for name in named) == sorted(
+        SUPPORTED
+    )
