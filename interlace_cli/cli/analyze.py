@@ -20,8 +20,8 @@ from interlace_cli.cli.options import (
     OutOption,
     QuietOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 class CalibrationText(str, Enum):
+    """What of a conversation is measured."""
+
     PROMPT = "prompt"
     CONVERSATION = "conversation"
 
@@ -62,7 +64,7 @@ def analyze(
     from interlace_cli.io.files import check_free
     from interlace_cli.io.workspace import require
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     path = out or space.analysis
     check_free(path, force)
     options = AnalyzeOptions(samples, batch_size, text.value, dtype, device, attention)

@@ -23,6 +23,7 @@ class Commands(typer.core.TyperGroup):
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
+        """Runs the command; see the class for what happens to errors."""
         output.configure(as_json=False, quiet=False, debug=False)
         try:
             return super().invoke(ctx)
@@ -75,6 +76,7 @@ def interlace(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    """Options of the program itself."""
     del version
 
 
@@ -90,4 +92,5 @@ app.command("schema")(schema.schema)
 
 
 def main() -> None:
+    """The console script."""
     app(prog_name="interlace")

@@ -25,6 +25,7 @@ class Output:
         self.debug = False
 
     def configure(self, as_json: bool, quiet: bool, debug: bool) -> None:
+        """Sets the answer's form; the boundary resets it before each call."""
         self.as_json, self.quiet, self.debug = as_json, quiet, debug
 
     def result(self, record: Record, *parts: RenderableType) -> None:
@@ -40,10 +41,12 @@ class Output:
                 console.print(part, highlight=False)
 
     def say(self, line: str) -> None:
+        """One line for people, on stderr."""
         if not self.quiet:
             build_console(stderr=True).print(line, highlight=False, markup=False)
 
     def fail(self, line: str) -> None:
+        """An error, on stderr, quiet or not."""
         console = build_console(stderr=True)
         console.print("Error: ", style="bold red", end="")
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -67,6 +70,7 @@ class BarProgress:
         self.bars: Bars | None = None
 
     def say(self, line: str) -> None:
+        """One line, above the bar if there is one."""
         if self.bars is not None:
             self.bars.console.print(line, highlight=False, markup=False)
         else:
@@ -74,6 +78,7 @@ class BarProgress:
 
     @contextmanager
     def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
+        """A bar that is gone when the work is done."""
         if output.quiet or not sys.stderr.isatty():
             yield _ignore
             return

@@ -20,8 +20,8 @@ from interlace_cli.cli.options import (
     QuietOption,
     SeedOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     from interlace_cli.io.files import check_free
     from interlace_cli.io.workspace import require
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     path = out or space.evaluation
     check_free(path, force)
     options = EvaluateOptions(

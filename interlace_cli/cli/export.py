@@ -16,8 +16,8 @@ from interlace_cli.cli.options import (
     OutOption,
     QuietOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 
 def export(
@@ -44,7 +44,7 @@ def export(
     """A folder for the Hub: weights, config, processor, generation config, model card."""
     from interlace_cli.core.export import ExportOptions, export_checkpoint
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     folder = out or space.export
     options = ExportOptions(name, base_model, licence, push_to_hub, private)
     card = export_checkpoint(

@@ -18,8 +18,8 @@ from interlace_cli.cli.options import (
     QuietOption,
     SeedOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 
 def finetune(
@@ -62,7 +62,7 @@ def finetune(
     from interlace_cli.healing.recipe import Recipe
     from interlace_cli.io.workspace import require
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     folder = out or space.healed
     recipe = Recipe(
         lr=lr,

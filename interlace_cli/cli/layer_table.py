@@ -45,6 +45,7 @@ def build_layer_table(plan: Plan) -> Table:
 
 
 def describe_plan(plan: Plan) -> str:
+    """What is protected and what the plan saves, a line each."""
     lines = [f"protected: {describe_layers(plan.protect)}"]
     summary = plan.summary
     if summary:

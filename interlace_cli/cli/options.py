@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from interlace_cli.cli.console import output
-from interlace_cli.io.workspace import Workspace
 
 WorkspaceOption = Annotated[
     Path,
@@ -65,7 +64,3 @@ ImageRootOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
 
 HELP_HOLDOUT = "Share of the samples to hold out for `eval`."
-
-
-def open_workspace(folder: Path) -> Workspace:
-    return Workspace(folder)

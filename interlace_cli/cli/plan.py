@@ -22,8 +22,8 @@ from interlace_cli.cli.options import (
     SeedOption,
     StrategyOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 
 def plan(
@@ -52,7 +52,7 @@ def plan(
     from interlace_cli.core.plan import check_replaceable, plan_from_analysis, plan_from_scores
     from interlace_cli.io.artifacts import save_artifact
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     path = out or space.plan
     options = build_plan_options(ratio, drop, strategy, protect, paper, seed)
     made = plan_from_scores(scores, options) if scores else plan_from_analysis(analysis or space.analysis, options)
@@ -64,6 +64,7 @@ def plan(
 def build_plan_options(  # type: ignore[no-untyped-def]
     ratio: float | None, drop: int | None, strategy: str, protect: str | None, paper: bool, seed: int
 ):
+    """The options as `core.plan` takes them; also `run`'s."""
     from interlace_cli.core.plan import PlanOptions
     from interlace_cli.domain.layers import parse_layers
 

@@ -21,8 +21,8 @@ from interlace_cli.cli.options import (
     QuietOption,
     SeedOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def prepare(
     from interlace_cli.core.prepare import prepare_dataset
     from interlace_cli.data.source import Selection
 
-    folder = out or open_workspace(workspace).dataset
+    folder = out or Workspace(workspace).dataset
     selection = Selection(portion, max_samples, holdout, calibration, seed)
     manifest = prepare_dataset(source, folder, selection, BarProgress(), image_root, force)
     output.result(manifest, _build_table(manifest), f"{folder}")

@@ -16,8 +16,8 @@ from interlace_cli.cli.options import (
     OutOption,
     QuietOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 
 def prune(
@@ -40,7 +40,7 @@ def prune(
     from interlace_cli.domain.layers import describe_layers, parse_layers
     from interlace_cli.errors import UsageError
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     folder = out or space.pruned
     if drop_layers is not None:
         if plan is not None:

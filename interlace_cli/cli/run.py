@@ -28,8 +28,8 @@ from interlace_cli.cli.options import (
     SeedOption,
     StrategyOption,
     WorkspaceOption,
-    open_workspace,
 )
+from interlace_cli.io.workspace import Workspace
 
 if TYPE_CHECKING:
     from interlace_cli.core.analyze import AnalyzeOptions
@@ -80,7 +80,7 @@ def run(
     from interlace_cli.domain.plan import Plan
     from interlace_cli.io.artifacts import load_artifact
 
-    space = open_workspace(workspace)
+    space = Workspace(workspace)
     ratio = 0.25 if ratio is None and drop is None else ratio
     options = _build_options(
         model,

@@ -52,6 +52,7 @@ class RunView:
             self.bars.stop()
 
     def on_step(self, name: str, state: str, seconds: float) -> None:
+        """Marks a step as running, done or skipped."""
         words = {"running": "", "done": f"{seconds:.1f} s", "skipped": "up to date"}[state]
         if self.bars is None:
             if state != "running":
@@ -67,6 +68,7 @@ class RunView:
 
     @contextmanager
     def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
+        """The running step's bar."""
         bars, job = self.bars, self._jobs[self._running]
         assert bars is not None
         bars.reset(job, total=total, note=description)  # type: ignore[arg-type]

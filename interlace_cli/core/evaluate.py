@@ -50,6 +50,7 @@ class EvaluateOptions:
 
 
 def build_settings(options: EvaluateOptions) -> Settings:
+    """Everything the figures depend on."""
     return dict(asdict(options))
 
 

@@ -32,6 +32,7 @@ class ExportOptions:
 
 
 def build_settings(options: ExportOptions) -> Settings:
+    """What the card depends on."""
     return {"name": options.name, "base_model": options.base_model, "licence": options.licence}
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def build_settings(recipe: Recipe) -> Settings:
+    """The recipe as it was asked for, `auto` left as it is."""
     return dict(asdict(recipe))
 
 

@@ -36,6 +36,7 @@ class PlanOptions:
 
 
 def build_settings(options: PlanOptions) -> Settings:
+    """Everything the choice depends on beside the scores."""
     return {
         "ratio": options.ratio,
         "drop": options.drop,

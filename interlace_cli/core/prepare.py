@@ -21,6 +21,7 @@ IMAGE_MARK = "<image>"
 
 
 def build_settings(source: str, selection: Selection) -> Settings:
+    """Everything the sample depends on beside the source; the source by its name, not its path."""
     return {
         "source": Path(source).name,
         "portion": selection.portion,

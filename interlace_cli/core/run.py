@@ -33,6 +33,8 @@ DEMO_SELECTION = Selection(holdout=0.2)
 
 @dataclass(frozen=True)
 class RunOptions:
+    """The options of each step; the defaults are those of the demo."""
+
     model: str = "demo"
     source: str = "demo"
     image_root: Path | None = None
@@ -62,6 +64,8 @@ class Outcome(Record):
 
 
 class PlanOutcome(Record):
+    """The plan in the record of a run: dense indices."""
+
     strategy: str
     drop: list[int]
     tune: list[int]

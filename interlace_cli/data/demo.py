@@ -24,9 +24,11 @@ class DemoSource:
     name = "demo"
 
     def count(self, selection: Selection) -> int:
+        """How many samples the selection takes."""
         return selection.count(SIZE)
 
     def iter_records(self, selection: Selection) -> Iterator[RawRecord | Skipped]:
+        """The samples, each from a seed of its own."""
         kinds, seen = list(KINDS.values()), set[Picture]()
         for index in range(self.count(selection)):
             rng = random.Random(f"demo/{selection.seed}/{index}")

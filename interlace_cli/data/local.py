@@ -32,9 +32,11 @@ class LocalSource:
         self.lines = _read_records(path)
 
     def count(self, selection: Selection) -> int:
+        """How many records the selection takes."""
         return selection.count(len(self.lines))
 
     def iter_records(self, selection: Selection) -> Iterator[RawRecord | Skipped]:
+        """The chosen records in the order of the file."""
         for index in selection.choose(len(self.lines)):
             where, data = self.lines[index]
             try:

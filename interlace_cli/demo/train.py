@@ -44,16 +44,20 @@ class Curriculum:
     loss: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
 
     def update(self, kind: str, loss: float) -> None:
+        """Moves the kind's running loss towards `loss`."""
         self.loss[kind] = self.decay * self.loss[kind] + (1 - self.decay) * loss
 
     def weight(self, kind: str) -> float:
+        """How often the kind is asked, relative to others."""
         return self.floor + min(self.loss[kind], 1.0)
 
     def sample_family(self, rng: random.Random) -> str:
+        """A family of pictures, by the weight of all its kinds."""
         weights = [sum(self.weight(k.name) for k in KINDS.values() if k.family == family) for family in FAMILIES]
         return rng.choices(FAMILIES, weights)[0]
 
     def sample_kinds(self, family: str, count: int, rng: random.Random) -> list[str]:
+        """Kinds of the family by weight, with repeats."""
         kinds = [kind.name for kind in KINDS.values() if kind.family == family]
         return rng.choices(kinds, [self.weight(kind) for kind in kinds], k=count)
 
@@ -196,6 +200,7 @@ def build_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Opti
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Sets each group to `factor` times the rate it began with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
@@ -266,6 +271,7 @@ def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed:
 
 
 def main() -> None:
+    """The script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2400)

@@ -67,6 +67,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Bar:
+    """A bar of a chart; `value` in units of 8 pixels."""
+
     color: str
     value: int
 
@@ -80,6 +82,8 @@ class Chart:
 
 @dataclass(frozen=True)
 class Digit:
+    """One digit of a number, as a character."""
+
     value: str
     color: str
 

@@ -32,10 +32,12 @@ class Sample(Record):
 
     @property
     def question(self) -> str:
+        """The first human turn."""
         return next(turn.value for turn in self.conversations if turn.speaker == "human")
 
     @property
     def answer(self) -> str:
+        """The first answer."""
         return next(turn.value for turn in self.conversations if turn.speaker == "gpt")
 
 
@@ -47,6 +49,8 @@ class Skipped(Record):
 
 
 class SplitFacts(Record):
+    """How much a split holds, and the sha256 of its JSONL file."""
+
     samples: int = Field(ge=0)
     images: int = Field(ge=0)
     sha256: str

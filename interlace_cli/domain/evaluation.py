@@ -41,6 +41,7 @@ class Result(Record):
 
     @property
     def ttft_ms(self) -> float | None:
+        """Time to first token in milliseconds, if it was measured."""
         return self.speed.ttft_ms if self.speed else None
 
 

@@ -31,8 +31,10 @@ class ModelFacts(Record):
 
     @property
     def num_layers(self) -> int:
+        """Decoder layers."""
         return len(self.layer_parameters)
 
     @property
     def total_parameters(self) -> int:
+        """All parameters; a tied head counts once."""
         return sum(self.layer_parameters) + self.embedding_parameters + self.head_parameters + self.rest_parameters

@@ -19,6 +19,7 @@ def normalize_answer(text: str) -> str:
 
 
 def is_exact_match(prediction: str, answer: str) -> bool:
+    """Whether the two are the same answer once normalized."""
     return normalize_answer(prediction) == normalize_answer(answer)
 
 

@@ -26,10 +26,12 @@ class History:
 
     @property
     def first(self) -> float:
+        """Mean over the first tenth of the steps."""
         return self._mean(self.losses[: self._tenth])
 
     @property
     def last(self) -> float:
+        """Mean over the last tenth of the steps."""
         return self._mean(self.losses[-self._tenth :])
 
     @property

@@ -20,6 +20,7 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Name -> array."""
     from safetensors.numpy import load_file
 
     return dict(load_file(path))

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from interlace_cli import __version__
 from interlace_cli.domain.record import Artifact, Origin, Record, Settings
 from interlace_cli.errors import ArtifactError
-from interlace_cli.io.files import hash_bytes, write_atomically
+from interlace_cli.io.files import write_atomically
 
 A = TypeVar("A", bound=Artifact)
 
 
 def build_origin(command: str, settings: Settings) -> Origin:
+    """Who makes an artifact now."""
     return Origin(interlace=__version__, command=command, settings=settings)
 
 
@@ -27,11 +28,8 @@ def to_json(record: Record) -> bytes:
 
 
 def save_artifact(artifact: Artifact, path: Path) -> None:
+    """Writes canonical JSON, whole or not at all."""
     write_atomically(path, to_json(artifact))
-
-
-def hash_artifact(artifact: Artifact) -> str:
-    return hash_bytes(to_json(artifact))
 
 
 def load_artifact(path: Path, cls: type[A]) -> A:

@@ -35,10 +35,12 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
+        """Bytes on disk."""
         return self.end - self.start
 
 
@@ -56,10 +58,12 @@ class Checkpoint:
 
     @property
     def total_bytes(self) -> int:
+        """Bytes of all tensors on disk."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
     def total_parameters(self) -> int:
+        """Elements of all tensors on disk."""
         return sum(tensor.parameters for tensor in self.tensors.values())
 
 

@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 
 
 def load_manifest(folder: Path) -> Manifest:
+    """The manifest of the prepared dataset `folder`."""
     require(folder)
     return load_artifact(folder / MANIFEST, Manifest)
 

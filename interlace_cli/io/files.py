@@ -19,10 +19,12 @@ CHUNK = 1 << 22
 
 
 def hash_bytes(data: bytes) -> str:
+    """sha256, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def hash_file(path: Path) -> str:
+    """sha256 of the content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 

@@ -18,6 +18,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_config(path: Path) -> PreTrainedConfig:
+    """transformers' config of the folder. Raises CheckpointError if it cannot be read."""
     transformers = import_transformers()
     try:
         return transformers.AutoConfig.from_pretrained(path)

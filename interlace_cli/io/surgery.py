@@ -69,6 +69,7 @@ def write_config(config: dict[str, Any], out: Path) -> None:
 
 
 def copy_config(source: Path, out: Path) -> None:
+    """The config as it is."""
     shutil.copyfile(source / "config.json", out / "config.json")
 
 

@@ -29,34 +29,42 @@ class Workspace:
 
     @property
     def dataset(self) -> Path:
+        """Folder of the prepared dataset."""
         return self.root / "dataset"
 
     @property
     def analysis(self) -> Path:
+        """The analysis."""
         return self.root / "analysis.json"
 
     @property
     def plan(self) -> Path:
+        """The plan."""
         return self.root / "plan.json"
 
     @property
     def pruned(self) -> Path:
+        """Folder of the pruned checkpoint."""
         return self.root / "pruned"
 
     @property
     def healed(self) -> Path:
+        """Folder of the healed checkpoint."""
         return self.root / "healed"
 
     @property
     def evaluation(self) -> Path:
+        """The evaluation."""
         return self.root / "eval.json"
 
     @property
     def report(self) -> Path:
+        """The report for people."""
         return self.root / "report.html"
 
     @property
     def export(self) -> Path:
+        """Folder for the Hub."""
         return self.root / "export"
 
 
