@@ -110,7 +110,7 @@ def run(
         build_kind_table(evaluation),
         build_result_table(evaluation),
         _describe_recipe(record.recipe, is_demo=options.model == "demo"),
-        f"workspace: {space.root}\nready to load or publish: {space.export}",
+        f"workspace: {space.root}\nreport: {space.report}\nready to load or publish: {space.export}",
     )
 
 

@@ -116,7 +116,7 @@ def _measure(
             else:
                 inputs = batcher.build_conversations(batch)
                 inputs.pop("labels")
-            patches += _count_patches(inputs)
+            patches += _count_patches(inputs, model.config)
             inputs = to_device(inputs, model.device, model.dtype)
             is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
             similarity = tap.run(model, inputs, is_image).cpu().numpy()
@@ -128,11 +128,17 @@ def _measure(
     return [row for row in rows if row is not None], patches
 
 
-def _count_patches(inputs: dict[str, torch.Tensor]) -> int:
-    """Vision tokens before merging, for the count of FLOPs: from the grids where there are any, else a row an image."""
+def _count_patches(inputs: dict[str, torch.Tensor], config: Any) -> int:
+    """Vision tokens before merging, for the count of FLOPs: from the grids where there are any, else from the size of
+    the pixel tensors [..., height, width] and the tower's patch size."""
     if "image_grid_thw" in inputs:
         return int(inputs["image_grid_thw"].prod(-1).sum())
-    return 0
+    pixels, patch = inputs.get("pixel_values"), getattr(config.vision_config, "patch_size", None)
+    if pixels is None or pixels.ndim < 4 or not isinstance(patch, int):
+        return 0
+    *_, height, width = pixels.shape
+    images = pixels.shape[0] if pixels.ndim == 4 else pixels.shape[0] * pixels.shape[1]
+    return int(images * (height // patch) * (width // patch))
 
 
 def _to_arrays(rows: list[_Row], num_layers: int) -> dict[str, np.ndarray]:

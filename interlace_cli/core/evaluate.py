@@ -26,7 +26,9 @@ from interlace_cli.evaluation.metrics import (
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
-from interlace_cli.io.workspace import PASSPORT, Workspace, require
+from interlace_cli.io.files import write_atomically
+from interlace_cli.io.workspace import PASSPORT, REPORT, Workspace, require
+from interlace_cli.report.html import build_report
 
 if TYPE_CHECKING:
     from interlace_cli.evaluation.quality import Quality
@@ -73,7 +75,8 @@ def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tupl
 def evaluate_checkpoints(
     checkpoints: Sequence[tuple[str, str]], dataset: Path, out: Path, options: EvaluateOptions, progress: Progress
 ) -> Evaluation:
-    """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`."""
+    """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`,
+    with `report.html` beside it."""
     opened = [(name, open_model(location)) for name, location in checkpoints]
     samples = load_split(dataset, "heldout")[: options.samples]
     qualities, speeds, device, dtype = _measure(opened, dataset, samples, options, progress)
@@ -93,6 +96,7 @@ def evaluate_checkpoints(
         results=results,
     )
     _save_hits(opened, correct, out)
+    write_atomically(out.with_name(REPORT), build_report(evaluation).encode())
     save_artifact(evaluation, out)
     return evaluation
 

@@ -6,12 +6,15 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from interlace_cli.data.batches import Inputs, to_device
 from interlace_cli.domain.evaluation import Speed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WARM_UPS = 2
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from interlace_cli.data.batches import Batcher, Inputs
 from interlace_cli.domain.dataset import Sample
@@ -16,6 +15,12 @@ from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError
 from interlace_cli.healing.loss import answer_loss, keep_label_places
 from interlace_cli.healing.recipe import Recipe
+from interlace_cli.io.models import import_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
+
+transformers = import_transformers()
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class _Collator:
         return keep_label_places(self.batcher.build_conversations(samples))
 
 
-class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
+class _ProgressCallback(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
     """Tells the listener of every optimizer step and its loss."""
 
     def __init__(self, advance: Advance) -> None:
@@ -81,7 +86,7 @@ def train(
     steps = recipe.count_steps(len(samples))
     model.config.get_text_config().use_cache = False
     with tempfile.TemporaryDirectory(prefix="interlace-") as folder, progress.task("heal", steps, "steps") as advance:
-        trainer = Trainer(
+        trainer = transformers.Trainer(
             model=model,
             args=_build_arguments(model, recipe, folder),
             train_dataset=_Samples(samples),
@@ -90,7 +95,7 @@ def train(
             callbacks=[_ProgressCallback(advance)],
         )
         # It would print every log on stdout, which belongs to the result.
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     broken = next((step for step, loss in enumerate(losses, start=1) if not loss < float("inf")), None)
@@ -100,7 +105,7 @@ def train(
 
 
 def _build_arguments(model: PreTrainedModel, recipe: Recipe, folder: str) -> TrainingArguments:
-    return TrainingArguments(
+    return transformers.TrainingArguments(
         output_dir=folder,
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.lr,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 def import_transformers() -> Any:
     """transformers, with the two troubles of torchvision out of the way and its own progress bars and hints off."""
-    if "transformers" not in sys.modules:
-        _repair_torchvision()
+    _repair_torchvision()
     try:
         import transformers
     except ImportError as error:
@@ -110,6 +110,7 @@ def import_transformers() -> Any:
     return transformers
 
 
+@cache
 def _repair_torchvision() -> None:
     """Lets a torchvision whose compiled operators do not fit this torch be imported all the same.
 

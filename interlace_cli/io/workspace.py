@@ -10,6 +10,7 @@ from interlace_cli.errors import MissingInputError
 PASSPORT = "interlace.json"
 """The file in a checkpoint folder that says how interlace made it."""
 
+REPORT = "report.html"
 MADE_BY = {
     "dataset": "interlace prepare",
     "analysis.json": "interlace analyze",
@@ -60,7 +61,7 @@ class Workspace:
     @property
     def report(self) -> Path:
         """The report for people."""
-        return self.root / "report.html"
+        return self.root / REPORT
 
     @property
     def export(self) -> Path:

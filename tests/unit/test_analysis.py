@@ -11,11 +11,11 @@ import pytest
 import torch
 from tiny import TINY
 
-from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
+from interlace_cli.core.analyze import AnalyzeOptions, _count_patches, analyze_model
 from interlace_cli.core.tensors import SpanTap
 from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.progress import Silent
-from interlace_cli.families.modules import find_decoder_layers
+from interlace_cli.families.modules import find_decoder_layers, find_image_token
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
@@ -65,6 +65,16 @@ def test_one_pass_equals_the_reference_for_every_family(name: str) -> None:
             spans = wanted[f"{modality}_s{p}"]
             np.testing.assert_allclose(found[p - 1, : spans.shape[1], :, m].T, spans, atol=2e-6)
             assert not found[p - 1, spans.shape[1] :].any(), "no span ends behind the last layer"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_image_token_and_the_patches_are_found_for_every_family(name: str) -> None:
+    tiny = TINY[name]
+    model, inputs = tiny.build_model(), tiny.build_inputs()
+    assert find_image_token(model) == 5
+    tiles = 2 if name in ("llava_next", "llava_onevision") else 1
+    per_image = 16 if name.startswith("qwen") else 4 * tiles
+    assert _count_patches(inputs, model.config) == 2 * per_image
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,9 @@ def test_the_dense_model_retains_itself(small_dataset: Path, tmp_path: Path) -> 
     assert again.retention == pytest.approx(100.0)
     assert again.retention_interval == pytest.approx((100.0, 100.0))
     assert (again.score, again.loss, again.layers) == (dense.score, dense.loss, dense.layers)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<tr>") == 3 + 1 + len(found.samples)
+    assert "<td>again</td>" in page
     assert dense.speed is not None
     assert dense.speed.tokens_per_second > 0
     assert dense.speed.peak_memory_bytes is None or dense.speed.peak_memory_bytes >= 4 * dense.parameters

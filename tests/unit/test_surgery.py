@@ -130,6 +130,19 @@ def test_layer_count_that_only_the_config_class_knows(tmp_path: Path) -> None:
     assert pruned.config.text_config.num_hidden_layers == 31
 
 
+def test_flat_config_as_the_hub_has_it_for_qwen2_vl(tmp_path: Path) -> None:
+    tiny = TINY["qwen2_vl"]
+    dense = tiny.save(tmp_path / "dense")
+    config = json.loads((tmp_path / "dense/config.json").read_text())
+    text = config.pop("text_config")
+    text.pop("model_type")
+    (tmp_path / "dense/config.json").write_text(json.dumps({**text, **config}))
+    pruned = cut(tmp_path / "dense", tmp_path / "pruned", DROP)
+    bypass(dense, DROP)
+    inputs = tiny.build_inputs()
+    torch.testing.assert_close(logits(pruned, inputs), logits(dense, inputs), atol=1e-5, rtol=0)
+
+
 def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
     for seed in (0, 0, 1):
         TINY["qwen2_vl"].save(tmp_path / str(len(list(tmp_path.iterdir()))), seed=seed)
