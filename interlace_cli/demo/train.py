@@ -28,6 +28,7 @@ from torch.nn import functional
 from interlace_cli.demo.model import build_config, build_processor, save_processor
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import FAMILIES, Picture, build_picture, draw, is_heldout
+from interlace_cli.io.models import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -214,13 +215,12 @@ def schedule(done: float) -> float:
 
 def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed: int, threads: int) -> None:
     """Trains for `steps` and writes a Hugging Face folder to `out`; goes on where an earlier run stopped."""
-    from transformers import AutoModelForImageTextToText
-
+    transformers = import_transformers()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     processor = build_processor()
     # On CPU, eager attention under bf16 autocast takes half the time of sdpa with a mask, in bf16 or in fp32.
-    model = AutoModelForImageTextToText.from_config(build_config(), attn_implementation="eager")
+    model = transformers.AutoModelForImageTextToText.from_config(build_config(), attn_implementation="eager")
     init_weights(model)
     optimizers = build_optimizers(model, lr)
     packer, curriculum = Packer(processor), Curriculum()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interlace_cli.demo.model import build_processor
+from interlace_cli.demo.model import build_processor, save_processor
 from interlace_cli.errors import CheckpointError, UsageError
-from interlace_cli.io.models import choose_device, choose_dtype, load_model, load_processor
+from interlace_cli.io.models import choose_device, choose_dtype, import_transformers, load_model, load_processor
 
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 
@@ -20,7 +20,8 @@ HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 @pytest.fixture
 def qwen3_processor(tmp_path: Path) -> Path:
     """A folder whose processor is Qwen3-VL's own, with its video part."""
-    build_processor().save_pretrained(tmp_path)
+    import_transformers()
+    save_processor(tmp_path)
     config = json.loads((tmp_path / "processor_config.json").read_text())
     config["processor_class"] = "Qwen3VLProcessor"
     (tmp_path / "processor_config.json").write_text(json.dumps(config))

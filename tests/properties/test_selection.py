@@ -1,0 +1,237 @@
+"""Each strategy against a naive second implementation, what holds whatever the scores, and the plan made of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from naive_selection import NAIVE, most_random_drops
+
+from interlace_cli.core.plan import PlanOptions, build_plan
+from interlace_cli.domain.layers import Role, count_drops, describe_layers
+from interlace_cli.domain.model import ModelFacts
+from interlace_cli.domain.plan import Plan
+from interlace_cli.domain.scores import Scores, Task
+from interlace_cli.errors import RatioError, UsageError
+from interlace_cli.strategies import STRATEGIES
+
+few_values = st.sampled_from([0.25, 0.5, 0.75])
+any_cosine = st.floats(-1, 1)
+
+
+@st.composite
+def score_tables(draw: st.DrawFn) -> Scores:
+    """2 ... 48 layers; all scores from three values, all floats, or mixed."""
+    layers = draw(st.integers(2, 48))
+    values = draw(st.sampled_from([few_values, any_cosine, few_values | any_cosine]))
+    return Scores(layers, *(draw(st.lists(values, min_size=n, max_size=n)) for n in (layers, layers - 1, layers - 2)))
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Task:
+    scores = draw(score_tables())
+    layers = scores.num_layers
+    scores = scores.without_last() if draw(st.booleans()) else scores
+    protected = draw(st.frozensets(st.integers(0, layers - 1), max_size=layers // 3))
+    return Task(scores, draw(st.integers(1, layers)), protected, draw(st.integers(0, 2**32)))
+
+
+def naive(name: str, scores: Scores, count: int, protected: set[int]) -> list[tuple[list[int], list[int], list[int]]]:
+    return NAIVE[name](scores.s1, scores.s2, scores.s3, scores.num_layers, count, protected)
+
+
+@pytest.mark.parametrize("name", NAIVE)
+@settings(max_examples=300, deadline=None)
+@given(task=tasks())
+def test_a_strategy_chooses_what_the_naive_one_does(name: str, task: Task) -> None:
+    picks = STRATEGIES[name](task)
+    wanted = naive(name, task.scores, task.count, set(task.protected))
+    assert [(pick.drop, pick.tune, pick.anchor) for pick in picks] == wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(task=tasks())
+def test_random_drops_scored_layers_and_tunes_as_many_others(task: Task) -> None:
+    picks = STRATEGIES["random"](task)
+    assert len(picks) == most_random_drops(task.scores.s1, task.scores.num_layers, task.count, set(task.protected))
+    assert all(len(pick.drop) == len(pick.tune) == 1 and pick.anchor == [] for pick in picks)
+    assert all(pick.drop[0] < len(task.scores.s1) for pick in picks)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@settings(max_examples=200, deadline=None)
+@given(task=tasks())
+def test_a_layer_has_one_role_at_most_and_a_protected_one_none(name: str, task: Task) -> None:
+    picks = STRATEGIES[name](task)
+    with_role = [layer for pick in picks for layer in pick.drop + pick.tune + pick.anchor]
+    assert len(with_role) == len(set(with_role)), "picks overlap"
+    assert set(with_role) <= set(range(task.scores.num_layers)) - task.protected
+    assert all(pick.layers == sorted(pick.drop + pick.tune + pick.anchor) for pick in picks)
+    assert sum(len(pick.drop) for pick in picks) <= task.count
+    assert STRATEGIES[name](task) == picks, "the same seed, other picks"
+
+
+@given(table=score_tables(), count=st.integers(1, 48), seed=st.integers(0, 9))
+def test_without_last_the_last_layer_is_in_no_triplet_or_pair_and_never_dropped(
+    table: Scores, count: int, seed: int
+) -> None:
+    last = table.num_layers - 1
+    task = Task(table.without_last(), count, frozenset(), seed)
+    assert all(last not in pick.layers for name in ("interlace", "interlace_oa") for pick in STRATEGIES[name](task))
+    assert all(last not in pick.drop for name in STRATEGIES for pick in STRATEGIES[name](task))
+
+
+def test_random_depends_on_the_seed_and_not_on_the_scores() -> None:
+    flat = Scores(36, [0.5] * 36, [0.5] * 35, [0.5] * 34)
+    wavy = replace(flat, s1=[0.1 * (i % 7) for i in range(36)])
+    drawn = [STRATEGIES["random"](Task(flat, 9, frozenset(), seed)) for seed in range(20)]
+    assert len({tuple(pick.drop[0] for pick in picks) for picks in drawn}) == 20
+    assert STRATEGIES["random"](Task(wavy, 9, frozenset(), 3)) == drawn[3]
+
+
+def test_a_tie_drops_the_first_and_equal_triplets_go_in_order() -> None:
+    task = Task(Scores(9, [0.5] * 9, [0.5] * 8, [0.5] * 7), 3)
+    assert [pick.layers for pick in STRATEGIES["interlace"](task)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert [pick.drop for pick in STRATEGIES["interlace"](task)] == [[0], [3], [6]]
+
+
+def facts(layers: int, deepstack: int) -> ModelFacts:
+    return ModelFacts(
+        name="tiny",
+        location="tiny",
+        fingerprint="0",
+        model_type="qwen3_vl",
+        layer_parameters=[100 + layer for layer in range(layers)],
+        layer_bytes=[200] * layers,
+        embedding_parameters=10,
+        head_parameters=0,
+        rest_parameters=50,
+        total_bytes=200 * layers + 120,
+        attention_width=8,
+        deepstack_layers=deepstack,
+        is_tied=True,
+    )
+
+
+def plan(scores: Scores, options: PlanOptions, deepstack: int = 0) -> Plan:
+    return build_plan(scores, options, facts(scores.num_layers, deepstack), None, {})
+
+
+def refusal(scores: Scores, options: PlanOptions) -> RatioError | None:
+    try:
+        plan(scores, options)
+    except RatioError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@settings(max_examples=150, deadline=None)
+@given(table=score_tables(), data=st.data())
+def test_a_plan_drops_exactly_k_or_names_a_count_that_it_can(name: str, table: Scores, data: st.DataObject) -> None:
+    layers = table.num_layers
+    protect = data.draw(st.none() | st.frozensets(st.integers(0, layers - 1), max_size=4).map(sorted).map(tuple))
+    count = data.draw(st.integers(1, layers - 1))
+    paper = protect is None and data.draw(st.booleans())
+    options = PlanOptions(drop=count, strategy=name, protect=protect, paper=paper)
+    if (error := refusal(table, options)) is not None:
+        reach = int(error.what.split("can drop ")[1].split(f" of {layers} layers")[0])
+        assert reach < count
+        assert describe_layers([] if paper else [layers - 1] if protect is None else protect) in error.what
+        assert (f"--drop {reach} or less" in error.fix) if reach else (error.fix == "")
+        if reach == 0:
+            return
+        count = reach
+    made = plan(table, replace(options, drop=count))
+    assert len(made.drop) == count
+    assert sorted(layer for pick in made.picks for layer in pick.drop) == made.drop
+    for role in (Role.DROP, Role.TUNE, Role.ANCHOR):
+        assert getattr(made, role.value) == [layer for layer in range(layers) if made.roles[layer] is role]
+    assert [note.index for note in made.layers] == list(range(layers))
+    assert set(made.protect).isdisjoint(made.drop + made.tune + made.anchor)
+    assert not made.is_edited
+
+
+@pytest.mark.parametrize("name", NAIVE)
+@settings(deadline=None)
+@given(table=score_tables(), data=st.data())
+def test_paper_protects_nothing_and_scores_without_the_last_layer(
+    name: str, table: Scores, data: st.DataObject
+) -> None:
+    wanted = naive(name, table.without_last(), data.draw(st.integers(1, table.num_layers)), set())
+    count = sum(len(drop) for drop, _, _ in wanted)
+    assume(count)
+    made = plan(table, PlanOptions(drop=count, strategy=name, paper=True), deepstack=3)
+    assert made.protect == []
+    assert [(pick.drop, pick.tune, pick.anchor) for pick in made.picks] == wanted
+
+
+@pytest.mark.parametrize("name", NAIVE)
+@settings(deadline=None)
+@given(table=score_tables(), data=st.data())
+def test_by_default_deepstack_layers_and_the_last_are_protected(name: str, table: Scores, data: st.DataObject) -> None:
+    last = table.num_layers - 1
+    wanted = naive(name, table, data.draw(st.integers(1, table.num_layers)), {0, 1, 2, last})
+    count = sum(len(drop) for drop, _, _ in wanted)
+    assume(count)
+    made = plan(table, PlanOptions(drop=count, strategy=name), deepstack=3)
+    assert made.protect == [0, 1, 2, last]
+    assert [(pick.drop, pick.tune, pick.anchor) for pick in made.picks] == wanted
+
+
+FALLING = [0.9 - layer / 100 for layer in range(12)]
+TWELVE = Scores(12, FALLING, FALLING[:11], FALLING[:10])
+
+
+def test_what_is_protected_by_default_on_paper_and_by_choice() -> None:
+    made = plan(TWELVE, PlanOptions(drop=2), deepstack=3)
+    assert (made.protect, made.drop, made.tune, made.anchor) == ([0, 1, 2, 11], [3, 6], [4, 7], [5, 8])
+    assert plan(TWELVE, PlanOptions(drop=2, paper=True), deepstack=3).drop == [0, 3]
+    assert plan(TWELVE, PlanOptions(drop=2, protect=(4,)), deepstack=3).drop == [0, 5]
+    assert build_plan(TWELVE, PlanOptions(drop=2), None, None, {}).protect == [11], "no model, no DeepStack"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (PlanOptions(), "either --ratio or --drop"),
+        (PlanOptions(ratio=0.2, drop=2), "either --ratio or --drop"),
+        (PlanOptions(drop=0), "--drop 0 is not between 1 and 11"),
+        (PlanOptions(drop=12), "--drop 12 is not between 1 and 11"),
+        (PlanOptions(ratio=0.0), "--ratio 0 is not between 0 and 1"),
+        (PlanOptions(ratio=1.0), "--ratio 1 is not between 0 and 1"),
+        (PlanOptions(ratio=float("nan")), "--ratio nan is not between 0 and 1"),
+        (PlanOptions(ratio=0.08), "--ratio 0.08 of 12 layers is no whole layer"),
+        (PlanOptions(drop=2, strategy="best"), "no strategy 'best'"),
+        (PlanOptions(drop=2, protect=(3, 12)), "--protect names layer 12, and the layers are 0 to 11"),
+        (PlanOptions(drop=2, protect=(3,), paper=True), "--paper protects nothing"),
+    ],
+)
+def test_a_senseless_option_is_named(options: PlanOptions, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        plan(TWELVE, options)
+
+
+def test_a_ratio_out_of_reach_names_the_reach_and_what_stands_in_the_way() -> None:
+    with pytest.raises(RatioError) as caught:
+        plan(TWELVE, PlanOptions(ratio=0.5, strategy="interlace_oa"), deepstack=3)
+    assert "interlace_oa can drop 2 of 12 layers (ratio 0.1667), not 6" in caught.value.what
+    assert "protected are 0-2, 11, and 9-10 have no free neighbours left" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("ratio", "layers", "drops"),
+    [(0.1, 36, 3), (0.15, 36, 5), (0.2, 36, 7), (0.25, 36, 9), (0.29, 100, 29), (0.7, 10, 7), (0.57, 100, 57)],
+)
+def test_the_number_of_drops_is_the_floor_in_decimal_arithmetic(ratio: float, layers: int, drops: int) -> None:
+    assert count_drops(ratio, layers) == drops
+    scores = Scores(layers, [0.5] * layers, [0.5] * (layers - 1), [0.5] * (layers - 2))
+    if drops <= layers // 3:
+        assert len(plan(scores, PlanOptions(ratio=ratio)).drop) == drops
+
+
+@given(st.integers(1, 9999), st.integers(2, 200))
+def test_no_decimal_ratio_is_rounded(ten_thousandths: int, layers: int) -> None:
+    assert count_drops(ten_thousandths / 10000, layers) == ten_thousandths * layers // 10000

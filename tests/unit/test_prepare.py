@@ -1,0 +1,303 @@
+"""Data in: what is read, what is refused and how it is said, and that splits share no image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from interlace_cli.core.prepare import assign_splits, prepare_dataset
+from interlace_cli.data.source import Selection
+from interlace_cli.demo.questions import KINDS
+from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
+from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
+from interlace_cli.domain.progress import Silent
+from interlace_cli.errors import DatasetError
+from interlace_cli.io.datasets import load_images, load_manifest, load_split
+
+TALK = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve pictures, one that breaks off, a way out of the folder, and a picture outside of it."""
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"in/{i}.png")
+    (tmp_path / "in/broken.png").write_bytes((tmp_path / "in/0.png").read_bytes()[:40])
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (tmp_path / "in/link.png").symlink_to(tmp_path / "outside.png")
+    return tmp_path / "in"
+
+
+def prepare(folder: Path, records: Any, out: str = "out", name: str = "data.json", **options: Any) -> Manifest:
+    (folder / name).write_text(records if isinstance(records, str) else json.dumps(records))
+    return prepare_dataset(str(folder / name), folder / out, Selection(**options), Silent())
+
+
+def samples(folder: Path) -> dict[str, list[Sample]]:
+    """Of each split that has any."""
+    manifest = load_manifest(folder)
+    return {split: load_split(folder, split) for split in SPLITS if manifest.splits[split].samples}
+
+
+def every_sample(folder: Path) -> list[Sample]:
+    return [sample for split in samples(folder).values() for sample in split]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def twelve(**more: Any) -> list[dict[str, Any]]:
+    return [{"id": f"r{i}", "image": f"{i}.png", "conversations": TALK, **more} for i in range(12)]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "jsonl with gaps", "lists of images", "other words"])
+def test_every_form_gives_the_same_samples(form: str, folder: Path) -> None:
+    records = twelve(kind="color")
+    if form == "lists of images":
+        records = [{**record, "image": [record["image"]]} for record in records]
+    if form == "other words":
+        talk = [{"from": "user", "value": TALK[0]["value"]}, {"from": "assistant", "value": "red"}]
+        records = [{**record, "images": record.pop("image"), "conversations": talk} for record in records]
+    gap = {"jsonl": "\n", "jsonl with gaps": "\r\n \n"}.get(form)
+    manifest = prepare(folder, records if gap is None else gap.join(map(json.dumps, records)))
+    assert [manifest.splits[split].samples for split in SPLITS] == [10, 1, 1]
+    assert [manifest.splits[split].images for split in SPLITS] == [10, 1, 1]
+    assert (manifest.kinds, manifest.skipped, manifest.skipped_records) == ({"color": 12}, {}, [])
+    found = every_sample(folder / "out")
+    assert sorted(sample.id for sample in found) == sorted(f"r{i}" for i in range(12))
+    for sample in found:
+        assert (sample.question, sample.answer, sample.source) == ("What color?", "red", "data.json")
+        assert load_images(folder / "out", sample)[0].getpixel((0, 0)) == (int(sample.id[1:]), 0, 0)
+
+
+def test_system_turns_many_images_many_turns_and_no_image(folder: Path) -> None:
+    system = {"from": "system", "value": "Be <image>brief."}
+    marked = [{"from": "human", "value": "<image><image>Left <image>or right?\n<image>"}, TALK[1]]
+    records = [
+        {"image": ["0.png", "1.png"], "conversations": [system, *marked]},
+        {"conversations": TALK},
+        {"image": "2.png", "conversations": TALK * 3},
+    ]
+    prepare(folder, records)
+    found = {len(sample.image): sample for sample in every_sample(folder / "out")}
+    turns = [(turn.speaker, turn.value) for turn in found[2].conversations]
+    assert turns == [("system", "Be brief."), ("human", "Left or right?"), ("gpt", "red")]
+    assert [image.getpixel((0, 0))[0] for image in load_images(folder / "out", found[2])] == [0, 1]
+    assert [turn.speaker for turn in found[1].conversations] == ["human", "gpt"] * 3
+    assert found[0].question == "What color?"
+
+
+def said(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"image": "0.png", "conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+
+
+UNUSABLE = [
+    ("not an object", "not an object"),
+    ({"image": 3, "conversations": TALK}, "field image is neither a path nor a list of paths"),
+    ({"image": ["0.png", 1], "conversations": TALK}, "field image is neither a path nor a list of paths"),
+    ({"image": "none.png", "conversations": TALK}, "image file is missing"),
+    ({"image": "../outside.png", "conversations": TALK}, "image path leads out of the folder"),
+    ({"image": "/etc/hostname", "conversations": TALK}, "image path leads out of the folder"),
+    ({"image": "link.png", "conversations": TALK}, "image path leads out of the folder"),
+    ({"image": "broken.png", "conversations": TALK}, "image does not open"),
+    ({"image": ["0.png", "data.json"], "conversations": TALK}, "image does not open"),
+    ({"image": "0.png"}, "field conversations is missing or empty"),
+    ({"image": "0.png", "conversations": []}, "field conversations is missing or empty"),
+    ({"image": "0.png", "conversations": ["hello"]}, "a turn's from is not human, gpt or system"),
+    (said(("robot", "x"), ("gpt", "y")), "a turn's from is not human, gpt or system"),
+    (said(("human", "x"), ("gpt", " \n")), "a turn has no text"),
+    ({"conversations": [TALK[0], {"from": "gpt"}]}, "a turn has no text"),
+    (said(("human", "x")), "turns do not alternate, human first"),
+    (said(("system", "s"), ("gpt", "x"), ("human", "y")), "turns do not alternate, human first"),
+    (said(("human", "x"), ("gpt", "y"), ("gpt", "z")), "turns do not alternate, human first"),
+    (said(("human", "x"), ("gpt", "y"), ("system", "z")), "a system turn is not the first"),
+    ({**said(("human", "x"), ("gpt", "y")), "kind": 3}, "field kind is not text"),
+    (said(("human", "<image>"), ("gpt", "y")), "a turn has no text beside the image"),
+]
+
+
+def test_a_record_of_no_use_is_listed_with_its_place_and_counted_by_its_reason(folder: Path) -> None:
+    manifest = prepare(folder, [*(record for record, _ in UNUSABLE), {"image": "1.png", "conversations": TALK}])
+    assert [(item.record, item.reason) for item in manifest.skipped_records] == [
+        (f"record {place}", reason) for place, (_, reason) in enumerate(UNUSABLE)
+    ]
+    reasons = [reason for _, reason in UNUSABLE]
+    assert manifest.skipped == {reason: reasons.count(reason) for reason in reasons}
+    assert [sample.id for sample in every_sample(folder / "out")] == [f"record {len(UNUSABLE)}"]
+    assert load_manifest(folder / "out") == manifest
+
+
+def test_a_line_that_is_not_json_is_named_by_its_number(folder: Path) -> None:
+    good = json.dumps({"image": "1.png", "conversations": TALK})
+    manifest = prepare(folder, f"{good}\n\n{{broken\n{good}\n", name="data.jsonl")
+    assert [(item.record, item.reason) for item in manifest.skipped_records] == [("line 3", "line is not JSON")]
+    assert sorted(sample.id for sample in every_sample(folder / "out")) == ["line 1", "line 4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no record that can be used; it is empty"),
+        ("[]", "no record that can be used; it is empty"),
+        ("[{}, {}, 1]", "the most frequent reason is: field conversations is missing or empty"),
+        ("{broken", "the most frequent reason is: line is not JSON"),
+        ("[1, 2", "begins like a JSON list but is not one"),
+    ],
+)
+def test_a_file_without_a_usable_record_leaves_nothing(text: str, sentence: str, folder: Path) -> None:
+    before = set(folder.iterdir())
+    with pytest.raises(DatasetError, match=sentence):
+        prepare(folder, text)
+    assert set(folder.iterdir()) - before == {folder / "data.json"}
+
+
+def test_images_are_looked_for_under_image_root(folder: Path) -> None:
+    (folder.parent / "data.json").write_text(json.dumps(twelve()))
+    source = str(folder.parent / "data.json")
+    assert prepare_dataset(source, folder / "out", Selection(), Silent(), folder).skipped == {}
+    with pytest.raises(DatasetError, match="image file is missing"):
+        prepare_dataset(source, folder / "none", Selection(), Silent())
+
+
+def test_one_id_used_twice_stays_two_samples(folder: Path) -> None:
+    prepare(folder, [{**record, "id": "x"} for record in twelve()[:3]])
+    assert sorted(sample.id for sample in every_sample(folder / "out")) == ["x", "x#2", "x#3"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(folder: Path) -> None:
+    for out, seed in {"a": 0, "b": 0, "c": 1}.items():
+        prepare(folder, twelve(), out=out, holdout=0.3, calibration=0.3, seed=seed)
+    assert contents(folder / "a") == contents(folder / "b")
+    homes = [{s.id: split for split, found in samples(folder / out).items() for s in found} for out in "ac"]
+    assert homes[0].keys() == homes[1].keys()
+    assert homes[0] != homes[1]
+
+
+@pytest.mark.parametrize(
+    ("portion", "most", "count"),
+    [(0.5, None, 6), (0.3, None, 4), (1.0, 5, 5), (1.0, 99, 12), (0.5, 2, 2), (0.1, 8, 1)],
+)
+def test_portion_and_max_samples_count_and_the_seed_chooses(
+    portion: float, most: int | None, count: int, folder: Path
+) -> None:
+    chosen = []
+    for seed in range(6):
+        prepare(folder, twelve(), out=f"out{seed}", portion=portion, max_samples=most, seed=seed)
+        chosen.append(tuple(sorted(sample.id for sample in every_sample(folder / f"out{seed}"))))
+    assert {len(set(ids)) for ids in chosen} == {count}
+    assert (len(set(chosen)) > 1) == (count < 12)
+
+
+def make_samples(images: list[list[str]]) -> list[Sample]:
+    talk = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
+    rows = [{"id": str(i), "image": names, "conversations": talk, "source": "s"} for i, names in enumerate(images)]
+    return [Sample.model_validate(row) for row in rows]
+
+
+pictures = st.lists(st.lists(st.sampled_from("abcdefghijklmnop"), max_size=3, unique=True), min_size=1, max_size=25)
+shares = st.sampled_from([0.0, 0.1, 0.3])
+
+
+@settings(deadline=None, max_examples=300)
+@given(images=pictures, seed=st.integers(0, 99), holdout=shares, calibration=shares)
+def test_samples_that_share_an_image_even_through_others_share_a_split(
+    images: list[list[str]], seed: int, holdout: float, calibration: float
+) -> None:
+    made, selection = make_samples(images), Selection(seed=seed, holdout=holdout, calibration=calibration)
+    splits = assign_splits(made, selection)
+    assert sorted(splits) == sorted(sample.id for sample in made)
+    assert set(splits.values()) <= set(SPLITS)
+    homes = {(image, splits[sample.id]) for sample in made for image in sample.image}
+    assert len(homes) == len({image for image, _ in homes}), "an image is in two splits"
+    assert holdout or "heldout" not in splits.values()
+    assert calibration or "calibration" not in splits.values()
+    assert assign_splits(made[::-1], selection) == splits, "the order of the samples matters"
+
+
+@given(st.integers(3, 60), st.integers(0, 9))
+def test_with_three_groups_no_split_is_empty(groups: int, seed: int) -> None:
+    splits = assign_splits(make_samples([[str(i)] for i in range(groups)]), Selection(seed=seed))
+    counts = [list(splits.values()).count(split) for split in SPLITS]
+    assert min(counts) >= 1
+    assert counts[2] == max(round(groups * 0.1), 1)
+
+
+def test_records_that_share_images_in_chains_are_split_apart_from_others_only(folder: Path) -> None:
+    records = [{"image": [f"{i}.png", f"{i + 1}.png"], "conversations": TALK} for i in (0, 1, 2, 5, 6, 9)]
+    manifest = prepare(folder, records, holdout=0.3, calibration=0.3)
+    assert sorted(facts.samples for facts in manifest.splits.values()) == [1, 2, 3]
+    seen = [{name for sample in found for name in sample.image} for found in samples(folder / "out").values()]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == 9
+
+
+def read_picture(image: Image.Image, family: str) -> Chart | Number:
+    """The chart or number that was drawn, cell by cell."""
+    if family == "chart":
+        bars = {
+            cut(draw(Chart((bar,))), 0): bar for bar in (Bar(c, v) for c in COLORS for v in range(1, MAX_VALUE + 1))
+        }
+        return Chart(tuple(bars[cut(image, x)] for x in range(0, SIZE, CELL)))
+    digits = {cut(draw(Number((d,), 0)), 0, 0): d for d in (Digit(v, c) for c in COLORS for v in "0123456789")}
+    rows = [[cut(image, x, y) for x in range(0, SIZE, CELL)] for y in range(0, SIZE, CELL)]
+    (row,) = (row for row, cells in enumerate(rows) if cells[0] in digits)
+    return Number(tuple(digits[cell] for cell in rows[row] if cell in digits), row)
+
+
+def cut(image: Image.Image, x: int, y: int | None = None) -> bytes:
+    """One cell, or a column of them."""
+    return image.crop((x, 0, x + CELL, SIZE) if y is None else (x, y, x + CELL, y + CELL)).tobytes()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 samples of the demo."""
+    folder = tmp_path_factory.mktemp("demo") / "dataset"
+    prepare_dataset("demo", folder, Selection(max_samples=200, holdout=0.3, calibration=0.2), Silent())
+    return folder
+
+
+def test_the_demo_asks_every_kind_equally_often_and_its_splits_share_no_image(demo: Path) -> None:
+    kinds = load_manifest(demo).kinds
+    assert kinds.keys() == KINDS.keys()
+    assert set(kinds.values()) == {200 // len(KINDS), 200 // len(KINDS) + 1}
+    images = {split: {name for sample in found for name in sample.image} for split, found in samples(demo).items()}
+    assert sum(map(len, images.values())) == len(set().union(*images.values())) == sum(kinds.values()) == 200
+    assert 40 <= len(images["heldout"]) <= 80
+    assert 14 <= len(images["calibration"]) <= 42
+
+
+def test_held_out_pictures_of_the_demo_are_of_the_held_out_world_and_no_others(demo: Path) -> None:
+    checked = {True: 0, False: 0}
+    for split, found in samples(demo).items():
+        for sample in found:
+            family = KINDS[sample.kind].family
+            # The shapes of a scene have an order, which its pixels do not show.
+            if family != "shapes":
+                picture = read_picture(load_images(demo, sample)[0], family)
+                assert is_heldout(picture) == (split == "heldout")
+                checked[is_heldout(picture)] += 1
+    assert min(checked.values()) > 15
+
+
+def test_the_demo_is_the_same_bytes_twice_and_others_with_another_seed(demo: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        options = Selection(max_samples=200, holdout=0.3, calibration=0.2, seed=seed)
+        prepare_dataset("demo", tmp_path / str(seed), options, Silent())
+    assert contents(tmp_path / "0") == contents(demo)
+    assert len(contents(tmp_path / "1").keys() & contents(demo).keys()) < 20
+
+
+def test_a_split_that_was_changed_on_disk_is_noticed(folder: Path) -> None:
+    prepare(folder, twelve())
+    with (folder / "out/train.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(DatasetError, match=r"is not the file that manifest\.json speaks of"):
+        load_split(folder / "out", "train")
