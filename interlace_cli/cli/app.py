@@ -45,11 +45,14 @@ class Commands(typer.core.TyperGroup):
             raise typer.Exit(1) from error
         except (typer.Exit, typer.Abort):
             raise
-        except RuntimeError as error:
-            # torch and transformers raise bare RuntimeErrors, running out of memory among them.
-            if output.debug or type(error).__module__.startswith("typer"):
+        except Exception as error:
+            if output.debug or type(error).__module__.startswith(("typer", "click")):
                 raise
-            output.fail(f"{str(error).splitlines()[0] if str(error) else type(error).__name__} (--debug shows where)")
+            name, _, rest = f"{type(error).__name__}: {error}".strip().partition("\n")
+            # torch and transformers raise bare RuntimeErrors, running out of memory among them: no bug of ours.
+            is_bug = not isinstance(error, RuntimeError)
+            hint = "This is a bug of interlace: please report it with what --debug shows." if is_bug else ""
+            output.fail(f"{name}{' ...' if rest else ''} {hint or '(--debug shows where)'}")
             raise typer.Exit(1) from error
 
 

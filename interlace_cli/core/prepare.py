@@ -64,10 +64,7 @@ def prepare_dataset(
                 if isinstance(kept, Skipped):
                     skipped.append(kept)
                 else:
-                    # Ids are the source's own, and nothing keeps a source from using one twice.
-                    used[kept.id] += 1
-                    if used[kept.id] > 1:
-                        kept = kept.model_copy(update={"id": f"{kept.id}#{used[kept.id]}"})
+                    kept = kept.model_copy(update={"id": _make_unique(kept.id, used)})
                     samples.append(kept)
                     if isinstance(record, RawRecord) and record.split:
                         own_splits[kept.id] = record.split
@@ -131,21 +128,30 @@ def _group_by_image(samples: Sequence[Sample]) -> dict[str, list[str]]:
 
 def _store(record: RawRecord, source: str, draft: Path) -> Sample | Skipped:
     """Writes the record's images, named by content, and returns it as a sample."""
-    paths = []
-    for data in record.images:
-        suffix = find_image_format(data)
-        if suffix is None:
-            return Skipped(record=record.id, reason="image does not open")
-        path = f"images/{hash_bytes(data)[:32]}.{suffix}"
-        if not (draft / path).exists():
-            (draft / path).write_bytes(data)
-        paths.append(path)
+    formats = [find_image_format(data) for data in record.images]
+    if None in formats:
+        return Skipped(record=record.id, reason="image does not open")
     turns = [
         turn.model_copy(update={"value": turn.value.replace(IMAGE_MARK, "").strip()}) for turn in record.conversations
     ]
     if any(not turn.value for turn in turns):
         return Skipped(record=record.id, reason="a turn has no text beside the image")
+    paths = []
+    for data, suffix in zip(record.images, formats, strict=True):
+        paths.append(f"images/{hash_bytes(data)[:32]}.{suffix}")
+        if not (draft / paths[-1]).exists():
+            (draft / paths[-1]).write_bytes(data)
     return Sample(id=record.id, image=paths, conversations=turns, source=source, kind=record.kind)
+
+
+def _make_unique(name: str, used: Counter[str]) -> str:
+    """Ids are the source's own, and nothing keeps a source from using one twice: the second `x` becomes `x#2`."""
+    unique = name
+    while used[unique]:
+        used[name] += 1
+        unique = f"{name}#{used[name]}"
+    used[unique] += 1
+    return unique
 
 
 def _write_splits(

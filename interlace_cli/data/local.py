@@ -6,6 +6,7 @@ Image paths are relative to the file's folder, or to `--image-root`, and may not
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -49,8 +50,8 @@ class LocalSource:
             raise data
         if not isinstance(data, dict):
             raise UnusableRecordError("not an object")
-        images = data.get("image", data.get("images", []))
-        images = [images] if isinstance(images, str) else images
+        images = data.get("image", data.get("images"))
+        images = [] if images is None else [images] if isinstance(images, str) else images
         if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
             raise UnusableRecordError("field image is neither a path nor a list of paths")
         turns = _build_turns(data.get("conversations"))
@@ -60,13 +61,16 @@ class LocalSource:
         return RawRecord(str(data.get("id", where)), tuple(map(self._read_image, images)), turns, kind)
 
     def _read_image(self, name: str) -> bytes:
-        path = (self.root / name).resolve()
-        if not path.is_relative_to(self.root):
-            raise UnusableRecordError("image path leads out of the folder")
         try:
+            path = (self.root / name).resolve()
+            if not path.is_relative_to(self.root):
+                raise UnusableRecordError("image path leads out of the folder")
             return path.read_bytes()
-        except OSError as error:
+        except FileNotFoundError as error:
             raise UnusableRecordError("image file is missing") from error
+        # A name with a null byte in it is a ValueError.
+        except (OSError, ValueError) as error:
+            raise UnusableRecordError("image file cannot be read") from error
 
 
 def _build_turns(data: Any) -> tuple[Turn, ...]:
@@ -91,13 +95,13 @@ def _build_turns(data: Any) -> tuple[Turn, ...]:
 def _read_records(path: Path) -> list[tuple[str, Any]]:
     """`(where, data)` for each record; data is an UnusableRecordError for a line that is not JSON."""
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror or error}.") from error
     if raw.lstrip()[:1] == b"[":
         data = parse_json(raw)
         if not isinstance(data, list):
-            raise DatasetError(f"{path} begins like a JSON list but is not one: {data}.", "Correct the file.")
+            raise DatasetError(f"{path} begins like a JSON list and is broken: {data}.", "Correct the file.")
         return [(f"record {index}", item) for index, item in enumerate(data)]
     records: list[tuple[str, Any]] = []
     for number, line in enumerate(raw.splitlines(), start=1):

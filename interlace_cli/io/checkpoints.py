@@ -152,7 +152,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _find_shards(path: Path) -> list[Path]:
     if (path / INDEX_FILE).exists():
         weight_map = _read_json(path / INDEX_FILE).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(v, str) for v in weight_map.values())
+        ):
             raise CheckpointError(f"{path / INDEX_FILE} has no weight_map.", "Fetch the file again.")
         shards = [path / name for name in sorted(set(weight_map.values()))]
         missing = [shard.name for shard in shards if not shard.exists()]
@@ -173,16 +177,17 @@ def _read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise CheckpointError(f"{shard} is not a whole safetensors file.", "Fetch the file again.")
-        try:
-            header = orjson.loads(file.read(length))
-        except orjson.JSONDecodeError as error:
-            raise CheckpointError(f"{shard} has a broken header.", "Fetch the file again.") from error
-    metadata = header.pop("__metadata__", None) or {}
+        raw = file.read(length)
     data = 8 + length
     tensors = {}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        tensors[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), shard, data + start, data + end)
+    try:
+        header = orjson.loads(raw)
+        metadata = header.pop("__metadata__", None) or {}
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            tensors[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), shard, data + start, data + end)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{shard} has a broken header.", "Fetch the file again.") from error
     if tensors and max(tensor.end for tensor in tensors.values()) != size:
         raise CheckpointError(f"{shard} is cut off or has bytes too many.", "Fetch the file again.")
     return tensors, metadata

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MANIFEST = "manifest.json"
+_LARGER = {"calibration": "with a larger --calibration", "heldout": "with a larger --holdout"}
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -39,14 +40,17 @@ def load_split(folder: Path, split: str) -> list[Sample]:
     path = folder / f"{split}.jsonl"
     facts = manifest.splits.get(split)
     if facts is None or not facts.samples:
-        raise DatasetError(f"{folder} has no {split} samples.", f"Run `interlace prepare` with a larger --{split}.")
+        fix = _LARGER.get(split, "with more records")
+        raise DatasetError(f"{folder} has no {split} samples.", f"Run `interlace prepare` again {fix}.")
     data = path.read_bytes() if path.exists() else b""
     if hash_bytes(data) != facts.sha256:
         raise DatasetError(f"{path} is not the file that manifest.json speaks of.", "Run `interlace prepare` again.")
     try:
         return [Sample.model_validate(orjson.loads(line)) for line in data.splitlines()]
+    except orjson.JSONDecodeError as error:
+        raise DatasetError(f"{path} has a line that is not JSON: {error}.", "Run `interlace prepare` again.") from error
     except ValidationError as error:
-        raise DatasetError(f"{path}: {describe_validation(error)}.") from error
+        raise DatasetError(f"{path}: {describe_validation(error)}.", "Run `interlace prepare` again.") from error
 
 
 def encode_samples(samples: Iterable[Sample]) -> bytes:

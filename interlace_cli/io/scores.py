@@ -56,7 +56,7 @@ def _load_means(path: Path) -> list[float]:
 
 
 def _as_number(key: str) -> int:
-    return int(key) if key.isdigit() else -1
+    return int(key) if key.isdecimal() else -1
 
 
 def _is_cosine(value: object) -> bool:

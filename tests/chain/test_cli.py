@@ -127,6 +127,21 @@ def test_options_that_do_not_fit_this_machine(chain_model: Path, small_dataset: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_bug_is_called_one(tmp_path: Path, scores: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interlace_cli.core.plan.check_replaceable", lambda *_: {}["no such key"])
+    refuse(
+        1,
+        "KeyError: 'no such key' This is a bug of interlace",
+        "plan",
+        "--ratio",
+        "0.25",
+        "--scores",
+        *scores,
+        "-w",
+        tmp_path,
+    )
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["plan", "--ratio", "0.25", "-w", str(tmp_path), "--debug"])
     assert type(done.exception).__name__ == "MissingInputError"

@@ -58,7 +58,9 @@ def twelve(**more: Any) -> list[dict[str, Any]]:
     return [{"id": f"r{i}", "image": f"{i}.png", "conversations": TALK, **more} for i in range(12)]
 
 
-@pytest.mark.parametrize("form", ["json", "jsonl", "jsonl with gaps", "lists of images", "other words"])
+@pytest.mark.parametrize(
+    "form", ["json", "jsonl", "jsonl with gaps", "byte order mark", "lists of images", "other words"]
+)
 def test_every_form_gives_the_same_samples(form: str, folder: Path) -> None:
     records = twelve(kind="color")
     if form == "lists of images":
@@ -66,8 +68,9 @@ def test_every_form_gives_the_same_samples(form: str, folder: Path) -> None:
     if form == "other words":
         talk = [{"from": "user", "value": TALK[0]["value"]}, {"from": "assistant", "value": "red"}]
         records = [{**record, "images": record.pop("image"), "conversations": talk} for record in records]
-    gap = {"jsonl": "\n", "jsonl with gaps": "\r\n \n"}.get(form)
-    manifest = prepare(folder, records if gap is None else gap.join(map(json.dumps, records)))
+    gap = {"jsonl": "\n", "jsonl with gaps": "\r\n \n", "byte order mark": "\n"}.get(form)
+    mark = "\ufeff" if form == "byte order mark" else ""
+    manifest = prepare(folder, records if gap is None else mark + gap.join(map(json.dumps, records)))
     assert [manifest.splits[split].samples for split in SPLITS] == [10, 1, 1]
     assert [manifest.splits[split].images for split in SPLITS] == [10, 1, 1]
     assert (manifest.kinds, manifest.skipped, manifest.skipped_records) == ({"color": 12}, {}, [])
@@ -83,7 +86,7 @@ def test_system_turns_many_images_many_turns_and_no_image(folder: Path) -> None:
     marked = [{"from": "human", "value": "<image><image>Left <image>or right?\n<image>"}, TALK[1]]
     records = [
         {"image": ["0.png", "1.png"], "conversations": [system, *marked]},
-        {"conversations": TALK},
+        {"image": None, "conversations": TALK},
         {"image": "2.png", "conversations": TALK * 3},
     ]
     prepare(folder, records)
@@ -104,6 +107,8 @@ UNUSABLE = [
     ({"image": 3, "conversations": TALK}, "field image is neither a path nor a list of paths"),
     ({"image": ["0.png", 1], "conversations": TALK}, "field image is neither a path nor a list of paths"),
     ({"image": "none.png", "conversations": TALK}, "image file is missing"),
+    ({"image": "", "conversations": TALK}, "image file cannot be read"),
+    ({"image": "0\0.png", "conversations": TALK}, "image file cannot be read"),
     ({"image": "../outside.png", "conversations": TALK}, "image path leads out of the folder"),
     ({"image": "/etc/hostname", "conversations": TALK}, "image path leads out of the folder"),
     ({"image": "link.png", "conversations": TALK}, "image path leads out of the folder"),
@@ -149,7 +154,7 @@ def test_a_line_that_is_not_json_is_named_by_its_number(folder: Path) -> None:
         ("[]", "no record that can be used; it is empty"),
         ("[{}, {}, 1]", "the most frequent reason is: field conversations is missing or empty"),
         ("{broken", "the most frequent reason is: line is not JSON"),
-        ("[1, 2", "begins like a JSON list but is not one"),
+        ("[1, 2", "begins like a JSON list and is broken"),
     ],
 )
 def test_a_file_without_a_usable_record_leaves_nothing(text: str, sentence: str, folder: Path) -> None:
@@ -168,8 +173,8 @@ def test_images_are_looked_for_under_image_root(folder: Path) -> None:
 
 
 def test_one_id_used_twice_stays_two_samples(folder: Path) -> None:
-    prepare(folder, [{**record, "id": "x"} for record in twelve()[:3]])
-    assert sorted(sample.id for sample in every_sample(folder / "out")) == ["x", "x#2", "x#3"]
+    prepare(folder, [{**record, "id": name} for record, name in zip(twelve(), ["x", "x#2", "x", "x"], strict=False)])
+    assert sorted(sample.id for sample in every_sample(folder / "out")) == ["x", "x#2", "x#3", "x#4"]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(folder: Path) -> None:

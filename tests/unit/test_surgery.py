@@ -157,6 +157,14 @@ def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "cannot read"),
         (lambda folder: next(folder.glob("model-00002*")).unlink(), "lacks model-00002"),
         (lambda folder: next(folder.glob("model-00002*")).write_bytes(b"short"), "is not a whole safetensors file"),
+        (
+            lambda folder: next(folder.glob("model-00002*")).write_bytes(b"\2" + b"\0" * 7 + b"[]"),
+            "has a broken header",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 1}}'),
+            "no weight_map",
+        ),
         (lambda folder: _shorten(next(folder.glob("model-00002*"))), "is cut off"),
         (lambda folder: (folder / "model.safetensors.index.json").unlink(), "has no model.safetensors"),
         (lambda folder: _set_layers(folder, 9), "no tensors numbered 0 to 8"),
