@@ -62,13 +62,12 @@ def analyze(
     """One pass over the calibration split: how similar hidden states are across one, two and three layers."""
     from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
     from interlace_cli.io.files import check_free
-    from interlace_cli.io.workspace import require
 
     space = Workspace(workspace)
     path = out or space.analysis
     check_free(path, force)
     options = AnalyzeOptions(samples, batch_size, text.value, dtype, device, attention)
-    found = analyze_model(model, require(dataset or space.dataset), path, options, BarProgress(), write_scores)
+    found = analyze_model(model, dataset or space.dataset, path, options, BarProgress(), write_scores)
     output.result(found, _build_table(found), f"{path}")
 
 

@@ -49,6 +49,7 @@ def build_settings(options: PlanOptions) -> Settings:
 
 def plan_from_analysis(path: Path, options: PlanOptions) -> Plan:
     """A plan for the model of the analysis at `path`."""
+    check_options(options)
     analysis = load_artifact(require(path), Analysis)
     spans = analysis.similarity
     scores = Scores(analysis.model.num_layers, spans.s1, spans.s2, spans.s3)
@@ -58,6 +59,7 @@ def plan_from_analysis(path: Path, options: PlanOptions) -> Plan:
 
 def plan_from_scores(paths: Sequence[Path], options: PlanOptions) -> Plan:
     """A plan from three released score files, with no model at hand."""
+    check_options(options)
     inputs = {f"scores{p}": hash_file(require(path)) for p, path in enumerate(paths, start=1)}
     return build_plan(load_scores(paths), options, None, None, inputs)
 
@@ -70,6 +72,7 @@ def build_plan(
     inputs: dict[str, str],
 ) -> Plan:
     """Chooses, explains and counts. Raises UsageError for senseless options, RatioError for too high a ratio."""
+    check_options(options)
     layers = scores.num_layers
     if options.paper:
         scores = scores.without_last()
@@ -112,11 +115,19 @@ def estimate_prefill_flops(model: ModelFacts, kept: Sequence[int], calibration: 
     return layers + vision + head
 
 
-def _count(options: PlanOptions, layers: int) -> int:
+def check_options(options: PlanOptions) -> None:
+    """Raises UsageError for what is wrong whatever the model: said before anything else is looked at."""
     if (options.ratio is None) == (options.drop is None):
         raise UsageError("plan needs either --ratio or --drop.", "Such as --ratio 0.25.")
     if options.strategy not in STRATEGIES:
         raise UsageError(f"there is no strategy {options.strategy!r}.", f"There are {', '.join(STRATEGIES)}.")
+    if options.ratio is not None and not 0 < options.ratio < 1:
+        raise UsageError(f"--ratio {options.ratio:g} is not between 0 and 1.", "Such as --ratio 0.25.")
+    if options.paper and options.protect:
+        raise UsageError("--paper protects nothing, and --protect does.", "Give one of them.")
+
+
+def _count(options: PlanOptions, layers: int) -> int:
     if options.drop is not None:
         if not 0 < options.drop < layers:
             raise UsageError(
@@ -124,8 +135,6 @@ def _count(options: PlanOptions, layers: int) -> int:
             )
         return options.drop
     ratio = options.ratio or 0.0
-    if not 0 < ratio < 1:
-        raise UsageError(f"--ratio {ratio:g} is not between 0 and 1.", "Such as --ratio 0.25.")
     count = count_drops(ratio, layers)
     if count == 0:
         raise RatioError(f"--ratio {ratio:g} of {layers} layers is no whole layer.", f"The least is {1 / layers:.4g}.")
@@ -134,8 +143,6 @@ def _count(options: PlanOptions, layers: int) -> int:
 
 def _protected(options: PlanOptions, layers: int, model: ModelFacts | None) -> frozenset[int]:
     if options.paper:
-        if options.protect:
-            raise UsageError("--paper protects nothing, and --protect does.", "Give one of them.")
         return frozenset()
     if options.protect is None:
         deepstack = model.deepstack_layers if model else 0

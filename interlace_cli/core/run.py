@@ -94,6 +94,7 @@ StepListener = Callable[[str, str, float], None]
 
 def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> RunRecord:
     """Brings every artifact of the workspace up to date, and returns what came of it."""
+    plan.check_options(options.plan)
     chain = _Chain(workspace, options, progress, on_step)
     chain.prepare()
     chain.analyze()

@@ -118,8 +118,6 @@ def _build_arguments(model: PreTrainedModel, recipe: Recipe, folder: str) -> Tra
         optim="adamw_torch",
         bf16=recipe.precision == "bf16",
         fp16=recipe.precision == "fp16",
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=1,
         save_strategy="no",
         report_to=recipe.report_to,
@@ -128,4 +126,12 @@ def _build_arguments(model: PreTrainedModel, recipe: Recipe, folder: str) -> Tra
         dataloader_pin_memory=model.device.type == "cuda",
         use_cpu=model.device.type == "cpu",
         seed=recipe.seed,
+        **_checkpointing(recipe),
     )
+
+
+def _checkpointing(recipe: Recipe) -> dict[str, Any]:
+    """transformers 5.23 has other names for gradient checkpointing, and warns of the old ones."""
+    fields = transformers.TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
+    return {name: recipe.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False}}

@@ -46,6 +46,14 @@ def test_a_ratio_that_is_no_number(tmp_path: Path) -> None:
     refuse(2, "'--ratio': Input should be a valid number", "plan", "--ratio", "abc", "-w", tmp_path)
 
 
+def test_a_wrong_call_is_said_before_anything_is_looked_at(tmp_path: Path) -> None:
+    refuse(2, "is not between 0 and 1", "plan", "--ratio", "0", "-w", tmp_path / "w")
+    refuse(2, "is not between 0 and 1", "run", "--ratio", "1", "-w", tmp_path / "w")
+    refuse(2, "there is no strategy 'best'", "run", "--strategy", "best", "-w", tmp_path / "w")
+    refuse(1, "there is no model folder", "analyze", "nowhere", "-w", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
 def test_neither_ratio_nor_drop_and_both(scores: list[Path], tmp_path: Path) -> None:
     refuse(2, "either --ratio or --drop", "plan", "--scores", *scores, "-w", tmp_path)
     refuse(2, "either --ratio or --drop", "plan", "--ratio", ".2", "--drop", "3", "--scores", *scores, "-w", tmp_path)
