@@ -71,7 +71,8 @@ class RunView:
         """The running step's bar."""
         bars, job = self.bars, self._jobs[self._running]
         assert bars is not None
-        bars.reset(job, total=total, note=description)  # type: ignore[arg-type]
+        # A reset forgets all fields that it is not given.
+        bars.reset(job, total=total, mark="▸", note=description, rate="")  # type: ignore[arg-type]
 
         def advance(done: float = 1, note: str = "") -> None:
             speed = bars.tasks[job].speed or 0.0

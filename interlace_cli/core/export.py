@@ -9,7 +9,7 @@ from pathlib import Path
 from interlace_cli.core.opened import open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.evaluation import Evaluation
-from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import InterlaceError
 from interlace_cli.io.artifacts import load_artifact, save_artifact
@@ -43,24 +43,41 @@ def export_checkpoint(
     check_free(out, force)
     card = load_artifact(require(require(checkpoint) / PASSPORT), CheckpointCard)
     opened = open_model(checkpoint)
-    evaluation = _find_evaluation(evaluation_path, opened.facts.fingerprint, progress)
-    base = options.base_model or (card.base.name if card.base.location == DEMO else card.base.location)
-    if base.startswith("/"):
-        base = card.base.name
-    datasets = [card.healing.dataset] if card.healing else []
-    licence = options.licence or _find_licence(card.base.location)
-    name = options.name or options.push_to_hub or f"{re.sub(r'[^A-Za-z0-9.-]+', '-', base.split('/')[-1])}-interlace"
+    text = _build_text(card, _find_evaluation(evaluation_path, opened.facts.fingerprint, progress), options)
     with folder_being_made(out, force) as draft:
         copy_config(checkpoint, draft)
         copy_side_files(checkpoint, draft)
         write_tensors(opened.checkpoint, draft, {tensor: tensor for tensor in opened.checkpoint.tensors})
-        text = build_card(card, evaluation, name, base, licence, datasets)
         (draft / "README.md").write_text(text, encoding="utf-8")
         save_artifact(card, draft / PASSPORT)
         _complete(draft)
     if options.push_to_hub:
         _push(out, options.push_to_hub, options.private)
     return card
+
+
+def is_exported(checkpoint: Path, evaluation_path: Path, out: Path, options: ExportOptions) -> bool:
+    """Whether `out` already is what an export would write: the same passport, card and weights."""
+    try:
+        card = load_artifact(checkpoint / PASSPORT, CheckpointCard)
+        if load_artifact(out / PASSPORT, CheckpointCard) != card:
+            return False
+        fingerprint = open_model(checkpoint).facts.fingerprint
+        text = _build_text(card, _find_evaluation(evaluation_path, fingerprint, Silent()), options)
+        is_same_card = (out / "README.md").read_text(encoding="utf-8") == text
+        return is_same_card and open_model(out).facts.fingerprint == fingerprint
+    except (OSError, InterlaceError):
+        return False
+
+
+def _build_text(card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions) -> str:
+    base = options.base_model or (card.base.name if card.base.location == DEMO else card.base.location)
+    if base.startswith("/"):
+        base = card.base.name
+    datasets = [card.healing.dataset] if card.healing else []
+    licence = options.licence or _find_licence(card.base.location)
+    name = options.name or options.push_to_hub or f"{re.sub(r'[^A-Za-z0-9.-]+', '-', base.split('/')[-1])}-interlace"
+    return build_card(card, evaluation, name, base, licence, datasets)
 
 
 def _find_evaluation(path: Path, fingerprint: str, progress: Progress) -> Evaluation | None:

@@ -212,13 +212,13 @@ class _Chain:
 
     def export(self) -> None:
         o, space = self.options, self.space
-        healed = load_artifact(space.healed / PASSPORT, CheckpointCard)
-        began = self._begin("export")
-        export.export_checkpoint(
-            space.healed, space.evaluation, space.export, o.export, self.progress, self._may_replace("export")
+        self._unless(
+            export.is_exported(space.healed, space.evaluation, space.export, o.export),
+            "export",
+            lambda: export.export_checkpoint(
+                space.healed, space.evaluation, space.export, o.export, self.progress, self._may_replace("export")
+            ),
         )
-        del healed
-        self._end("export", began)
 
     def build_record(self) -> RunRecord:
         evaluation = load_artifact(self.space.evaluation, Evaluation)
@@ -248,19 +248,17 @@ class _Chain:
         inputs: dict[str, str],
         make: Callable[[], Any],
     ) -> None:
-        if not self.options.force and _is_current(path, cls, name, settings, inputs):
+        self._unless(_is_current(path, cls, name, settings, inputs), name, make)
+
+    def _unless(self, is_current: bool, name: str, make: Callable[[], Any]) -> None:
+        """Makes what is not up to date, and times it."""
+        if is_current and not self.options.force:
             self.skipped.append(name)
             self.on_step(name, "skipped", 0.0)
             return
-        began = self._begin(name)
-        make()
-        self._end(name, began)
-
-    def _begin(self, name: str) -> float:
         self.on_step(name, "running", 0.0)
-        return time.monotonic()
-
-    def _end(self, name: str, began: float) -> None:
+        began = time.monotonic()
+        make()
         self.seconds[name] = round(time.monotonic() - began, 3)
         self.on_step(name, "done", self.seconds[name])
 
