@@ -227,9 +227,9 @@ def save_chain_model(folder: Path, layers: int = 8) -> None:
 
 
 def bypass(model: Any, layers: list[int]) -> None:
-    """Lets the hidden state pass through these decoder layers unchanged."""
-    from interlace_cli.families.modules import find_decoder_layers
+    """Lets the hidden state pass through these decoder layers unchanged, by other means than the package's own."""
+    from interlace_cli.families.modules import find_layers
 
-    found = find_decoder_layers(model)
+    found = find_layers(model)
     for index in layers:
         found[index].forward = lambda hidden_states, *args, **kwargs: hidden_states

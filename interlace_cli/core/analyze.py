@@ -98,7 +98,7 @@ def _measure(
     """A row a sample, in the samples' order, and the number of vision patches in all."""
     from interlace_cli.core.tensors import SpanTap
     from interlace_cli.data.batches import Batcher, order_by_length, to_device
-    from interlace_cli.families.modules import find_decoder_layers, find_image_token
+    from interlace_cli.families.modules import find_image_token, find_layers
     from interlace_cli.io.models import load_model, load_processor
 
     model = load_model(model_path, options.dtype, options.device, options.attention)
@@ -107,7 +107,7 @@ def _measure(
     rows: list[_Row | None] = [None] * len(samples)
     patches = 0
     order = order_by_length(samples)
-    with SpanTap(find_decoder_layers(model)) as tap, progress.task("analyze", len(samples), "samples") as advance:
+    with SpanTap(find_layers(model)) as tap, progress.task("analyze", len(samples), "samples") as advance:
         for start in range(0, len(order), options.batch_size):
             chosen = order[start : start + options.batch_size]
             batch = [samples[i] for i in chosen]

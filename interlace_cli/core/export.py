@@ -15,7 +15,7 @@ from interlace_cli.errors import InterlaceError
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 from interlace_cli.io.checkpoints import DEMO, resolve_location
 from interlace_cli.io.files import check_free, folder_being_made
-from interlace_cli.io.surgery import copy_config, copy_side_files, write_tensors
+from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 from interlace_cli.report.card import build_card
 
@@ -47,7 +47,8 @@ def export_checkpoint(
     with folder_being_made(out, force) as draft:
         copy_config(checkpoint, draft)
         copy_side_files(checkpoint, draft)
-        write_tensors(opened.checkpoint, draft, {tensor: tensor for tensor in opened.checkpoint.tensors})
+        names = {tensor: tensor for tensor in opened.checkpoint.tensors}
+        write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names))
         (draft / "README.md").write_text(text, encoding="utf-8")
         save_artifact(card, draft / PASSPORT)
         _complete(draft)

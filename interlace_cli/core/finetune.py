@@ -18,7 +18,7 @@ from interlace_cli.healing.recipe import PRECISIONS, Recipe
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
 from interlace_cli.io.files import check_free, folder_being_made
-from interlace_cli.io.surgery import copy_config, copy_side_files, write_tensors
+from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def heal_model(
     samples = load_split(dataset, "train")
 
     from interlace_cli.data.batches import Batcher
-    from interlace_cli.families.modules import find_decoder_layers
+    from interlace_cli.families.modules import find_layers
     from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
     from interlace_cli.healing.trainer import train
     from interlace_cli.io.models import choose_device, load_model, load_processor
@@ -65,7 +65,7 @@ def heal_model(
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[recipe.precision]
     model = load_model(pruned, dtype, device)
     processor = load_processor(pruned, recipe.min_pixels, recipe.max_pixels)
-    layers = find_decoder_layers(model)
+    layers = find_layers(model)
     apply_trainable_set(model, layers, positions)
     check_trainable_set(model, layers, positions)
     before = hash_frozen(model)
@@ -97,7 +97,8 @@ def heal_model(
         copy_config(pruned, draft)
         copy_side_files(pruned, draft)
         names = {name: name for name in opened.checkpoint.tensors}
-        write_tensors(opened.checkpoint, draft, names, _collect_tuned(opened, layers, positions))
+        tuned = _collect_tuned(opened, layers, positions)
+        write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names, tuned))
         save_artifact(healed, draft / PASSPORT)
     return healed
 

@@ -1,75 +1,98 @@
-"""A model as several commands see it before any weight is loaded: its files, its layers, its counted facts."""
+"""A model as the steps before loading see it: its files, where the layers of one stack lie in them, counted facts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-from interlace_cli.domain.model import ModelFacts
+from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.errors import CheckpointError
-from interlace_cli.families.config import check_supported, count_deepstack, find_num_layers, is_tied
-from interlace_cli.families.tensors import find_numbered_groups, layer_of
-from interlace_cli.io.checkpoints import Checkpoint, TensorInfo, fingerprint, open_checkpoint
+from interlace_cli.families.config import count_deepstack, is_tied, merge_resolved, needs_resolution
+from interlace_cli.families.limits import find_locked
+from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
+from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
+from interlace_cli.io.checkpoints import Checkpoint, TensorInfo, fingerprint, open_checkpoint, read_config
+from interlace_cli.io.models import resolve_config
+
+
+@dataclass(frozen=True)
+class OpenedConfig:
+    """`config` is config.json with what it left to its class; `stack` is the one that is to be cut."""
+
+    config: Config
+    stack: Stack
+    num_layers: int
+    locked: list[Lock]
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """`layer_prefix` is what the decoder layers' tensors are numbered under on disk."""
+    """`layer_prefix` is what the layers' tensors are numbered under on disk; `extra` layers for multi-token prediction
+    lie behind them."""
 
     checkpoint: Checkpoint
+    config: Config
+    stack: Stack
     layer_prefix: str
+    extra: int
     facts: ModelFacts
 
 
-def open_model(location: str | Path) -> OpenedModel:
+def open_config(location: str | Path, stack_name: str = LANGUAGE) -> OpenedConfig:
+    """What config.json alone says of the model; no weights are looked at, or downloaded."""
+    return _understand(*read_config(str(location)), stack_name)
+
+
+def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
     """Opens `demo`, a folder or a Hub id. Raises UnsupportedModelError or CheckpointError."""
     checkpoint = open_checkpoint(location)
-    check_supported(checkpoint.config)
-    num_layers = find_num_layers(checkpoint.config) or _ask_transformers(checkpoint.path)
-    prefix = _find_prefix(checkpoint, num_layers)
-    return OpenedModel(checkpoint, prefix, _count_facts(checkpoint, prefix, num_layers))
-
-
-def _ask_transformers(path: Path) -> int:
-    """The layer count where config.json leaves it to the config class's default, as LLaVA's does."""
-    from interlace_cli.io.models import load_config
-
-    return int(load_config(path).get_text_config(decoder=True).num_hidden_layers)
-
-
-def _find_prefix(checkpoint: Checkpoint, num_layers: int) -> str:
-    groups = find_numbered_groups(checkpoint.tensors, num_layers)
-    if not groups:
+    understood = _understand(checkpoint.config, checkpoint.path, stack_name)
+    stack, layers = understood.stack, understood.num_layers
+    extra = stack.describe_in(understood.config).get("num_nextn_predict_layers") or 0
+    sizes = {tensor.name: tensor.bytes for tensor in checkpoint.tensors.values()}
+    prefix = find_layer_prefix(sizes, stack, layers, extra)
+    if prefix is None:
         raise CheckpointError(
-            f"{checkpoint.path} has no tensors numbered 0 to {num_layers - 1}, as its config says.",
+            f"{checkpoint.path} has no {stack.name} tensors numbered 0 to {layers - 1}, as its config says.",
             "Fetch the checkpoint again.",
         )
-    if len(groups) == 1:
-        return next(iter(groups))
-    # The vision tower is as deep as the language model: the module tree says which names a decoder layer has.
-    from interlace_cli.families.modules import find_decoder_layers
-    from interlace_cli.io.models import build_empty_model
-
-    layers = find_decoder_layers(build_empty_model(checkpoint.path))
-    wanted = {name for name, _ in layers[0].named_parameters()}
-    return max(groups, key=lambda prefix: len(groups[prefix] & wanted))
+    extra = max(find_numbered_groups(sizes)[prefix].numbers) + 1 - layers
+    facts = _count_facts(checkpoint, understood, prefix)
+    return OpenedModel(checkpoint, understood.config, stack, prefix, extra, facts)
 
 
-def _count_facts(checkpoint: Checkpoint, prefix: str, num_layers: int) -> ModelFacts:
-    by_layer: list[list[TensorInfo]] = [[] for _ in range(num_layers)]
+def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
+    if not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{path / 'config.json'} names no model_type.", "Fetch the checkpoint again.")
+    stack = find_stack(config, stack_name)
+    if needs_resolution(config, stack):
+        config = merge_resolved(config, resolve_config(path), stack)
+        stack = find_stack(config, stack_name)
+    if not stack.num_layers or stack.num_layers < 2:
+        raise CheckpointError(f"{path / 'config.json'} has no {stack_name} layers to choose from.")
+    locked = find_locked(config, stack, stack.num_layers)
+    by_reason = groupby(sorted(locked, key=lambda layer: (locked[layer], layer)), key=locked.__getitem__)
+    locks = [Lock(layers=list(layers), reason=reason) for reason, layers in by_reason]
+    return OpenedConfig(config, stack, stack.num_layers, locks)
+
+
+def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) -> ModelFacts:
+    by_layer: list[list[TensorInfo]] = [[] for _ in range(understood.num_layers)]
     outside: list[TensorInfo] = []
     for tensor in checkpoint.tensors.values():
         layer = layer_of(tensor.name, prefix)
-        (outside if layer is None else by_layer[layer]).append(tensor)
+        is_inside = layer is not None and layer < understood.num_layers
+        (by_layer[layer] if is_inside and layer is not None else outside).append(tensor)
     embedding = [tensor for tensor in outside if "embed_tokens" in tensor.name]
     head = [tensor for tensor in outside if "lm_head" in tensor.name]
-    rest = [tensor for tensor in outside if tensor not in embedding and tensor not in head]
+    rest = [tensor for tensor in outside if "embed_tokens" not in tensor.name and "lm_head" not in tensor.name]
     facts = ModelFacts(
         name=checkpoint.name,
         location=checkpoint.location,
         fingerprint=fingerprint(checkpoint),
-        model_type=checkpoint.config["model_type"],
+        model_type=understood.config["model_type"],
         layer_parameters=[_parameters(tensors) for tensors in by_layer],
         layer_bytes=[sum(tensor.bytes for tensor in tensors) for tensors in by_layer],
         embedding_parameters=_parameters(embedding),
@@ -77,8 +100,10 @@ def _count_facts(checkpoint: Checkpoint, prefix: str, num_layers: int) -> ModelF
         rest_parameters=_parameters(rest),
         total_bytes=checkpoint.total_bytes,
         attention_width=_attention_width(by_layer[0]),
-        deepstack_layers=count_deepstack(checkpoint.config),
-        is_tied=is_tied(checkpoint.config),
+        deepstack_layers=count_deepstack(understood.config) if understood.stack.name != "vision" else 0,
+        is_tied=is_tied(understood.config),
+        stack=understood.stack.name,
+        locked=understood.locked,
     )
     assert facts.total_parameters == checkpoint.total_parameters
     return facts

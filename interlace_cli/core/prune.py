@@ -11,11 +11,15 @@ from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import PlanMismatchError, UsageError
+from interlace_cli.families.architectures import ARCHITECTURES
 from interlace_cli.families.config import edit_config
-from interlace_cli.families.tensors import build_renaming
+from interlace_cli.families.limits import check_drop
+from interlace_cli.families.quantization import edit_quantization
+from interlace_cli.families.stacks import LANGUAGE, Config
+from interlace_cli.families.tensors import COLUMNS, build_companions, build_numbering, build_renaming, find_stacked
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.files import folder_being_made, hash_file
-from interlace_cli.io.surgery import copy_side_files, write_config, write_tensors
+from interlace_cli.io.files import check_free, folder_being_made, hash_file
+from interlace_cli.io.surgery import NewTensor, Slices, copy_side_files, select_tensors, write_config, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
 
@@ -39,15 +43,17 @@ def prune_by_plan(location: str | None, plan_path: Path, out: Path, progress: Pr
         if plan.model is None:
             raise UsageError("the plan was made from score files and names no model.", "Give MODEL.")
         location = plan.model.location
-    opened = open_model(location)
+    opened = open_model(location, plan.stack)
     check_plan_fits(plan, opened, force)
     cut = Cut(plan.drop, plan.tune, plan.strategy, {"plan": hash_file(plan_path)})
     return _write(opened, cut, out, progress, force)
 
 
-def prune_layers(location: str, drop: list[int], out: Path, progress: Progress, force: bool) -> CheckpointCard:
-    """Cuts exactly the layers `drop` (dense indices)."""
-    opened = open_model(location)
+def prune_layers(
+    location: str, drop: list[int], out: Path, progress: Progress, force: bool, stack: str = LANGUAGE
+) -> CheckpointCard:
+    """Cuts exactly the layers `drop` (dense indices) of the stack."""
+    opened = open_model(location, stack)
     layers = opened.facts.num_layers
     if not drop or len(drop) >= layers or drop[-1] >= layers:
         raise UsageError(
@@ -73,13 +79,29 @@ def check_plan_fits(plan: Plan, opened: OpenedModel, force: bool) -> None:
         )
 
 
+def _select(opened: OpenedModel, cut: Cut) -> tuple[Config, list[NewTensor]]:
+    """The new config, and the tensors that stay under their new names."""
+    facts, stack = opened.facts, opened.stack
+    kept = kept_layers(cut.drop, facts.num_layers)
+    numbering = build_numbering(kept, facts.num_layers, opened.extra)
+    companions = build_companions(opened.config, stack, kept, facts.num_layers)
+    config = edit_config(opened.config, stack, kept, facts.num_layers)
+    config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
+    names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, companions)
+    stacked = find_stacked(opened.checkpoint.tensors) if stack.name != "vision" else {}
+    slices = {name: Slices(axis == COLUMNS, kept, facts.num_layers) for name, axis in stacked.items()}
+    return config, select_tensors(opened.checkpoint, names, sliced=slices)
+
+
 def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: bool) -> CheckpointCard:
     facts, checkpoint = opened.facts, opened.checkpoint
-    kept = kept_layers(cut.drop, facts.num_layers)
-    renaming = build_renaming(checkpoint.tensors, opened.layer_prefix, kept)
-    notes = _describe_deepstack(cut.drop, facts.deepstack_layers)
+    check_free(out, force)
+    check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
+    config, tensors = _select(opened, cut)
+    notes = _describe_deepstack(cut.drop, facts.deepstack_layers) + _describe_untested(opened)
     for note in notes:
         progress.say(note)
+    kept = kept_layers(cut.drop, facts.num_layers)
     card = CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
@@ -87,6 +109,7 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
         inputs={"model": facts.fingerprint, **cut.inputs},
         stage="pruned",
         base=facts,
+        stack=facts.stack,
         strategy=cut.strategy,
         ratio=len(cut.drop) / facts.num_layers,
         dense_index=kept,
@@ -94,14 +117,22 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
         tune=[kept.index(layer) for layer in cut.tune],
         notes=notes,
     )
-    total = sum(tensor.bytes for tensor in checkpoint.tensors.values() if tensor.name in renaming)
+    total = sum(tensor.bytes for tensor in tensors)
     with folder_being_made(out, force) as draft, progress.task("prune", total, "bytes") as advance:
-        config = edit_config(checkpoint.config, kept, facts.num_layers)
         write_config(config, draft)
         copy_side_files(checkpoint.path, draft)
-        write_tensors(checkpoint, draft, renaming, advance=advance)
+        write_tensors(checkpoint, draft, tensors, advance)
         save_artifact(card, draft / PASSPORT)
     return card
+
+
+def _describe_untested(opened: OpenedModel) -> list[str]:
+    if opened.facts.model_type in ARCHITECTURES:
+        return []
+    return [
+        f"{opened.facts.model_type} is not among the architectures that interlace is tested with: its layers were found"
+        " by the general rules. Compare with --verify."
+    ]
 
 
 def _describe_deepstack(drop: list[int], deepstack: int) -> list[str]:

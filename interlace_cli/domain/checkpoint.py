@@ -30,6 +30,7 @@ class CheckpointCard(Artifact):
 
     stage: str
     base: ModelFacts
+    stack: str = "language"
     strategy: str
     ratio: float
     dense_index: list[int]

@@ -7,12 +7,20 @@ from pydantic import Field
 from interlace_cli.domain.record import Record
 
 
+class Lock(Record):
+    """Layers that cannot be dropped, because no config of the architecture would express what is left."""
+
+    layers: list[int]
+    reason: str
+
+
 class ModelFacts(Record):
     """Counted from a checkpoint's config and tensor headers; no weight is loaded for it.
 
     `fingerprint` is the sha256 of the config's content and of every tensor's name, dtype, shape and a sample of its
-    bytes. `rest_parameters` is all that is neither in a decoder layer, nor embedding, nor head: the vision tower, the
-    projector, norms. `layer_bytes` and `total_bytes` are bytes on disk.
+    bytes. `stack` is whose layers are counted one by one: the language model's, the vision tower's ... and
+    `rest_parameters` is all that is neither in one of them, nor embedding, nor head. `layer_bytes` and `total_bytes`
+    are bytes on disk.
     """
 
     name: str
@@ -28,11 +36,18 @@ class ModelFacts(Record):
     attention_width: int = Field(ge=0, description="query heads x head dimension")
     deepstack_layers: int = Field(ge=0, description="first n layers after which vision features are added")
     is_tied: bool
+    stack: str = "language"
+    locked: list[Lock] = []
 
     @property
     def num_layers(self) -> int:
         """Decoder layers."""
         return len(self.layer_parameters)
+
+    @property
+    def locked_layers(self) -> list[int]:
+        """All layers that cannot be dropped."""
+        return sorted(layer for lock in self.locked for layer in lock.layers)
 
     @property
     def total_parameters(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from interlace_cli.domain.layers import Role, kept_layers
-from interlace_cli.domain.model import ModelFacts
+from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.record import Artifact, Record
 
 
@@ -60,12 +60,14 @@ class Plan(Artifact):
     KIND: ClassVar[str] = "interlace.plan"
 
     strategy: str
+    stack: str = "language"
     num_layers: int = Field(ge=2)
     roles: list[Role]
     drop: list[int]
     tune: list[int]
     anchor: list[int]
     protect: list[int] = []
+    locked: list[Lock] = []
     picks: list[Pick] = []
     layers: list[LayerNote] = []
     summary: PlanSummary | None = None

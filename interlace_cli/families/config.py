@@ -1,7 +1,7 @@
 """The config of a model after a drop: which fields depend on the layers, and how each changes.
 
 Pure functions over the parsed `config.json`. Generic first: a list with one entry per layer is sliced, a list of layer
-indices is renumbered; the few scalars are named here (architectures.md, section 1).
+indices is renumbered; the few other fields are named here (architectures.md, section 1).
 """
 
 from __future__ import annotations
@@ -10,42 +10,85 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.stacks import COUNTS, Config, Stack, text_path
+from interlace_cli.families.taps import edit_taps
 
-Config = dict[str, Any]
-
-SUPPORTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "llava_next", "llava_onevision")
-"""Model types whose cut was shown to be exact by a test against plain transformers."""
-
-INDEX_LISTS = ("mlp_only_layers", "cross_attention_layers", "moe_layers", "full_attn_idxs", "rope_scaling_layers")
+INDEX_LISTS = (
+    "mlp_only_layers",
+    "cross_attention_layers",
+    "moe_layers",
+    "full_attn_idxs",
+    "rope_scaling_layers",
+    "local_layer_ids",
+    "fullatt_block_indexes",
+    "global_attn_indexes",
+)
 """Fields that hold layer indices. They may have as many entries as layers by chance, so the name decides."""
 
+ONE_BASED_INDEX_LISTS = ("ple_layer_ids",)
+INDEX_DICTS = ("per_layer_config",)
+COUNTS_FROM_THE_START = ("max_window_layers", "first_k_dense_replace")
+"""Fields that say how many of the first layers are of one kind."""
+COUNTS_FROM_THE_END = ("num_kv_shared_layers",)
+"""Fields that say how many of the last layers are of one kind."""
 
-def check_supported(config: Config) -> None:
-    """Raises UnsupportedModelError for an architecture that was not shown to be cut exactly."""
-    model_type = config.get("model_type")
-    if model_type not in SUPPORTED:
-        raise UnsupportedModelError(
-            f"config.json has model_type {model_type!r}, which interlace cannot cut exactly yet.",
-            f"It cuts {', '.join(SUPPORTED)}.",
-        )
+NOT_PER_LAYER = (
+    "architectures",
+    "image_grid_pinpoints",
+    "keys_to_ignore_at_inference",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "vision_feature_layer",
+    "spatial_target_layers",
+    "deepstack_layer_map",
+)
+"""Lists that are never sliced, whatever their length. Nor are those of token ids."""
+
+_SPELLED_OUT = """
+    llama mistral ministral3 gemma phi opt bloom bart t5 cohere granite persimmon qwen3_vl_text cosmos3_edge_text
+    glm4v_text glm_ocr_text aria_text hunyuan_vl_text hyperclovax paddleocr_vl_text emu3_text_model
+    kosmos_2_text_model kosmos_2_5_text_model blip_text_model granite_docling_text pix2struct_text_model chameleon
+    idefics git fuyu clip_text_model qwen2 qwen3 qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text
+"""
+"""Language models whose layers are all of one kind, or of kinds that a count in the config tells (`max_window_layers`):
+their config.json says all there is to say."""
 
 
 def text_configs(config: Config) -> list[Config]:
     """The objects that describe the language model: `text_config`, or the config itself where it is flat, or both."""
-    inner = config.get("text_config")
-    if not isinstance(inner, dict):
+    path = text_path(config)
+    if not path:
         return [config]
-    return [config, inner] if "num_hidden_layers" in config else [inner]
+    return [config, config[path[0]]] if "num_hidden_layers" in config else [config[path[0]]]
 
 
-def find_num_layers(config: Config) -> int | None:
-    """The number of decoder layers, where config.json says it (some leave it to the class's default)."""
-    for text in reversed(text_configs(config)):
-        value = text.get("num_hidden_layers")
-        if isinstance(value, int):
-            return value
-    return None
+def needs_resolution(config: Config, stack: Stack) -> bool:
+    """Whether config.json leaves per-layer facts to its config class, so that transformers has to be asked for them:
+    the layer count itself, or the kinds of layers, which older configs gave as a pattern (every sixth, say)."""
+    if stack.num_layers is None:
+        return True
+    if stack.name == "vision":
+        return False
+    inner = stack.describe_in(config)
+    kind = inner.get("model_type", config.get("model_type"))
+    if kind in _SPELLED_OUT.split():
+        return False
+    return not any(_is_per_layer(field, value, stack.num_layers) for field, value in inner.items())
+
+
+def merge_resolved(config: Config, resolved: Config, stack: Stack) -> Config:
+    """`config` with what it left to its class: the layer count, and lists with an entry per layer or of indices."""
+    merged = copy.deepcopy(config)
+    inner, full = stack.describe_in(merged), stack.describe_in(resolved)
+    field = next((name for name in COUNTS if isinstance(full.get(name), int)), None)
+    if stack.count_field is None and field is not None:
+        inner[field] = full[field]
+    layers = stack.num_layers or (full[field] if field else 0)
+    for name, value in full.items():
+        if inner.get(name) is None and (name in INDEX_LISTS or _is_per_layer(name, value, layers)) and value:
+            inner[name] = value
+    return merged
 
 
 def count_deepstack(config: Config) -> int:
@@ -61,21 +104,51 @@ def is_tied(config: Config) -> bool:
     return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
 
 
-def edit_config(config: Config, kept: Sequence[int], num_layers: int) -> Config:
-    """A copy of the config for the layers `kept` (dense indices, ascending) of `num_layers`."""
+def edit_config(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> Config:
+    """A copy of the config for the layers `kept` (dense indices, ascending) of `num_layers` of the stack."""
     edited = copy.deepcopy(config)
-    position = {layer: place for place, layer in enumerate(kept)}
-    for text in text_configs(edited):
-        for field, value in text.items():
-            if field in INDEX_LISTS and isinstance(value, list):
-                text[field] = [position[layer] for layer in value if layer in position]
-            elif isinstance(value, list) and len(value) == num_layers and not field.endswith("token_id"):
-                text[field] = [value[layer] for layer in kept]
-        if isinstance(text.get("max_window_layers"), int):
-            text["max_window_layers"] = sum(layer < text["max_window_layers"] for layer in kept)
-        text["num_hidden_layers"] = len(kept)
-    if count_deepstack(edited):
-        vision = edited["vision_config"]
-        indexes = vision["deepstack_visual_indexes"]
-        vision["deepstack_visual_indexes"] = [tap for layer, tap in enumerate(indexes) if layer in position]
+    is_language = stack.name != "vision" and stack.path == text_path(config)
+    objects = text_configs(edited) if is_language and not stack.is_half else [stack.describe_in(edited)]
+    for described in objects:
+        _edit_fields(described, kept, num_layers)
+        field = next((name for name in (stack.count_field, *COUNTS) if name in described), None)
+        if field is not None or "layers_block_type" not in described:
+            described[stack.count_field or field or "num_hidden_layers"] = len(kept)
+    edit_taps(edited, stack, kept, num_layers)
     return edited
+
+
+def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> None:
+    position = {layer: place for place, layer in enumerate(kept)}
+    _spell_out_sparse_step(described, num_layers)
+    for field, value in described.items():
+        if field in INDEX_LISTS and isinstance(value, list):
+            described[field] = [position[layer] for layer in value if layer in position]
+        elif field in ONE_BASED_INDEX_LISTS and isinstance(value, list):
+            described[field] = [position[layer - 1] + 1 for layer in value if layer - 1 in position]
+        elif field in INDEX_DICTS and isinstance(value, dict):
+            described[field] = {
+                str(position[int(layer)]): entry for layer, entry in value.items() if int(layer) in position
+            }
+        elif field == "kv_source_layers" and isinstance(value, list):
+            described[field] = [position.get(value[layer], value[layer]) for layer in kept]
+        elif field in COUNTS_FROM_THE_START and isinstance(value, int):
+            described[field] = sum(layer < value for layer in kept)
+        elif field in COUNTS_FROM_THE_END and isinstance(value, int):
+            described[field] = sum(layer >= num_layers - value for layer in kept)
+        elif _is_per_layer(field, value, num_layers):
+            described[field] = [value[layer] for layer in kept]
+
+
+def _is_per_layer(field: str, value: Any, num_layers: int) -> bool:
+    is_list = isinstance(value, list) and len(value) == num_layers
+    return is_list and field not in NOT_PER_LAYER and "token_id" not in field
+
+
+def _spell_out_sparse_step(described: Config, num_layers: int) -> None:
+    """`decoder_sparse_step` n makes every n-th layer sparse; after a drop that is said layer by layer instead."""
+    step = described.get("decoder_sparse_step")
+    if isinstance(step, int) and step > 1:
+        dense = {layer for layer in range(num_layers) if (layer + 1) % step}
+        described["mlp_only_layers"] = sorted(dense | set(described.get("mlp_only_layers") or []))
+        described["decoder_sparse_step"] = 1

@@ -1,28 +1,56 @@
-"""The decoder layers of a model in memory, found through transformers' own interfaces."""
+"""The layers of a model in memory, found through transformers' own interfaces."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.stacks import LANGUAGE, find_stack
+from interlace_cli.families.tensors import find_layer_prefix
 
 
-def find_decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The language model's list of layers: under `get_decoder()`, the list with `num_hidden_layers` members.
+def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
+    """The list of layers of a stack, by the rule that finds it in a checkpoint's files: the numbered modules, as many
+    as the config says, on the right side of the model.
 
     Raises UnsupportedModelError where there is none.
     """
     owner: Any = model
-    count = owner.config.get_text_config(decoder=True).num_hidden_layers
-    lists = [m for m in owner.get_decoder().modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not lists:
-        name = type(model).__name__
+    stack = find_stack(owner.config.to_dict(), stack_name)
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    sizes = {
+        f"{name}.{number}.weight": sum(parameter.numel() for parameter in layer.parameters())
+        for name, layers in lists.items()
+        for number, layer in enumerate(layers)
+    }
+    prefix = find_layer_prefix(sizes, stack, stack.num_layers) if stack.num_layers else None
+    if prefix is None:
         raise UnsupportedModelError(
-            f"{name} has no list of {count} decoder layers.", "This architecture cannot be cut."
+            f"{type(model).__name__} has no list of {stack.num_layers} {stack.name} layers.",
+            "This architecture cannot be cut.",
         )
-    return max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
+    return lists[prefix]
+
+
+@contextmanager
+def bypassed(layers: nn.ModuleList, drop: Iterable[int]) -> Iterator[None]:
+    """Lets the hidden state pass through these layers unchanged: what a checkpoint without them has to compute."""
+
+    def pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        del layer
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handles = [layers[index].register_forward_hook(pass_on, with_kwargs=True) for index in drop]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def find_image_token(model: nn.Module) -> int | None:

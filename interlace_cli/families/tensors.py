@@ -1,28 +1,73 @@
-"""Which tensors belong to which decoder layer, found from the names themselves."""
+"""Which tensors belong to which layer, found from the names themselves, and what each is called after a drop."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from interlace_cli.families.stacks import Config, Stack
 
 DEEPSTACK = "deepstack_merger_list"
+CROSS_ATTENTION = "gated_cross_attn_layers"
+TOWERS = """
+    vision visual image img audio speech vq vqmodel sam qformer perceiver resampler projector projectors merger connector
+    aligner mm talker token2wav code2wav vit
+"""
+"""Words in the names of what stands beside the language model."""
+COLUMNS, ROWS = "columns", "rows"
+STACKED = {"embed_tokens_per_layer.weight": COLUMNS, "per_layer_model_projection.weight": ROWS}
+"""Tensors that hold a slice for each layer side by side: embeddings [V, L x p] in columns, projections [L x p, H] in
+rows (Gemma 3n and 4)."""
 
 
-def find_numbered_groups(names: Iterable[str], size: int) -> dict[str, set[str]]:
-    """Prefixes under which the tensors are numbered 0 ... size-1, each with the names that occur below a number.
+class Group(NamedTuple):
+    """Tensors numbered 0 ... under one prefix: `below` holds the names that occur below a number."""
 
-    `model.layers.3.mlp.up_proj.weight` is numbered under `model.layers`; a group inside another (experts) is left out.
-    """
+    numbers: set[int]
+    below: set[str]
+
+
+def find_numbered_groups(names: Iterable[str]) -> dict[str, Group]:
+    """Prefix -> group. `model.layers.3.mlp.up_proj.weight` is numbered under `model.layers`; a group inside another
+    (experts) is left out."""
     numbers: dict[str, set[int]] = defaultdict(set)
     below: dict[str, set[str]] = defaultdict(set)
     for name in names:
         parts = name.split(".")
-        place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        place = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
         if place is not None:
             prefix = ".".join(parts[:place])
             numbers[prefix].add(int(parts[place]))
             below[prefix].add(".".join(parts[place + 1 :]))
-    return {prefix: below[prefix] for prefix, found in numbers.items() if found == set(range(size))}
+    return {prefix: Group(found, below[prefix]) for prefix, found in numbers.items()}
+
+
+def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, extra: int = 0) -> str | None:
+    """What the stack's layers are numbered under, from the tensors' names and sizes in bytes; None if nothing fits.
+
+    A group fits if it has a member for each layer, or `extra` more (layers for multi-token prediction, which lie behind
+    the others). Of several, the right side of the model decides, then the half of an encoder-decoder, then the size.
+    """
+    groups = find_numbered_groups(sizes)
+    layers = set(range(num_layers))
+    fitting = [p for p, group in groups.items() if group.numbers in (layers, layers | set(range(num_layers + extra)))]
+    fitting = [prefix for prefix in fitting if not prefix.endswith((DEEPSTACK, CROSS_ATTENTION))]
+    if stack.name == "vision":
+        fitting = [prefix for prefix in fitting if is_tower(prefix)]
+    else:
+        fitting = [prefix for prefix in fitting if not is_tower(prefix)] or fitting
+    half = {"encoder": "encoder", "decoder": "decoder"}.get(stack.name) if stack.is_half else None
+    if half:
+        fitting = [prefix for prefix in fitting if half in prefix.split(".")] or fitting
+    weights = {prefix: sum(size for name, size in sizes.items() if name.startswith(prefix + ".")) for prefix in fitting}
+    return max(sorted(fitting), key=lambda prefix: weights[prefix], default=None)
+
+
+def is_tower(prefix: str) -> bool:
+    """Whether a name is one beside the language model: a vision or audio tower, a projector."""
+    return not set(TOWERS.split()).isdisjoint(re.findall(r"[A-Za-z0-9]+", prefix))
 
 
 def layer_of(name: str, prefix: str) -> int | None:
@@ -30,27 +75,57 @@ def layer_of(name: str, prefix: str) -> int | None:
     if not name.startswith(prefix + "."):
         return None
     number = name[len(prefix) + 1 :].split(".", 1)[0]
-    return int(number) if number.isdigit() else None
+    return int(number) if number.isdecimal() else None
 
 
-def build_renaming(names: Iterable[str], prefix: str, kept: Sequence[int]) -> dict[str, str]:
-    """Old name -> new name of each tensor that stays: layers are numbered anew from 0, and a DeepStack merger goes
-    with the layer after which it added its features, so that what is left computes the model with those layers and
-    their additions bypassed."""
-    position = {layer: place for place, layer in enumerate(kept)}
+def build_numbering(kept: Sequence[int], num_layers: int, extra: int = 0) -> dict[int, int]:
+    """Old number -> new one, of layers that stay and of those for multi-token prediction behind them."""
+    behind = range(num_layers, num_layers + extra)
+    return {layer: place for place, layer in enumerate([*kept, *behind])}
+
+
+def build_companions(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> dict[str, dict[int, int]]:
+    """Lists of modules that go with the layers: last part of their prefix -> numbering.
+
+    A DeepStack merger goes with the layer after which it added its features, IDEFICS' cross-attention with its group,
+    so that what is left computes the model with those layers and their additions bypassed.
+    """
+    if stack.name == "vision":
+        return {}
+    companions = {DEEPSTACK: build_numbering(kept, num_layers)}
+    interval = config.get("cross_layer_interval")
+    if isinstance(interval, int):
+        groups = sorted({layer // interval for layer in kept})
+        companions[CROSS_ATTENTION] = {group: place for place, group in enumerate(groups)}
+    return companions
+
+
+def build_renaming(
+    names: Iterable[str], prefix: str, numbering: Mapping[int, int], companions: Mapping[str, Mapping[int, int]]
+) -> dict[str, str]:
+    """Old name -> new name of each tensor that stays; layers are numbered anew from 0."""
     renaming = {}
     for name in names:
-        group = next((p for p in (prefix, _deepstack_prefix(name)) if p and layer_of(name, p) is not None), None)
-        if group is None:
-            renaming[name] = name
-            continue
+        group, numbers = prefix, numbering
+        if layer_of(name, prefix) is None:
+            found = next(((p, c) for c in companions if (p := _companion_prefix(name, c))), None)
+            if found is None:
+                renaming[name] = name
+                continue
+            group, numbers = found[0], companions[found[1]]
         layer = layer_of(name, group)
-        if layer in position:
-            rest = name[len(group) + 1 :].split(".", 1)[1]
-            renaming[name] = f"{group}.{position[layer]}.{rest}"
+        if layer is not None and layer in numbers:
+            number, _, rest = name[len(group) + 1 :].partition(".")
+            del number
+            renaming[name] = f"{group}.{numbers[layer]}.{rest}"
     return renaming
 
 
-def _deepstack_prefix(name: str) -> str | None:
-    head, found, _ = name.partition(DEEPSTACK + ".")
-    return head + DEEPSTACK if found else None
+def find_stacked(names: Iterable[str]) -> dict[str, str]:
+    """Name -> COLUMNS or ROWS of the tensors that hold a slice for each layer."""
+    return {name: axis for name in names for suffix, axis in STACKED.items() if name.endswith(suffix)}
+
+
+def _companion_prefix(name: str, companion: str) -> str | None:
+    head, found, _ = name.partition(companion + ".")
+    return head + companion if found else None

@@ -67,6 +67,12 @@ class Checkpoint:
         return sum(tensor.parameters for tensor in self.tensors.values())
 
 
+def read_config(location: str) -> tuple[dict[str, Any], Path]:
+    """The config of `demo`, a local folder or a Hub id, and the folder it lies in. Nothing else is downloaded."""
+    path = resolve_location(location, config_only=True)[0]
+    return _read_json(path / "config.json"), path
+
+
 def open_checkpoint(location: str | Path) -> Checkpoint:
     """Opens `demo`, a local folder or a Hub id. Raises CheckpointError that names the broken or missing file."""
     path, stored = resolve_location(str(location))
@@ -80,7 +86,7 @@ def open_checkpoint(location: str | Path) -> Checkpoint:
     return Checkpoint(_describe_name(str(location), path), stored, path, config, tensors, shards, metadata)
 
 
-def resolve_location(location: str) -> tuple[Path, str]:
+def resolve_location(location: str, config_only: bool = False) -> tuple[Path, str]:
     """The folder of a model, downloaded if need be, and how to name it in an artifact."""
     if location == DEMO:
         return DEMO_CHECKPOINT, DEMO
@@ -90,7 +96,7 @@ def resolve_location(location: str) -> tuple[Path, str]:
     if path.exists():
         raise CheckpointError(f"{location} is a file.", "Give the model's folder.")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", location) and not location.startswith((".", "/")):
-        return _download(location), location
+        return _download(location, config_only), location
     raise MissingInputError(f"there is no model folder {location}.", "Give a local folder, a Hub id, or `demo`.")
 
 
@@ -113,13 +119,15 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, config_only: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     skipped = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
     try:
-        return Path(snapshot_download(repo, ignore_patterns=skipped))
+        return Path(
+            snapshot_download(repo, ignore_patterns=skipped, allow_patterns="config.json" if config_only else None)
+        )
     except GatedRepoError as error:
         raise CheckpointError(f"{repo} is gated.", "Accept its terms on the Hub and run `hf auth login`.") from error
     except RepositoryNotFoundError as error:
@@ -165,10 +173,13 @@ def _find_shards(path: Path) -> list[Path]:
         return shards
     if (path / SINGLE_FILE).exists():
         return [path / SINGLE_FILE]
-    raise CheckpointError(
-        f"{path} has no {SINGLE_FILE} and no {INDEX_FILE}.",
-        "Only safetensors checkpoints can be cut; save the model once with save_pretrained.",
-    )
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{path} has its weights in {pickled[0]}, and only safetensors files can be cut.",
+            "Convert them once: load the model with transformers' from_pretrained, and save_pretrained it elsewhere.",
+        )
+    raise CheckpointError(f"{path} has no {SINGLE_FILE} and no {INDEX_FILE}.", "Give the folder of a whole checkpoint.")
 
 
 def _read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:

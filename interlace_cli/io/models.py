@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
 import sys
 import warnings
 from functools import cache
@@ -27,13 +29,22 @@ def load_config(path: Path) -> PreTrainedConfig:
         raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
 
 
-def build_empty_model(path: Path) -> PreTrainedModel:
-    """The model's modules on the meta device: no memory, no weights."""
-    import torch
-
-    transformers = import_transformers()
-    with torch.device("meta"):
-        return transformers.AutoModelForImageTextToText.from_config(load_config(path))
+def resolve_config(path: Path) -> dict[str, Any]:
+    """config.json of the folder with everything that it leaves to its class. Asked of transformers in a process of its
+    own, unless it is loaded here already: it takes hundreds of MB, and surgery on disk needs none of it."""
+    if "transformers" in sys.modules:
+        return load_config(path).to_dict()
+    code = (
+        "import json, sys; from pathlib import Path; from interlace_cli.errors import InterlaceError\n"
+        "from interlace_cli.io.models import load_config\n"
+        "try: print(json.dumps(load_config(Path(sys.argv[1])).to_dict(), default=str))\n"
+        "except InterlaceError as error: sys.exit(str(error))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CheckpointError(done.stderr.strip().splitlines()[-1])
+    resolved: dict[str, Any] = json.loads(done.stdout)
+    return resolved
 
 
 def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import orjson
 from interlace_cli.io.checkpoints import INDEX_FILE, SINGLE_FILE, Checkpoint, TensorInfo
 
 BLOCK = 1 << 26
+PIECE = 1 << 22
 _WEIGHT_SUFFIXES = (
     ".safetensors",
     ".bin",
@@ -31,33 +33,98 @@ _WEIGHT_SUFFIXES = (
 )
 _NOT_CARRIED = ("config.json", "README.md", "interlace.json", ".gitattributes")
 
+Told = Callable[[float], None]
+Chunk = bytes | tuple[Path, int, int]
+"""Bytes, or `(file, start, end)` to be copied."""
 
-def write_tensors(
+
+@dataclass(frozen=True)
+class Slices:
+    """A tensor with `parts` slices side by side along one axis, of which those of `kept` stay."""
+
+    by_columns: bool
+    kept: Sequence[int]
+    parts: int
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """One tensor of the new checkpoint: the bytes of `source`, or `data` in their place, or slices of it."""
+
+    name: str
+    source: TensorInfo
+    slices: Slices | None = None
+    data: bytes | None = None
+
+    @property
+    def shape(self) -> list[int]:
+        """As it will be."""
+        shape = list(self.source.shape)
+        if self.slices is not None:
+            axis = 1 if self.slices.by_columns else 0
+            shape[axis] = shape[axis] // self.slices.parts * len(self.slices.kept)
+        return shape
+
+    @property
+    def bytes(self) -> int:
+        """As many as it will have."""
+        if self.slices is None:
+            return self.source.bytes
+        return self.source.bytes // self.slices.parts * len(self.slices.kept)
+
+
+def select_tensors(
     source: Checkpoint,
-    out: Path,
     names: Mapping[str, str],
     replaced: Mapping[str, bytes] | None = None,
-    advance: Callable[[float], None] | None = None,
-) -> None:
-    """Writes the tensors of `source` that `names` maps to a new name, shard by shard, into the folder `out`.
+    sliced: Mapping[str, Slices] | None = None,
+) -> list[NewTensor]:
+    """The tensors of `source` that `names` maps to a new name, in the order of its files.
 
-    `replaced` holds new bytes for some of them, by old name, as many as before. `advance` is told of bytes written.
+    `replaced` holds new bytes for some of them, by old name, as many as before; `sliced` says of which only a part
+    stays.
     """
-    kept = [[t for t in source.tensors.values() if t.file == shard and t.name in names] for shard in source.shards]
-    files = [
-        (shard, sorted(tensors, key=lambda t: t.start))
-        for shard, tensors in zip(source.shards, kept, strict=True)
-        if tensors
-    ]
+    replaced, sliced = replaced or {}, sliced or {}
+    order = {shard: place for place, shard in enumerate(source.shards)}
+    chosen = [tensor for tensor in source.tensors.values() if tensor.name in names]
+    chosen.sort(key=lambda tensor: (order[tensor.file], tensor.start))
+    for tensor in chosen:
+        data = replaced.get(tensor.name)
+        if data is not None and len(data) != tensor.bytes:
+            raise ValueError(f"{tensor.name}: {len(data)} new bytes for {tensor.bytes}")
+    return [NewTensor(names[t.name], t, sliced.get(t.name), replaced.get(t.name)) for t in chosen]
+
+
+def split_into_shards(tensors: Sequence[NewTensor], source: Checkpoint) -> list[list[NewTensor]]:
+    """As many shards as the largest of the source's would need, filled evenly and in order."""
+    total = sum(tensor.bytes for tensor in tensors)
+    sizes = dict.fromkeys(source.shards, 0)
+    for stored in source.tensors.values():
+        sizes[stored.file] += stored.bytes
+    count = -(-total // max(*sizes.values(), 1))
+    shards: list[list[NewTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if filled + tensor.bytes / 2 > total / count * len(shards) and shards[-1]:
+            shards.append([])
+        shards[-1].append(tensor)
+        filled += tensor.bytes
+    return shards
+
+
+def write_tensors(source: Checkpoint, out: Path, tensors: Sequence[NewTensor], advance: Told | None = None) -> None:
+    """Writes `tensors` into the folder `out`, with an index where there are several files. `advance` is told of bytes
+    written."""
+    shards = split_into_shards(tensors, source)
     weight_map = {}
-    for number, (shard, tensors) in enumerate(files, start=1):
-        name = SINGLE_FILE if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        metadata = source.metadata[shard.name] or {"format": "pt"}
-        _write_shard(shard, tensors, out / name, names, replaced or {}, metadata, advance)
-        weight_map.update({names[tensor.name]: name for tensor in tensors})
-    if len(files) > 1:
-        total = sum(tensor.bytes for _, tensors in files for tensor in tensors)
-        parameters = sum(tensor.parameters for _, tensors in files for tensor in tensors)
+    for number, members in enumerate(shards, start=1):
+        name = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        metadata = source.metadata[members[0].source.file.name] if members else {}
+        _write_shard(out / name, members, metadata or {"format": "pt"}, advance)
+        weight_map.update({tensor.name: name for tensor in members})
+    if len(shards) > 1:
+        total = sum(tensor.bytes for tensor in tensors)
+        parameters = sum(_count_elements(tensor) for tensor in tensors)
         index = {"metadata": {"total_parameters": parameters, "total_size": total}, "weight_map": weight_map}
         options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
         (out / INDEX_FILE).write_bytes(orjson.dumps(index, option=options))
@@ -86,59 +153,94 @@ def copy_side_files(source: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def _write_shard(
-    shard: Path,
-    tensors: list[TensorInfo],
-    out: Path,
-    names: Mapping[str, str],
-    replaced: Mapping[str, bytes],
-    metadata: dict[str, str],
-    advance: Callable[[float], None] | None,
-) -> None:
+def _count_elements(tensor: NewTensor) -> int:
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    return count
+
+
+def _write_shard(out: Path, tensors: Sequence[NewTensor], metadata: dict[str, str], advance: Told | None) -> None:
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for tensor in tensors:
-        header[names[tensor.name]] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
+        header[tensor.name] = {
+            "dtype": tensor.source.dtype,
+            "shape": tensor.shape,
             "data_offsets": [offset, offset + tensor.bytes],
         }
         offset += tensor.bytes
     encoded = orjson.dumps(header)
     encoded += b" " * (-len(encoded) % 8)
-    source, target = os.open(shard, os.O_RDONLY), os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    sources: dict[Path, int] = {}
+    # No fsync: after a power cut the folder can be made again from the model, and waiting for the disk costs more than
+    # the copy. A process that is killed leaves nothing under the final name all the same.
+    target = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         _write_all(target, len(encoded).to_bytes(8, "little") + encoded)
-        for start, end, data in _join_ranges(tensors, replaced):
-            if data is None:
-                _copy_range(source, target, start, end - start, advance)
-            else:
-                _write_all(target, data)
+        for chunk in _join_ranges(tensors):
+            if isinstance(chunk, bytes):
+                _write_all(target, chunk)
                 if advance:
-                    advance(len(data))
-        os.fsync(target)
+                    advance(len(chunk))
+                continue
+            file, start, end = chunk
+            if file not in sources:
+                sources[file] = os.open(file, os.O_RDONLY)
+            _copy_range(sources[file], target, start, end - start, advance)
     finally:
-        os.close(source)
-        os.close(target)
+        for handle in (target, *sources.values()):
+            os.close(handle)
 
 
-def _join_ranges(tensors: list[TensorInfo], replaced: Mapping[str, bytes]) -> list[tuple[int, int, bytes | None]]:
-    """Neighbours in the file become one range to copy; a replaced tensor is a range of its own."""
-    ranges: list[tuple[int, int, bytes | None]] = []
+def _join_ranges(tensors: Sequence[NewTensor]) -> Iterator[Chunk]:
+    """Neighbours in a file become one range to copy."""
+    waiting: tuple[Path, int, int] | None = None
     for tensor in tensors:
-        data = replaced.get(tensor.name)
-        if data is not None:
-            if len(data) != tensor.bytes:
-                raise ValueError(f"{tensor.name}: {len(data)} new bytes for {tensor.bytes}")
-            ranges.append((tensor.start, tensor.end, data))
-        elif ranges and ranges[-1][2] is None and ranges[-1][1] == tensor.start:
-            ranges[-1] = (ranges[-1][0], tensor.end, None)
-        else:
-            ranges.append((tensor.start, tensor.end, None))
-    return ranges
+        for chunk in _iter_chunks(tensor):
+            if isinstance(chunk, tuple) and waiting and waiting[0] == chunk[0] and waiting[2] == chunk[1]:
+                waiting = (chunk[0], waiting[1], chunk[2])
+                continue
+            if waiting:
+                yield waiting
+            waiting = chunk if isinstance(chunk, tuple) else None
+            if isinstance(chunk, bytes):
+                yield chunk
+    if waiting:
+        yield waiting
 
 
-def _copy_range(source: int, target: int, start: int, count: int, advance: Callable[[float], None] | None) -> None:
+def _iter_chunks(tensor: NewTensor) -> Iterator[Chunk]:
+    source, slices = tensor.source, tensor.slices
+    if tensor.data is not None:
+        yield tensor.data
+    elif slices is None:
+        yield source.file, source.start, source.end
+    elif not slices.by_columns:
+        part = source.bytes // slices.parts
+        for index in slices.kept:
+            yield source.file, source.start + index * part, source.start + (index + 1) * part
+    else:
+        yield from _iter_columns(source, slices)
+
+
+def _iter_columns(source: TensorInfo, slices: Slices) -> Iterator[bytes]:
+    """The kept columns, a few MiB of rows at a time."""
+    row = source.bytes // source.shape[0]
+    part = row // slices.parts
+    rows_at_once = max(PIECE // row, 1)
+    with source.file.open("rb") as file:
+        file.seek(source.start)
+        for first in range(0, source.shape[0], rows_at_once):
+            block = memoryview(file.read(min(rows_at_once, source.shape[0] - first) * row))
+            yield b"".join(
+                block[begin + index * part : begin + (index + 1) * part]
+                for begin in range(0, len(block), row)
+                for index in slices.kept
+            )
+
+
+def _copy_range(source: int, target: int, start: int, count: int, advance: Told | None) -> None:
     """Appends `count` bytes of `source` from `start`, inside the kernel where it can."""
     end = start + count
     in_kernel = hasattr(os, "copy_file_range")
@@ -153,7 +255,7 @@ def _copy_range(source: int, target: int, start: int, count: int, advance: Calla
             # Some file systems answer 0 instead of an error.
             in_kernel = copied > 0
         if not copied:
-            data = os.pread(source, min(wanted, 1 << 22), start)
+            data = os.pread(source, min(wanted, PIECE), start)
             if not data:
                 raise OSError(errno.EIO, "the source file became shorter while it was copied")
             _write_all(target, data)

@@ -18,7 +18,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
-from interlace_cli.families.modules import find_decoder_layers
+from interlace_cli.families.modules import find_layers
 from interlace_cli.healing.loss import answer_loss, keep_label_places
 from interlace_cli.healing.recipe import Recipe
 from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
@@ -141,7 +141,7 @@ def test_a_plan_that_cuts_other_layers_is_refused(
 def test_a_wrong_trainable_set_is_caught_head_and_embedding_included() -> None:
     for tied in (False, True):
         model = TINY["qwen3_vl"].build_model(tied=tied)
-        layers = find_decoder_layers(model)
+        layers = find_layers(model)
         apply_trainable_set(model, layers, [3])
         check_trainable_set(model, layers, [3])
         model.lm_head.weight.requires_grad_(True)
@@ -155,9 +155,9 @@ def test_a_wrong_trainable_set_is_caught_head_and_embedding_included() -> None:
 
 def test_the_frozen_hash_sees_a_single_bit() -> None:
     model = TINY["llava"].build_model()
-    apply_trainable_set(model, find_decoder_layers(model), [3])
+    apply_trainable_set(model, find_layers(model), [3])
     before = hash_frozen(model)
-    find_decoder_layers(model)[3].mlp.up_proj.weight.data[0, 0] += 1
+    find_layers(model)[3].mlp.up_proj.weight.data[0, 0] += 1
     assert hash_frozen(model) == before
     model.get_input_embeddings().weight.data[0, 0] += 1e-6
     assert hash_frozen(model) != before
@@ -165,7 +165,7 @@ def test_the_frozen_hash_sees_a_single_bit() -> None:
 
 def test_nothing_is_recorded_below_the_first_tuned_layer(chain_model: Path, small_dataset: Path) -> None:
     model = load_model(chain_model)
-    layers = find_decoder_layers(model)
+    layers = find_layers(model)
     apply_trainable_set(model, layers, [5])
     recorded = {}
     for index, layer in enumerate(layers):

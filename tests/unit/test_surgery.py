@@ -167,7 +167,7 @@ def test_fingerprint_tells_weights_apart(tmp_path: Path) -> None:
         ),
         (lambda folder: _shorten(next(folder.glob("model-00002*"))), "is cut off"),
         (lambda folder: (folder / "model.safetensors.index.json").unlink(), "has no model.safetensors"),
-        (lambda folder: _set_layers(folder, 9), "no tensors numbered 0 to 8"),
+        (lambda folder: _set_layers(folder, 9), "no language tensors numbered 0 to 8"),
     ],
 )
 def test_a_broken_checkpoint_is_one_sentence_and_leaves_nothing(damage: Any, sentence: str, tmp_path: Path) -> None:

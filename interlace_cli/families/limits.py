@@ -1,0 +1,223 @@
+"""What cannot be dropped, and why: drops that no config of the architecture expresses exactly (architectures.md,
+section 3). Pure functions over `config.json`; `plan` protects these layers by itself, `prune` refuses to drop them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+
+from interlace_cli.domain.layers import describe_layers, kept_layers
+from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.stacks import Config, Stack
+from interlace_cli.families.taps import as_list, iter_feature_fields, move_tap
+
+Drop = Set[int]
+
+
+def _never(drop: Drop) -> bool:
+    del drop
+    return False
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`layers` stay, for `reason`; unless the whole set of dropped layers is one that `permits` says yes to."""
+
+    layers: frozenset[int]
+    reason: str
+    permits: Callable[[Drop], bool] = _never
+
+
+def find_locked(config: Config, stack: Stack, num_layers: int) -> dict[int, str]:
+    """Layer -> why it stays. Any set of the other layers can be dropped."""
+    locked: dict[int, str] = {}
+    for limit in _iter_limits(config, stack, num_layers):
+        for layer in limit.layers:
+            locked.setdefault(layer, limit.reason)
+    return dict(sorted(locked.items()))
+
+
+def check_drop(config: Config, stack: Stack, num_layers: int, drop: Sequence[int]) -> None:
+    """Raises UnsupportedModelError, with the reason and the layers that could go instead, if `drop` is impossible."""
+    dropped = frozenset(drop)
+    for limit in _iter_limits(config, stack, num_layers):
+        if dropped & limit.layers and not limit.permits(dropped):
+            free = sorted(set(range(num_layers)) - find_locked(config, stack, num_layers).keys())
+            raise UnsupportedModelError(
+                f"layers {describe_layers(dropped & limit.layers)} of this {config.get('model_type')} model cannot be"
+                f" dropped exactly: {limit.reason}.",
+                f"Layers that could be dropped instead: {describe_layers(free)}.",
+            )
+
+
+def _iter_limits(config: Config, stack: Stack, layers: int) -> Iterator[Limit]:
+    inner = stack.describe_in(config)
+    if stack.name == "vision":
+        yield from _vision_limits(config, layers)
+        return
+    for rule in (
+        _one_attention_layer,
+        _key_value_stores,
+        _last_layer_attends_fully,
+        _relative_position_bias,
+        _cross_attention_groups,
+        _residual_blocks,
+        _reused_sources,
+        _ordinal_embeddings,
+        _periods,
+    ):
+        yield from rule(inner, layers)
+    yield from _injections(config, layers)
+
+
+def _one_attention_layer(inner: Config, layers: int) -> Iterator[Limit]:
+    """transformers' cache takes its length from an attention layer."""
+    kinds = inner.get("layer_types") or inner.get("layers_block_type")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        return
+    attention = [layer for layer, kind in enumerate(kinds) if "attention" in str(kind) and "linear" not in str(kind)]
+    if attention and len(attention) < layers:
+        yield Limit(
+            frozenset(attention[-1:]),
+            "generation with a cache needs one attention layer, and this is the last",
+            lambda drop: not drop >= set(attention),
+        )
+
+
+def _key_value_stores(inner: Config, layers: int) -> Iterator[Limit]:
+    """Gemma 3n and 4: the last layers reuse keys and values of the last layer of their kind before them."""
+    shared, kinds = inner.get("num_kv_shared_layers"), inner.get("layer_types")
+    if not isinstance(shared, int) or not 0 < shared < layers or not isinstance(kinds, list):
+        return
+    stores = {kinds[layer]: layer for layer in range(layers - shared)}
+    yield Limit(frozenset(stores.values()), "later layers use its keys and values")
+
+
+def _last_layer_attends_fully(inner: Config, layers: int) -> Iterator[Limit]:
+    """Gemma 4's config makes the last layer attend fully, whatever its list says."""
+    kinds = inner.get("layer_types")
+    if str(inner.get("model_type")).startswith("gemma4") and isinstance(kinds, list):
+        yield Limit(
+            frozenset({layers - 1}),
+            "the last layer has to be one of full attention",
+            lambda drop: kinds[kept_layers(drop, layers)[-1]] == "full_attention",
+        )
+
+
+def _relative_position_bias(inner: Config, layers: int) -> Iterator[Limit]:
+    del layers
+    if inner.get("model_type") in ("t5", "mt5", "longt5", "udop", "pix2struct_text_model"):
+        yield Limit(frozenset({0}), "it holds the position bias that all layers use")
+
+
+def _cross_attention_groups(inner: Config, layers: int) -> Iterator[Limit]:
+    """IDEFICS puts a cross-attention block before every n-th layer."""
+    interval = inner.get("cross_layer_interval")
+    if inner.get("model_type") != "idefics" or not isinstance(interval, int) or interval < 2:
+        return
+
+    def are_whole_groups(drop: Drop) -> bool:
+        return all(set(range(g, min(g + interval, layers))) <= drop for g in {i - i % interval for i in drop})
+
+    reason = f"cross-attention stands before every {interval}th layer, so only whole groups of {interval} can go"
+    yield Limit(frozenset(range(layers)), reason, are_whole_groups)
+
+
+def _residual_blocks(inner: Config, layers: int) -> Iterator[Limit]:
+    """Inkling 2 begins a block of residuals at every n-th layer."""
+    size = inner.get("n_layers_per_attn_res_block")
+    if isinstance(size, int) and size > 1:
+        last = (layers - 1) // size * size
+        yield Limit(frozenset(range(last + 1)), f"a residual block begins at every {size}th layer")
+
+
+def _reused_sources(inner: Config, layers: int) -> Iterator[Limit]:
+    """Layers that take keys and values, or the indexer's choice of tokens, from an earlier layer."""
+    sources = inner.get("kv_source_layers")
+    if isinstance(sources, list) and len(sources) == layers:
+        users = {layer: {i for i, source in enumerate(sources) if source == layer != i} for layer in range(layers)}
+        for layer, those in users.items():
+            if those:
+                yield Limit(frozenset({layer}), "later layers use its keys and values", partial(_all_gone, those))
+    kinds = inner.get("indexer_types")
+    if isinstance(kinds, list) and len(kinds) == layers:
+        for layer in range(layers):
+            following = []
+            for other in range(layer + 1, layers):
+                if kinds[other] != "shared":
+                    break
+                following.append(other)
+            if kinds[layer] != "shared" and following:
+                reason = "later layers use its indexer's choice"
+                yield Limit(frozenset({layer}), reason, partial(_all_gone, set(following)))
+
+
+def _ordinal_embeddings(inner: Config, layers: int) -> Iterator[Limit]:
+    """Qwen 4's per-layer embeddings are made for the first, second ... layer that has one."""
+    del layers
+    ids = inner.get("ple_layer_ids")
+    if isinstance(ids, list) and ids:
+        having = sorted(layer - 1 for layer in ids)
+
+        def is_tail(drop: Drop) -> bool:
+            gone = [layer in drop for layer in having]
+            return gone == sorted(gone)
+
+        yield Limit(frozenset(having), "its embeddings are made for its place among the layers that have some", is_tail)
+
+
+def _periods(inner: Config, layers: int) -> Iterator[Limit]:
+    """Kinds of layers that are said by a period and not by a list: every layer that stays keeps its place in it."""
+    for field in ("attn_layer_period", "expert_layer_period", "moe_layer_interval", "layer_group_size"):
+        period = inner.get(field)
+        if isinstance(period, int) and period > 1:
+            reason = f"{field} says the kinds of layers, every {period}"
+            yield Limit(frozenset(range(layers)), reason, partial(_keep_residues, layers, period))
+
+
+def _all_gone(users: Drop, drop: Drop) -> bool:
+    return users <= drop
+
+
+def _keep_residues(layers: int, period: int, drop: Drop) -> bool:
+    return all(place % period == layer % period for place, layer in enumerate(kept_layers(drop, layers)))
+
+
+def _injections(config: Config, layers: int) -> Iterator[Limit]:
+    """Granite 4 Vision adds features before some layers; two of them cannot enter at one place."""
+    targets = [pair[1] for pair in config.get("deepstack_layer_map") or []] + list(
+        config.get("spatial_target_layers") or []
+    )
+    if not targets:
+        return
+
+    def have_places(drop: Drop) -> bool:
+        kept = kept_layers(drop, layers)
+        places = [sum(other < layer for other in kept) for layer in targets]
+        return len(set(places)) == len(targets) and max(places) < len(kept)
+
+    yield Limit(frozenset(targets), "image features are added before it", have_places)
+
+
+def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
+    vision = config["vision_config"]
+    for field in ("deepstack_visual_indexes", "intermediate_layers_indices"):
+        taps = vision.get(field)
+        if isinstance(taps, list) and taps:
+
+            def stay_apart(drop: Drop, taps: list[int] = taps) -> bool:
+                moved = [move_tap(layer, kept_layers(drop, layers)) for layer in taps]
+                return len(set(moved)) == len(taps) and min(moved) >= 0
+
+            yield Limit(frozenset(taps), f"features are taken from it ({field})", stay_apart)
+    states = [index for owner, field in iter_feature_fields(config) for index in as_list(owner[field])]
+    inner_states = [index if index >= 0 else layers + 1 + index for index in states]
+    if inner_states and max(inner_states) < layers:
+        # transformers may norm the last hidden state, and no other.
+        behind = frozenset(range(max(inner_states), layers))
+        yield Limit(
+            behind,
+            "features are taken before it, and must not become the last hidden state",
+            lambda drop: not behind <= drop,
+        )

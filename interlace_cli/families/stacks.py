@@ -1,0 +1,125 @@
+"""The stacks of layers that a model has, and where its config describes each. Pure functions over `config.json`.
+
+A stack is one list of layers that can be cut: the language model's, the vision tower's, an encoder's. A config
+describes it in one object, and says in one field of it how many layers there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from interlace_cli.errors import UnsupportedModelError
+
+Config = dict[str, Any]
+
+LANGUAGE = "language"
+STACKS = (LANGUAGE, "vision", "text", "decoder", "encoder")
+COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "layers", "depth")
+"""Names of the field that counts layers. Where one object describes an encoder and a decoder, DECODER_COUNTS are the
+decoder's and ENCODER_COUNTS the encoder's (BART's `num_hidden_layers` is the encoder's)."""
+DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
+ENCODER_COUNTS = ("encoder_layers", "num_layers")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`path` leads from the config to the object that describes the stack, `count_field` is the field of it that
+    counts layers (None where it leaves that to its class), `is_half` tells a half of an encoder-decoder."""
+
+    name: str
+    path: tuple[str, ...]
+    count_field: str | None
+    num_layers: int | None
+    is_half: bool = False
+
+    def describe_in(self, config: Config) -> Config:
+        """The object of `config` that describes the stack."""
+        for key in self.path:
+            config = config[key]
+        return config
+
+
+def find_stack(config: Config, name: str = LANGUAGE) -> Stack:
+    """The stack called `name`. Raises UnsupportedModelError, which names those there are, if the model has none."""
+    stack = _FINDERS[name](config) if name in _FINDERS else None
+    if stack is None:
+        there = [other for other in STACKS if _FINDERS[other](config) is not None]
+        raise UnsupportedModelError(
+            f"a {config.get('model_type')} model has no {name} stack that could be cut.",
+            f"Its stacks are {', '.join(there)}." if there else "",
+        )
+    return stack
+
+
+def text_path(config: Config) -> tuple[str, ...]:
+    """Where the language model is described: in `text_config`, in `decoder`, or in the config itself."""
+    for key in ("text_config", "decoder"):
+        if isinstance(config.get(key), dict):
+            return (key,)
+    return ()
+
+
+def _find_language(config: Config) -> Stack | None:
+    path = text_path(config)
+    return _find_decoder(config) or _build("language", config, path, COUNTS)
+
+
+def _find_text(config: Config) -> Stack | None:
+    """The text side of a model, whatever it is; it has to be described in an object of its own."""
+    found = _find_language(config)
+    return Stack("text", found.path, found.count_field, found.num_layers, found.is_half) if found else None
+
+
+def _find_decoder(config: Config) -> Stack | None:
+    path = text_path(config)
+    inner = _get(config, path)
+    if any(isinstance(inner.get(field), int) for field in DECODER_COUNTS):
+        return _build("decoder", config, path, DECODER_COUNTS, is_half=True)
+    if path == ("decoder",):
+        return _build("decoder", config, path, COUNTS, is_half=True)
+    return None
+
+
+def _find_encoder(config: Config) -> Stack | None:
+    path = text_path(config)
+    inner = _get(config, path)
+    if any(isinstance(inner.get(field), int) for field in DECODER_COUNTS):
+        return _build("encoder", config, path, ENCODER_COUNTS, is_half=True)
+    encoder = config.get("encoder")
+    if isinstance(encoder, dict):
+        nested = ("encoder", "text_config") if isinstance(encoder.get("text_config"), dict) else ("encoder",)
+        return _build("encoder", config, nested, COUNTS, is_half=True)
+    return None
+
+
+def _find_vision(config: Config) -> Stack | None:
+    if not isinstance(config.get("vision_config"), dict):
+        return None
+    found = _build("vision", config, ("vision_config",), COUNTS)
+    return found if found.num_layers else None
+
+
+def _build(name: str, config: Config, path: tuple[str, ...], counts: tuple[str, ...], is_half: bool = False) -> Stack:
+    inner = _get(config, path)
+    field = next((field for field in counts if isinstance(inner.get(field), int)), None)
+    if field is not None:
+        return Stack(name, path, field, inner[field], is_half)
+    # Nemotron-H counts by its list of blocks alone.
+    blocks = inner.get("layers_block_type")
+    return Stack(name, path, None, len(blocks) if isinstance(blocks, list) else None, is_half)
+
+
+def _get(config: Config, path: tuple[str, ...]) -> Config:
+    for key in path:
+        config = config[key]
+    return config
+
+
+_FINDERS = {
+    "language": _find_language,
+    "vision": _find_vision,
+    "text": _find_text,
+    "decoder": _find_decoder,
+    "encoder": _find_encoder,
+}
