@@ -12,8 +12,8 @@ from interlace_cli.families.stacks import Config, Stack
 DEEPSTACK = "deepstack_merger_list"
 CROSS_ATTENTION = "gated_cross_attn_layers"
 TOWERS = """
-    vision visual image img audio speech vq vqmodel sam qformer perceiver resampler projector projectors merger connector
-    aligner mm talker token2wav code2wav vit
+    vision visual image img audio speech vq vqmodel sam qformer perceiver resampler projector projectors merger
+    connector aligner mm talker token2wav code2wav vit
 """
 """Words in the names of what stands beside the language model."""
 COLUMNS, ROWS = "columns", "rows"
