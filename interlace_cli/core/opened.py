@@ -9,9 +9,10 @@ from pathlib import Path
 
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.errors import CheckpointError
-from interlace_cli.families.config import count_deepstack, is_tied, merge_resolved, needs_resolution
+from interlace_cli.families.config import is_tied, merge_resolved, needs_resolution
 from interlace_cli.families.limits import find_locked
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
+from interlace_cli.families.taps import count_deepstack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.io.checkpoints import Checkpoint, TensorInfo, fingerprint, open_checkpoint, read_config
 from interlace_cli.io.models import resolve_config

@@ -1,6 +1,104 @@
-"""The architectures that interlace is tested with: each has a tiny model in the tests, whose cut is compared with plain
-transformers. Others are cut by the same general rules, and said to be untested."""
+"""The architectures that interlace is tested with: each has a tiny model in `tests/zoo.py`, whose cuts are compared
+with the dense model through plain transformers. Others are cut by the same general rules, and said to be untested.
+
+The README's table is made from these lists (`build_table`), and a test compares the two.
+"""
 
 from __future__ import annotations
 
-ARCHITECTURES: dict[str, str] = {}
+ARCHITECTURES = {
+    "aria": "Aria",
+    "aya_vision": "Aya Vision",
+    "blip": "BLIP",
+    "blip-2": "BLIP-2",
+    "chameleon": "Chameleon",
+    "cohere2_vision": "Command A Vision",
+    "cohere_compass": "Cohere Compass",
+    "cosmos3_edge": "Cosmos 3 Edge",
+    "cosmos3_omni": "Cosmos 3 Omni",
+    "deepseek_ocr2": "DeepSeek-OCR 2",
+    "deepseek_vl": "DeepSeek-VL",
+    "deepseek_vl_hybrid": "DeepSeek-VL hybrid",
+    "emu3": "Emu3",
+    "ernie4_5_vl_moe": "ERNIE 4.5 VL",
+    "exaone4_5": "EXAONE 4.5",
+    "florence2": "Florence-2",
+    "fuyu": "Fuyu",
+    "gemma3": "Gemma 3",
+    "gemma4": "Gemma 4",
+    "gemma4_unified": "Gemma 4 Unified",
+    "git": "GIT",
+    "glm46v": "GLM-4.6V",
+    "glm4v": "GLM-4V",
+    "glm4v_moe": "GLM-4.5V",
+    "glm_ocr": "GLM-OCR",
+    "got_ocr2": "GOT-OCR 2",
+    "granite4_vision": "Granite 4 Vision",
+    "granite_docling": "Granite Docling",
+    "hunyuan_vl": "Hunyuan-VL",
+    "hyperclovax_vision_v2": "HyperCLOVA X Vision",
+    "idefics": "IDEFICS",
+    "idefics2": "Idefics2",
+    "idefics3": "Idefics3",
+    "instructblip": "InstructBLIP",
+    "internvl": "InternVL",
+    "janus": "Janus",
+    "kimi_k25": "Kimi K2.5",
+    "kosmos-2": "KOSMOS-2",
+    "kosmos-2.5": "KOSMOS-2.5",
+    "lfm2_vl": "LFM2-VL",
+    "lfm3_vl": "LFM3-VL",
+    "lighton_ocr": "LightOnOCR",
+    "llama4": "Llama 4",
+    "llava": "LLaVA",
+    "llava_next": "LLaVA-NeXT",
+    "llava_next_video": "LLaVA-NeXT-Video",
+    "llava_onevision": "LLaVA-OneVision",
+    "minicpm_ocr": "MiniCPM-OCR",
+    "minicpmv4_6": "MiniCPM-V 4.6",
+    "minicpmv4_7": "MiniCPM-V 4.7",
+    "minimax_m3_vl": "MiniMax-M3-VL",
+    "mistral3": "Mistral 3",
+    "mistral4": "Mistral 4",
+    "mistral_large4": "Mistral Large 4",
+    "mllama": "Llama 3.2 Vision",
+    "molmo2": "Molmo 2",
+    "muse_glimmer": "Muse Glimmer",
+    "nemotron_h_omni": "Nemotron-H Omni",
+    "ovis2": "Ovis2",
+    "paddleocr_vl": "PaddleOCR-VL",
+    "paligemma": "PaliGemma",
+    "pix2struct": "Pix2Struct",
+    "pp_chart2table": "PP-Chart2Table",
+    "qianfan_ocr": "Qianfan-OCR",
+    "qwen2_5_omni_thinker": "Qwen2.5-Omni Thinker",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen2_vl": "Qwen2-VL",
+    "qwen3_5": "Qwen3.5",
+    "qwen3_5_moe": "Qwen3.5-MoE",
+    "qwen3_omni_moe_thinker": "Qwen3-Omni Thinker",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_vl_moe": "Qwen3-VL-MoE",
+    "smolvlm": "SmolVLM",
+    "step3p7": "Step 3.7",
+    "t5gemma2": "T5Gemma 2",
+    "unlimited_ocr": "Unlimited-OCR",
+    "video_llama_3": "VideoLLaMA 3",
+    "video_llava": "Video-LLaVA",
+    "vipllava": "VipLLaVA",
+}
+"""model_type -> name."""
+
+VISION_STACKS: tuple[str, ...] = ()
+"""Model types whose vision tower can be cut too."""
+
+
+def build_table() -> str:
+    """The README's table, in Markdown."""
+    rows = sorted(ARCHITECTURES.items(), key=lambda item: item[1].lower())
+    cells = [f"{name} (`{model_type}`)" for model_type, name in rows]
+    columns = 3
+    cells += [""] * (-len(cells) % columns)
+    lines = ["| | | |", "|---|---|---|"]
+    lines += ["| " + " | ".join(cells[i : i + columns]) + " |" for i in range(0, len(cells), columns)]
+    return "\n".join(lines)

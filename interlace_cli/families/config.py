@@ -91,12 +91,6 @@ def merge_resolved(config: Config, resolved: Config, stack: Stack) -> Config:
     return merged
 
 
-def count_deepstack(config: Config) -> int:
-    """How many of the first layers have vision features added after them (Qwen3-VL's DeepStack)."""
-    vision = config.get("vision_config")
-    return len(vision.get("deepstack_visual_indexes") or []) if isinstance(vision, dict) else 0
-
-
 def is_tied(config: Config) -> bool:
     """Whether the head shares the embedding. The flag may stand outside or inside; the inner one counts where the
     outer is missing."""

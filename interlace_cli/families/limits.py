@@ -128,8 +128,7 @@ def _residual_blocks(inner: Config, layers: int) -> Iterator[Limit]:
     """Inkling 2 begins a block of residuals at every n-th layer."""
     size = inner.get("n_layers_per_attn_res_block")
     if isinstance(size, int) and size > 1:
-        last = (layers - 1) // size * size
-        yield Limit(frozenset(range(last + 1)), f"a residual block begins at every {size}th layer")
+        yield Limit(frozenset(range(layers)), f"residuals attend to each other across blocks of {size} layers")
 
 
 def _reused_sources(inner: Config, layers: int) -> Iterator[Limit]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
+from interlace_cli.domain.layers import kept_layers
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.stacks import LANGUAGE, find_stack
-from interlace_cli.families.tensors import find_layer_prefix
+from interlace_cli.families.tensors import CROSS_ATTENTION, build_companions, find_layer_prefix
 
 
 def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
@@ -37,20 +39,40 @@ def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
 
 
 @contextmanager
-def bypassed(layers: nn.ModuleList, drop: Iterable[int]) -> Iterator[None]:
-    """Lets the hidden state pass through these layers unchanged: what a checkpoint without them has to compute."""
-
-    def pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        del layer
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    handles = [layers[index].register_forward_hook(pass_on, with_kwargs=True) for index in drop]
+def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) -> Iterator[None]:
+    """Lets the hidden state pass through these layers, and what goes with them, unchanged: what a checkpoint without
+    them has to compute."""
+    owner: Any = model
+    layers = find_layers(model, stack_name)
+    kept = kept_layers(drop, len(layers))
+    stack = find_stack(owner.config.to_dict(), stack_name)
+    companions = build_companions(owner.config.to_dict(), stack, kept, len(layers))
+    handles = [layers[index].register_forward_hook(_pass_on, with_kwargs=True) for index in drop]
+    for name, module in model.named_modules():
+        numbering = next((companions[word] for word in companions if name.endswith(word)), None)
+        if numbering is None or not isinstance(module, nn.ModuleList):
+            continue
+        for number, member in enumerate(module):
+            if number not in numbering:
+                hook = _pass_on if name.endswith(CROSS_ATTENTION) else _add_nothing
+                handles.append(member.register_forward_hook(hook, with_kwargs=True))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    del layer
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _add_nothing(merger: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    """The features that DeepStack would add."""
+    del merger, args, kwargs
+    return torch.zeros_like(output)
 
 
 def find_image_token(model: nn.Module) -> int | None:

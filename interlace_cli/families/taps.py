@@ -13,6 +13,12 @@ FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_select_layer")
 FEATURE_OWNERS = ((), ("adapter_config",))
 
 
+def count_deepstack(config: Config) -> int:
+    """How many of the first layers have vision features added after them (Qwen3-VL's DeepStack)."""
+    vision = config.get("vision_config")
+    return len(vision.get("deepstack_visual_indexes") or []) if isinstance(vision, dict) else 0
+
+
 def edit_taps(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> None:
     """Renumbers in place."""
     if stack.name == "vision":

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from interlace_cli.families.stacks import Config, Stack
+from interlace_cli.families.taps import count_deepstack
 
-DEEPSTACK = "deepstack_merger_list"
+DEEPSTACK = ("merger_list", "deepstack_mergers")
+"""`deepstack_merger_list` in Qwen3-VL, `merger_list` in Qwen3-Omni, `deepstack_mergers` in Granite Docling."""
 CROSS_ATTENTION = "gated_cross_attn_layers"
 TOWERS = """
     vision visual image img audio speech vq vqmodel sam qformer perceiver resampler projector projectors merger
@@ -53,7 +55,7 @@ def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, e
     groups = find_numbered_groups(sizes)
     layers = set(range(num_layers))
     fitting = [p for p, group in groups.items() if group.numbers in (layers, layers | set(range(num_layers + extra)))]
-    fitting = [prefix for prefix in fitting if not prefix.endswith((DEEPSTACK, CROSS_ATTENTION))]
+    fitting = [prefix for prefix in fitting if not prefix.endswith((*DEEPSTACK, CROSS_ATTENTION))]
     if stack.name == "vision":
         fitting = [prefix for prefix in fitting if is_tower(prefix)]
     else:
@@ -92,7 +94,8 @@ def build_companions(config: Config, stack: Stack, kept: Sequence[int], num_laye
     """
     if stack.name == "vision":
         return {}
-    companions = {DEEPSTACK: build_numbering(kept, num_layers)}
+    mergers = DEEPSTACK if count_deepstack(config) else ()
+    companions = dict.fromkeys(mergers, build_numbering(kept, num_layers))
     interval = config.get("cross_layer_interval")
     if isinstance(interval, int):
         groups = sorted({layer // interval for layer in kept})

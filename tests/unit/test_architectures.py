@@ -1,0 +1,71 @@
+"""Every architecture, cut at random and loaded by plain transformers: it computes what the dense model computes with
+the dropped layers bypassed, and generates the same with and without the cache."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import zoo
+
+from interlace_cli.core.prune import prune_layers
+from interlace_cli.domain.progress import Silent
+from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.modules import bypassed, find_layers
+from interlace_cli.io.models import import_transformers
+
+INDEXED = ("mistral_large4",)
+"""With indexers, generation differs with and without the cache already in the dense model."""
+
+
+def load_plainly(folder: Path) -> Any:
+    model, report = import_transformers().AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return model.eval()
+
+
+def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> list[int]:
+    """Layers that can be dropped, drawn at random; they have been, into `out`."""
+    for _ in range(100):
+        drop = sorted(rng.sample(range(layers), rng.randint(1, layers // 2)))
+        try:
+            prune_layers(str(folder), drop, out, Silent(), force=True)
+        except UnsupportedModelError:
+            continue
+        return drop
+    raise AssertionError("no drop was allowed")
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
+    config = zoo.build_config(name)
+    zoo.build_model(config).save_pretrained(tmp_path / "dense")
+    dense = load_plainly(tmp_path / "dense")
+    layers, inputs, rng = find_layers(dense), zoo.build_inputs(name, config), random.Random(name)
+    assert len(layers) == zoo.LAYERS
+    with torch.inference_mode():
+        whole = dense(**inputs, use_cache=False).logits
+        for _ in range(2):
+            drop = choose_drops(tmp_path / "dense", tmp_path / "pruned", len(layers), rng)
+            with bypassed(dense, drop):
+                wanted = dense(**inputs, use_cache=False).logits
+            pruned = load_plainly(tmp_path / "pruned")
+            found = pruned(**inputs, use_cache=False).logits
+            assert (wanted - whole).abs().max() > 1e-3, "the bypass must matter"
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0, msg=f"dropped {drop}")
+            if name not in INDEXED:
+                assert generates_the_same(pruned, inputs), f"dropped {drop}"
+
+
+def generates_the_same(model: Any, inputs: dict[str, torch.Tensor]) -> bool:
+    given = {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
+    # A model that says the token which stands for an image would be asked for one.
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "suppress_tokens": list(range(60, 128))}
+    if "blip" not in type(model).__name__.lower():
+        options["pad_token_id"] = 0
+    return torch.equal(
+        model.generate(**given, **options, use_cache=True), model.generate(**given, **options, use_cache=False)
+    )
