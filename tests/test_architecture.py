@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "cli": {"core", "healing", "data", "report", "io", "domain", "errors"},
     "core": {"strategies", "families", "data", "healing", "evaluation", "report", "io", "domain", "errors"},
     "report": {"domain", "errors"},
-    "evaluation": {"healing", "data", "io", "domain", "errors"},
+    "evaluation": {"families", "healing", "data", "io", "domain", "errors"},
     "healing": {"data", "io", "domain", "errors"},
     "data": {"demo", "io", "domain", "errors"},
     "families": {"domain", "errors"},

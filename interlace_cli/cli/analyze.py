@@ -19,6 +19,7 @@ from interlace_cli.cli.options import (
     JsonOption,
     OutOption,
     QuietOption,
+    StackOption,
     WorkspaceOption,
 )
 from interlace_cli.io.workspace import Workspace
@@ -43,6 +44,7 @@ def analyze(
         Path | None, typer.Option("--dataset", help="A prepared dataset, instead of the workspace's.")
     ] = None,
     out: OutOption = None,
+    stack: StackOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Calibrate on at most this many.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,
     text: Annotated[
@@ -66,7 +68,7 @@ def analyze(
     space = Workspace(workspace)
     path = out or space.analysis
     check_free(path, force)
-    options = AnalyzeOptions(samples, batch_size, text.value, dtype, device, attention)
+    options = AnalyzeOptions(samples, batch_size, text.value, dtype, device, attention, stack or "language")
     found = analyze_model(model, dataset or space.dataset, path, options, BarProgress(), write_scores)
     output.result(found, _build_table(found), f"{path}")
 

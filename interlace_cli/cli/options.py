@@ -46,7 +46,12 @@ AttentionOption = Annotated[
 RatioOption = Annotated[float | None, typer.Option("--ratio", help="Share of the layers to drop, between 0 and 1.")]
 DropOption = Annotated[int | None, typer.Option("--drop", help="Number of layers to drop, instead of --ratio.")]
 StrategyOption = Annotated[
-    str, typer.Option("--strategy", help="interlace, interlace_oa, interlace_tn, random or consecutive.")
+    str | None,
+    typer.Option("--strategy", help="interlace (the default), interlace_oa, interlace_tn, random or consecutive."),
+]
+StackOption = Annotated[
+    str | None,
+    typer.Option("--stack", help="Whose layers: language (the default), vision, text, decoder or encoder."),
 ]
 ProtectOption = Annotated[
     str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,16 +20,21 @@ from interlace_cli.cli.options import (
     QuietOption,
     RatioOption,
     SeedOption,
+    StackOption,
     StrategyOption,
     WorkspaceOption,
 )
 from interlace_cli.io.workspace import Workspace
 
+if TYPE_CHECKING:
+    from interlace_cli.core.plan import PlanOptions
+    from interlace_cli.domain.plan import Plan
+
 
 def plan(
     ratio: RatioOption = None,
     drop: DropOption = None,
-    strategy: StrategyOption = "interlace",
+    strategy: StrategyOption = None,
     protect: ProtectOption = None,
     paper: PaperOption = False,
     scores: Annotated[
@@ -39,6 +44,11 @@ def plan(
     analysis: Annotated[
         Path | None, typer.Option("--analysis", help="An analysis, instead of the workspace's.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="`demo`, a folder or a Hub id whose constraints hold; its config is enough."),
+    ] = None,
+    stack: StackOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out: OutOption = None,
     seed: SeedOption = 0,
@@ -49,24 +59,66 @@ def plan(
 ) -> None:
     """Which layers go, which are tuned, which are anchors, and why."""
     from interlace_cli.cli.layer_table import build_layer_table, describe_plan
-    from interlace_cli.core.plan import check_replaceable, plan_from_analysis, plan_from_scores
+    from interlace_cli.core.plan import check_replaceable
     from interlace_cli.io.artifacts import save_artifact
 
     space = Workspace(workspace)
     path = out or space.plan
-    options = build_plan_options(ratio, drop, strategy, protect, paper, seed)
-    made = plan_from_scores(scores, options) if scores else plan_from_analysis(analysis or space.analysis, options)
+    made = _make_plan(
+        build_plan_options(ratio, drop, strategy, protect, paper, seed),
+        strategy,
+        scores,
+        model,
+        stack,
+        analysis,
+        space.analysis,
+    )
     check_replaceable(path, force)
     save_artifact(made, path)
     output.result(made, build_layer_table(made), describe_plan(made), f"{path}")
 
 
-def build_plan_options(  # type: ignore[no-untyped-def]
-    ratio: float | None, drop: int | None, strategy: str, protect: str | None, paper: bool, seed: int
-):
+def _make_plan(
+    options: PlanOptions,
+    strategy: str | None,
+    scores: tuple[Path, Path, Path] | None,
+    model: str | None,
+    stack: str | None,
+    analysis: Path | None,
+    default: Path,
+) -> Plan:
+    """From score files, or an analysis, or a model's config alone: what was named, else what is there."""
+    from dataclasses import replace
+
+    from interlace_cli.core.plan import (
+        check_options,
+        has_analysis_of,
+        know_model,
+        plan_from_analysis,
+        plan_from_scores,
+        plan_without_scores,
+    )
+
+    check_options(options)
+    if scores:
+        return plan_from_scores(scores, options, know_model(model, stack) if model else None)
+    if model is None or analysis is not None:
+        return plan_from_analysis(analysis or default, options, stack)
+    known = know_model(model, stack)
+    if has_analysis_of(default, known):
+        return plan_from_analysis(default, options, stack)
+    if strategy is None:
+        output.say(f"There are no scores for {model}: the layers are drawn at random. `interlace analyze` measures.")
+        options = replace(options, strategy="random")
+    return plan_without_scores(options, known)
+
+
+def build_plan_options(
+    ratio: float | None, drop: int | None, strategy: str | None, protect: str | None, paper: bool, seed: int
+) -> PlanOptions:
     """The options as `core.plan` takes them; also `run`'s."""
     from interlace_cli.core.plan import PlanOptions
     from interlace_cli.domain.layers import parse_layers
 
     layers = None if protect is None else tuple(parse_layers(protect, "--protect"))
-    return PlanOptions(ratio, drop, strategy, layers, paper, seed)
+    return PlanOptions(ratio, drop, strategy or "interlace", layers, paper, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,13 +11,20 @@ from interlace_cli.cli.console import BarProgress, output
 from interlace_cli.cli.options import (
     DEFAULT_WORKSPACE,
     DebugOption,
+    DeviceOption,
     ForceOption,
     JsonOption,
     OutOption,
     QuietOption,
+    StackOption,
     WorkspaceOption,
 )
 from interlace_cli.io.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 
 
 def prune(
@@ -28,6 +35,12 @@ def prune(
     drop_layers: Annotated[
         str | None, typer.Option("--drop-layers", help="Drop exactly these, such as 3,6, with no plan.")
     ] = None,
+    stack: StackOption = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Load both models and compare them, the dropped layers being bypassed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
+    device: DeviceOption = "auto",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out: OutOption = None,
     force: ForceOption = False,
@@ -36,24 +49,78 @@ def prune(
     debug: DebugOption = False,
 ) -> None:
     """A new checkpoint without the dropped layers, by surgery on disk: the model is never built."""
-    from interlace_cli.core.prune import prune_by_plan, prune_layers
-    from interlace_cli.domain.layers import describe_layers, parse_layers
-    from interlace_cli.errors import UsageError
+    from interlace_cli.core.prune import draft_by_plan, draft_cut, prune_by_plan, prune_layers, verify_cut
+    from interlace_cli.domain.checkpoint import PruneOutcome
+    from interlace_cli.domain.layers import parse_layers
+    from interlace_cli.errors import CheckpointError, UsageError
 
     space = Workspace(workspace)
-    folder = out or space.pruned
-    if drop_layers is not None:
+    folder, progress = out or space.pruned, BarProgress()
+    if drop_layers is None:
+        if stack is not None:
+            raise UsageError("--stack belongs to --drop-layers; a plan says its stack itself.", "Leave it out.")
+        if dry_run:
+            draft = draft_by_plan(model, plan or space.plan, force)
+            output.result(draft, _build_draft_table(draft), _describe_draft(draft))
+            return
+        card = prune_by_plan(model, plan or space.plan, folder, progress, force)
+    else:
         if plan is not None:
             raise UsageError("--plan and --drop-layers both say what to drop.", "Give one of them.")
         if model is None:
             raise UsageError("--drop-layers needs a MODEL.", "Such as `interlace prune demo --drop-layers 3,6`.")
-        card = prune_layers(model, parse_layers(drop_layers, "--drop-layers"), folder, BarProgress(), force)
-    else:
-        card = prune_by_plan(model, plan or space.plan, folder, BarProgress(), force)
+        layers = parse_layers(drop_layers, "--drop-layers")
+        if dry_run:
+            draft = draft_cut(model, layers, stack or "language")
+            output.result(draft, _build_draft_table(draft), _describe_draft(draft))
+            return
+        card = prune_layers(model, layers, folder, progress, force, stack or "language")
+    fidelity = verify_cut(card, model or card.base.location, folder, progress, device) if verify else None
+    outcome = PruneOutcome(checkpoint=card, fidelity=fidelity)
+    output.result(outcome, _describe(card), *_describe_fidelity(fidelity), f"{folder}")
+    if fidelity is not None and not fidelity.is_exact:
+        raise CheckpointError(f"{folder} does not compute what it should.", "Please report the model's architecture.")
+
+
+def _describe(card: CheckpointCard) -> str:
+    from interlace_cli.domain.layers import describe_layers
+
     left = len(card.dense_index)
-    output.result(
-        card,
-        f"{card.base.name}: dropped {describe_layers(card.dropped)}; {left} of {card.base.num_layers} layers stay, now"
-        f" 0-{left - 1}",
-        f"{folder}",
+    whose = "" if card.stack == "language" else f"{card.stack} "
+    return (
+        f"{card.base.name}: dropped {whose}layers {describe_layers(card.dropped)}; {left} of {card.base.num_layers}"
+        f" stay, now 0-{left - 1}"
     )
+
+
+def _describe_fidelity(fidelity: Fidelity | None) -> list[str]:
+    if fidelity is None:
+        return []
+    words = {True: "the same with and without the cache", False: "NOT the same with and without the cache"}
+    generation = words.get(fidelity.generates_alike) if fidelity.generates_alike is not None else "not compared"
+    verdict = "equals" if fidelity.difference <= fidelity.tolerance else "DIFFERS FROM"
+    return [
+        f"verified: {verdict} the dense model with these layers bypassed, by at most {fidelity.difference:.1e}"
+        f" (tolerance {fidelity.tolerance:.0e}; the bypass itself changes {fidelity.effect:.1e})",
+        f"on {fidelity.inputs}; {fidelity.device}, {fidelity.dtype}; greedy generation {generation}",
+    ]
+
+
+def _build_draft_table(draft: PruneDraft) -> Table:
+    from rich.table import Table
+
+    table = Table("config.json", "old", "new", title=f"{draft.model}: what would change", title_justify="left")
+    for field, (old, new) in draft.config.items():
+        table.add_row(field, _shorten(old), _shorten(new))
+    return table
+
+
+def _shorten(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[: width - 4]} ..."
+
+
+def _describe_draft(draft: PruneDraft) -> str:
+    lines = [f"{name}: {size:,} bytes" for name, size in draft.files.items()]
+    share = draft.bytes / draft.dense_bytes
+    lines.append(f"{draft.bytes:,} of {draft.dense_bytes:,} bytes stay ({share:.1%}); nothing was written")
+    return "\n".join([*draft.notes, *lines])

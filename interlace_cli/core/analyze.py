@@ -11,6 +11,8 @@ from interlace_cli.domain.analysis import Analysis, Calibration, SpanSimilarity
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
+from interlace_cli.errors import DatasetError
+from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
@@ -19,6 +21,10 @@ from interlace_cli.io.scores import save_scores
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from transformers import PreTrainedModel
+
+    from interlace_cli.core.tensors import SpanTap
+    from interlace_cli.data.batches import Batcher, Inputs
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class AnalyzeOptions:
     dtype: str = "auto"
     device: str = "auto"
     attention: str | None = None
+    stack: str = LANGUAGE
 
 
 def build_settings(options: AnalyzeOptions) -> Settings:
@@ -42,6 +49,7 @@ def build_settings(options: AnalyzeOptions) -> Settings:
         "device": options.device,
         "attention": options.attention,
         "batch_size": options.batch_size,
+        "stack": options.stack,
     }
 
 
@@ -54,7 +62,7 @@ def analyze_model(
     scores_folder: Path | None = None,
 ) -> Analysis:
     """Measures the model at `location` and writes `out`, with the per-sample arrays beside it."""
-    opened = open_model(location)
+    opened = open_model(location, options.stack)
     samples = load_split(dataset, "calibration")[: options.samples]
     rows, patches = _measure(opened.checkpoint.path, dataset, samples, options, progress)
     arrays = _to_arrays(rows, opened.facts.num_layers)
@@ -107,25 +115,57 @@ def _measure(
     rows: list[_Row | None] = [None] * len(samples)
     patches = 0
     order = order_by_length(samples)
-    with SpanTap(find_layers(model)) as tap, progress.task("analyze", len(samples), "samples") as advance:
-        for start in range(0, len(order), options.batch_size):
-            chosen = order[start : start + options.batch_size]
-            batch = [samples[i] for i in chosen]
-            if options.text == "prompt":
-                inputs = batcher.build_prompts(batch)
-            else:
-                inputs = batcher.build_conversations(batch)
-                inputs.pop("labels")
+    # Elsewhere than in a decoder of text a layer's tokens are not the prompt's: one sample at a time, all of them.
+    is_text = options.stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
+    batch_size = options.batch_size if is_text else 1
+    layers = find_layers(model, options.stack)
+    with SpanTap(layers) as tap, progress.task("analyze", len(samples), "samples") as advance:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            inputs = _build_inputs(batcher, [samples[i] for i in chosen], options.text, model)
             patches += _count_patches(inputs, model.config)
             inputs = to_device(inputs, model.device, model.dtype)
-            is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
-            similarity = tap.run(model, inputs, is_image).cpu().numpy()
-            mask = inputs["attention_mask"].bool()
-            tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()
-            for place, index in enumerate(chosen):
-                rows[index] = _Row(similarity[:, :, place], tokens[place], image_tokens[place])
+            found: list[_Row | None]
+            if is_text:
+                is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
+                found = _measure_prompts(tap, model, inputs, is_image)
+            else:
+                found = [_measure_all(tap, model, inputs, is_image=options.stack == "vision")]
+            for index, row in zip(chosen, found, strict=True):
+                rows[index] = row
             advance(len(chosen))
+    if not any(rows):
+        raise DatasetError(f"no calibration sample reaches the {options.stack} layers.", "Give samples with images.")
     return [row for row in rows if row is not None], patches
+
+
+def _build_inputs(batcher: Batcher, samples: list[Sample], text: str, model: PreTrainedModel) -> Inputs:
+    if text == "prompt":
+        inputs = batcher.build_prompts(samples)
+    else:
+        inputs = batcher.build_conversations(samples)
+        inputs.pop("labels")
+    if model.config.is_encoder_decoder:
+        import torch
+
+        start = model.generation_config.decoder_start_token_id or 0
+        inputs["decoder_input_ids"] = torch.full((len(samples), 1), start)
+    return inputs
+
+
+def _measure_prompts(tap: SpanTap, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor) -> list[_Row | None]:
+    similarity = tap.run(model, inputs, is_image).cpu().numpy()
+    mask = inputs["attention_mask"].bool()
+    tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()
+    return [_Row(similarity[:, :, place], tokens[place], image_tokens[place]) for place in range(len(tokens))]
+
+
+def _measure_all(tap: SpanTap, model: PreTrainedModel, inputs: Inputs, is_image: bool) -> _Row | None:
+    """None for a sample that does not reach the layers: text alone has nothing for a vision tower."""
+    similarity = tap.run_on_all(model, inputs, is_image)
+    if similarity is None:
+        return None
+    return _Row(similarity[:, :, 0].cpu().numpy(), tap.tokens, tap.tokens if is_image else 0)
 
 
 def _count_patches(inputs: dict[str, torch.Tensor], config: Any) -> int:

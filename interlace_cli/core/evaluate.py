@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.core.opened import OpenedModel, find_cut_stack, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.evaluation import Evaluation, Result, Speed
@@ -23,6 +23,7 @@ from interlace_cli.evaluation.metrics import (
     score_macro,
     score_retention,
 )
+from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
@@ -77,7 +78,9 @@ def evaluate_checkpoints(
 ) -> Evaluation:
     """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`,
     with `report.html` beside it."""
-    opened = [(name, open_model(location)) for name, location in checkpoints]
+    stacks = {find_cut_stack(location) for _, location in checkpoints} - {LANGUAGE}
+    stack = stacks.pop() if len(stacks) == 1 else LANGUAGE
+    opened = [(name, open_model(location, stack)) for name, location in checkpoints]
     samples = load_split(dataset, "heldout")[: options.samples]
     qualities, speeds, device, dtype = _measure(opened, dataset, samples, options, progress)
     correct = [

@@ -51,7 +51,7 @@ def heal_model(
         raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
     card = load_artifact(require(require(pruned) / PASSPORT), CheckpointCard)
     positions = _choose_positions(card, plan_path, tune_layers, force)
-    opened = open_model(pruned)
+    opened = open_model(pruned, card.stack)
     samples = load_split(dataset, "train")
 
     from interlace_cli.data.batches import Batcher
@@ -65,7 +65,7 @@ def heal_model(
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[recipe.precision]
     model = load_model(pruned, dtype, device)
     processor = load_processor(pruned, recipe.min_pixels, recipe.max_pixels)
-    layers = find_layers(model)
+    layers = find_layers(model, card.stack)
     apply_trainable_set(model, layers, positions)
     check_trainable_set(model, layers, positions)
     before = hash_frozen(model)

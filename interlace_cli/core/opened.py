@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.errors import CheckpointError
 from interlace_cli.families.config import is_tied, merge_resolved, needs_resolution
@@ -14,8 +15,10 @@ from interlace_cli.families.limits import find_locked
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.taps import count_deepstack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
+from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, TensorInfo, fingerprint, open_checkpoint, read_config
 from interlace_cli.io.models import resolve_config
+from interlace_cli.io.workspace import PASSPORT
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class OpenedConfig:
     stack: Stack
     num_layers: int
     locked: list[Lock]
+    deepstack: int
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
     return OpenedModel(checkpoint, understood.config, stack, prefix, extra, facts)
 
 
+def find_cut_stack(location: str | Path) -> str:
+    """Which stack a folder says it was cut in, if it is one of ours; else the language model's."""
+    passport = Path(location).expanduser() / PASSPORT
+    return load_artifact(passport, CheckpointCard).stack if passport.exists() else LANGUAGE
+
+
 def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path / 'config.json'} names no model_type.", "Fetch the checkpoint again.")
@@ -76,7 +86,8 @@ def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
     locked = find_locked(config, stack, stack.num_layers)
     by_reason = groupby(sorted(locked, key=lambda layer: (locked[layer], layer)), key=locked.__getitem__)
     locks = [Lock(layers=list(layers), reason=reason) for reason, layers in by_reason]
-    return OpenedConfig(config, stack, stack.num_layers, locks)
+    deepstack = count_deepstack(config) if stack.name in (LANGUAGE, "text") else 0
+    return OpenedConfig(config, stack, stack.num_layers, locks, deepstack)
 
 
 def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) -> ModelFacts:
@@ -101,7 +112,7 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         rest_parameters=_parameters(rest),
         total_bytes=checkpoint.total_bytes,
         attention_width=_attention_width(by_layer[0]),
-        deepstack_layers=count_deepstack(understood.config) if understood.stack.name != "vision" else 0,
+        deepstack_layers=understood.deepstack,
         is_tied=is_tied(understood.config),
         stack=understood.stack.name,
         locked=understood.locked,

@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from interlace_cli.core.opened import open_config, open_model
 from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.layers import Role, count_drops, describe_layers, kept_layers
-from interlace_cli.domain.model import ModelFacts
+from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.plan import LayerNote, Pick, Plan, PlanSummary
 from interlace_cli.domain.record import Settings
 from interlace_cli.domain.scores import Scores, Task
-from interlace_cli.errors import ArtifactError, InterlaceError, RatioError, UsageError
+from interlace_cli.errors import (
+    ArtifactError,
+    CheckpointError,
+    InterlaceError,
+    PlanMismatchError,
+    RatioError,
+    UsageError,
+)
+from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.artifacts import build_origin, load_artifact
-from interlace_cli.io.files import hash_file
+from interlace_cli.io.checkpoints import is_local
+from interlace_cli.io.files import hash_bytes, hash_file
 from interlace_cli.io.scores import load_scores
 from interlace_cli.io.workspace import require
 from interlace_cli.strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the model a plan is for, as much as there is: with score files alone, nothing.
+
+    `deepstack`: after how many of the first layers vision features are added; `inputs`: what it was read from.
+    """
+
+    stack: str = LANGUAGE
+    num_layers: int = 0
+    locked: list[Lock] = field(default_factory=list)
+    deepstack: int = 0
+    model: ModelFacts | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def by_facts(cls, model: ModelFacts) -> Known:
+        """All that an analysed model's facts say."""
+        return cls(model.stack, model.num_layers, model.locked, model.deepstack_layers, model)
 
 
 @dataclass(frozen=True)
@@ -47,37 +77,92 @@ def build_settings(options: PlanOptions) -> Settings:
     }
 
 
-def plan_from_analysis(path: Path, options: PlanOptions) -> Plan:
-    """A plan for the model of the analysis at `path`."""
+def plan_from_analysis(path: Path, options: PlanOptions, stack: str | None = None) -> Plan:
+    """A plan for the model of the analysis at `path`. Raises PlanMismatchError if that is of another `stack`."""
     check_options(options)
     analysis = load_artifact(require(path), Analysis)
+    if stack not in (None, analysis.model.stack):
+        raise PlanMismatchError(
+            f"{path} is of the {analysis.model.stack} stack, and --stack says {stack}.",
+            f"Run `interlace analyze --stack {stack}`.",
+        )
     spans = analysis.similarity
     scores = Scores(analysis.model.num_layers, spans.s1, spans.s2, spans.s3)
     inputs = {"analysis": hash_file(path), "model": analysis.model.fingerprint}
-    return build_plan(scores, options, analysis.model, analysis.calibration, inputs)
+    return build_plan(scores, options, Known.by_facts(analysis.model), analysis.calibration, inputs)
 
 
-def plan_from_scores(paths: Sequence[Path], options: PlanOptions) -> Plan:
-    """A plan from three released score files, with no model at hand."""
+def plan_from_scores(paths: Sequence[Path], options: PlanOptions, known: Known | None = None) -> Plan:
+    """A plan from three released score files. The model need not be at hand; if `known`, its constraints hold."""
     check_options(options)
     inputs = {f"scores{p}": hash_file(require(path)) for p, path in enumerate(paths, start=1)}
-    return build_plan(load_scores(paths), options, None, None, inputs)
+    scores = load_scores(paths)
+    if known is None:
+        return build_plan(scores, options, Known(), None, inputs)
+    if known.num_layers != scores.num_layers:
+        raise UsageError(
+            f"the score files speak of {scores.num_layers} layers, and the model has {known.num_layers}.",
+            "Give the files and the model that belong together.",
+        )
+    return build_plan(scores, options, known, None, {**inputs, **known.inputs})
+
+
+def plan_without_scores(options: PlanOptions, known: Known) -> Plan:
+    """A plan from a model's config alone, which has no scores to choose by: for `random`."""
+    check_options(options)
+    if options.strategy != "random":
+        raise UsageError(
+            f"{options.strategy} chooses by scores, and there is neither an analysis nor --scores.",
+            "Run `interlace analyze` first, or draw layers with --strategy random.",
+        )
+    # `random` drops layers that have a score, whatever it is.
+    scores = Scores(known.num_layers, [0.0] * known.num_layers, [], [])
+    return build_plan(scores, options, known, None, known.inputs, has_scores=False)
+
+
+def has_analysis_of(path: Path, known: Known) -> bool:
+    """Whether there is an analysis at `path`, of the very stack and model that is `known`."""
+    if not path.exists() or known.model is None:
+        return False
+    found = load_artifact(path, Analysis).model
+    return (found.fingerprint, found.stack) == (known.model.fingerprint, known.stack)
+
+
+def know_model(location: str, stack: str | None) -> Known:
+    """What constrains a plan: from the config alone, and the tensors' sizes where the weights lie beside it."""
+    stack = stack or LANGUAGE
+    understood = open_config(location, stack)
+    try:
+        facts = open_model(location, stack).facts if is_local(location) else None
+    except CheckpointError:
+        facts = None
+    config = {"config": hash_bytes(repr(sorted(understood.config.items())).encode())}
+    return Known(
+        stack=stack,
+        num_layers=understood.num_layers,
+        locked=understood.locked,
+        deepstack=understood.deepstack,
+        model=facts,
+        inputs={"model": facts.fingerprint} if facts else config,
+    )
 
 
 def build_plan(
     scores: Scores,
     options: PlanOptions,
-    model: ModelFacts | None,
+    known: Known,
     calibration: Calibration | None,
     inputs: dict[str, str],
+    has_scores: bool = True,
 ) -> Plan:
     """Chooses, explains and counts. Raises UsageError for senseless options, RatioError for too high a ratio."""
     check_options(options)
-    layers = scores.num_layers
+    layers, model = scores.num_layers, known.model
     if options.paper:
         scores = scores.without_last()
-    task = Task(scores, _count(options, layers), _protected(options, layers, model), options.seed)
-    picks = _select(task, options)
+    protected = _protected(options, layers, known) | {layer for lock in known.locked for layer in lock.layers}
+    task = Task(scores, _count(options, layers), protected, options.seed)
+    picks = _select(task, options, known)
     roles = [Role.KEEP] * layers
     for pick in picks:
         for role, members in ((Role.DROP, pick.drop), (Role.TUNE, pick.tune), (Role.ANCHOR, pick.anchor)):
@@ -91,14 +176,16 @@ def build_plan(
         created_by=build_origin("plan", build_settings(options)),
         inputs=inputs,
         strategy=options.strategy,
+        stack=known.stack,
         num_layers=layers,
         roles=roles,
         drop=by_role[Role.DROP],
         tune=by_role[Role.TUNE],
         anchor=by_role[Role.ANCHOR],
         protect=sorted(task.protected),
+        locked=known.locked,
         picks=picks,
-        layers=_build_notes(task, picks, roles, model),
+        layers=_build_notes(task, picks, roles, known, has_scores),
         summary=_summarize(by_role[Role.DROP], layers, model, calibration),
         model=model,
     )
@@ -141,19 +228,18 @@ def _count(options: PlanOptions, layers: int) -> int:
     return count
 
 
-def _protected(options: PlanOptions, layers: int, model: ModelFacts | None) -> frozenset[int]:
+def _protected(options: PlanOptions, layers: int, known: Known) -> frozenset[int]:
     if options.paper:
         return frozenset()
     if options.protect is None:
-        deepstack = model.deepstack_layers if model else 0
-        return frozenset([*range(deepstack), layers - 1])
+        return frozenset([*range(known.deepstack), layers - 1])
     outside = [layer for layer in options.protect if layer >= layers]
     if outside:
         raise UsageError(f"--protect names layer {outside[0]}, and the layers are 0 to {layers - 1}.")
     return frozenset(options.protect)
 
 
-def _select(task: Task, options: PlanOptions) -> list[Pick]:
+def _select(task: Task, options: PlanOptions, known: Known) -> list[Pick]:
     """The strategy's picks. Raises RatioError that names the largest ratio and what stands in its way."""
     select = STRATEGIES[options.strategy]
     picks = select(task)
@@ -165,15 +251,20 @@ def _select(task: Task, options: PlanOptions) -> list[Pick]:
     left = set(range(layers)) - task.protected - {layer for pick in picks for layer in pick.layers}
     if options.paper:
         left -= {layers - 1}
+    because = "".join(f" Layers {describe_layers(lock.layers)} cannot go: {lock.reason}." for lock in known.locked)
     raise RatioError(
         f"{options.strategy} can drop {reach} of {layers} layers (ratio {reach / layers:.4g}), not {task.count}:"
-        f" protected are {describe_layers(task.protected)}, and {describe_layers(left)} have no free neighbours left.",
+        f" protected are {describe_layers(task.protected)}, and {describe_layers(left)} have no free neighbours left."
+        + because,
         f"Ask for --drop {reach} or less, protect fewer layers, or take another strategy." if reach else "",
     )
 
 
-def _build_notes(task: Task, picks: list[Pick], roles: list[Role], model: ModelFacts | None) -> list[LayerNote]:
-    scores, why = task.scores, {}
+def _build_notes(task: Task, picks: list[Pick], roles: list[Role], known: Known, has_scores: bool) -> list[LayerNote]:
+    scores, model = task.scores, known.model
+    if not has_scores:
+        scores = Scores(scores.num_layers, [], [], [])
+    why = {layer: f"protected: {lock.reason}" for lock in known.locked for layer in lock.layers}
     for rank, pick in enumerate(picks, start=1):
         for layer in pick.layers:
             why[layer] = _explain(layer, pick, rank, roles, scores)
@@ -209,9 +300,12 @@ def _explain(layer: int, pick: Pick, rank: int, roles: list[Role], scores: Score
 
 def _summarize(drop: list[int], layers: int, model: ModelFacts | None, calibration: Calibration | None) -> PlanSummary:
     kept = kept_layers(drop, layers)
-    if model is None or calibration is None:
+    if model is None:
         return PlanSummary(layers=layers, layers_left=len(kept))
-    dense = estimate_prefill_flops(model, range(layers), calibration)
+    speedup = None
+    if calibration is not None and model.stack in (LANGUAGE, "text", "decoder"):
+        dense = estimate_prefill_flops(model, range(layers), calibration)
+        speedup = round(dense / estimate_prefill_flops(model, kept, calibration), 4)
     return PlanSummary(
         layers=layers,
         layers_left=len(kept),
@@ -219,7 +313,7 @@ def _summarize(drop: list[int], layers: int, model: ModelFacts | None, calibrati
         parameters_left=model.total_parameters - sum(model.layer_parameters[i] for i in drop),
         bytes=model.total_bytes,
         bytes_left=model.total_bytes - sum(model.layer_bytes[i] for i in drop),
-        prefill_speedup=round(dense / estimate_prefill_flops(model, kept, calibration), 4),
+        prefill_speedup=speedup,
     )
 
 

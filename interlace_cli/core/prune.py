@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from interlace_cli.core.opened import OpenedModel, open_model
-from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
@@ -17,9 +19,19 @@ from interlace_cli.families.limits import check_drop
 from interlace_cli.families.quantization import edit_quantization
 from interlace_cli.families.stacks import LANGUAGE, Config
 from interlace_cli.families.tensors import COLUMNS, build_companions, build_numbering, build_renaming, find_stacked
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
+from interlace_cli.io.checkpoints import resolve_location
 from interlace_cli.io.files import check_free, folder_being_made, hash_file
-from interlace_cli.io.surgery import NewTensor, Slices, copy_side_files, select_tensors, write_config, write_tensors
+from interlace_cli.io.surgery import (
+    NewTensor,
+    Slices,
+    copy_side_files,
+    name_shard,
+    select_tensors,
+    split_into_shards,
+    write_config,
+    write_tensors,
+)
 from interlace_cli.io.workspace import PASSPORT, require
 
 
@@ -38,11 +50,7 @@ def prune_by_plan(location: str | None, plan_path: Path, out: Path, progress: Pr
 
     Raises PlanMismatchError if the plan was made for another model; `force` goes on if it has as many layers.
     """
-    plan = load_artifact(require(plan_path), Plan)
-    if location is None:
-        if plan.model is None:
-            raise UsageError("the plan was made from score files and names no model.", "Give MODEL.")
-        location = plan.model.location
+    location, plan = choose_location(location, plan_path)
     opened = open_model(location, plan.stack)
     check_plan_fits(plan, opened, force)
     cut = Cut(plan.drop, plan.tune, plan.strategy, {"plan": hash_file(plan_path)})
@@ -61,6 +69,55 @@ def prune_layers(
             "Name at least one layer, and leave at least one.",
         )
     return _write(opened, Cut(drop, [], "by hand", {}), out, progress, force)
+
+
+def draft_by_plan(location: str | None, plan_path: Path, force: bool) -> PruneDraft:
+    """What carrying out the plan would write."""
+    location, plan = choose_location(location, plan_path)
+    check_plan_fits(plan, open_model(location, plan.stack), force)
+    return draft_cut(location, plan.drop, plan.stack)
+
+
+def draft_cut(location: str, drop: Sequence[int], stack: str = LANGUAGE) -> PruneDraft:
+    """What cutting `drop` would write, from the config and the headers of the files alone."""
+    opened = open_model(location, stack)
+    facts = opened.facts
+    check_drop(opened.config, opened.stack, facts.num_layers, drop)
+    config, tensors = _select(opened, Cut(list(drop), [], "", {}))
+    shards = split_into_shards(tensors, opened.checkpoint)
+    return PruneDraft(
+        model=facts.name,
+        stack=facts.stack,
+        dropped=list(drop),
+        dense_index=kept_layers(drop, facts.num_layers),
+        files={
+            name_shard(number, len(shards)): sum(tensor.bytes for tensor in members)
+            for number, members in enumerate(shards, start=1)
+        },
+        bytes=sum(tensor.bytes for tensor in tensors),
+        dense_bytes=facts.total_bytes,
+        config=_compare_configs(opened.checkpoint.config, config),
+        notes=_describe_deepstack(list(drop), facts.deepstack_layers) + _describe_untested(opened),
+    )
+
+
+def verify_cut(card: CheckpointCard, location: str, out: Path, progress: Progress, device: str = "auto") -> Fidelity:
+    """Compares the checkpoint `out` with the dense model at `location`, both loaded by transformers."""
+    from interlace_cli.evaluation.fidelity import compare_checkpoints
+
+    progress.say(f"loading {card.base.name}, then {out}, to compare them")
+    dense = resolve_location(location)[0]
+    return compare_checkpoints(dense, out, card.dropped, card.stack, card.base.total_parameters, device)
+
+
+def choose_location(location: str | None, plan_path: Path) -> tuple[str, Plan]:
+    """The plan, and the model it is to be carried out on: the one named, else its own."""
+    plan = load_artifact(require(plan_path), Plan)
+    if location is not None:
+        return location, plan
+    if plan.model is None:
+        raise UsageError("the plan was made without a model's weights, and names none.", "Give MODEL.")
+    return plan.model.location, plan
 
 
 def check_plan_fits(plan: Plan, opened: OpenedModel, force: bool) -> None:
@@ -124,6 +181,17 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
         write_tensors(checkpoint, draft, tensors, advance)
         save_artifact(card, draft / PASSPORT)
     return card
+
+
+def _compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:
+    changes: dict[str, tuple[str, str]] = {}
+    for field in [*old, *(field for field in new if field not in old)]:
+        before, after = old.get(field), new.get(field)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes.update(_compare_configs(before, after, f"{path}{field}."))
+        elif before != after:
+            changes[path + field] = (to_json_text(before), to_json_text(after))
+    return changes
 
 
 def _describe_untested(opened: OpenedModel) -> list[str]:

@@ -111,7 +111,7 @@ class _Chain:
 
     def __init__(self, workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> None:
         self.space, self.options, self.progress, self.on_step = workspace, options, progress, on_step
-        self.dense: OpenedModel = open_model(options.model)
+        self.dense: OpenedModel = open_model(options.model, options.analyze.stack)
         self.seconds: dict[str, float] = {}
         self.skipped: list[str] = []
 

@@ -33,6 +33,8 @@ class SpanTap:
         self.layers = layers
         self.weights_MBT: Tensor | None = None
         self.similarity: Tensor | None = None
+        self.tokens = 0
+        self._modalities = torch.ones(len(MODALITIES), dtype=torch.bool)
         self._ring: list[Tensor] = []
         self._seen = 0
         self._handles: list[Any] = []
@@ -52,19 +54,36 @@ class SpanTap:
 
     def run(self, model: nn.Module, inputs: dict[str, Tensor], is_image_BT: Tensor) -> Tensor:
         """One forward up to the last layer. Returns `similarity` on the model's device."""
+        self.tokens = 0
         mask_BT = inputs["attention_mask"].bool()
         masks_MBT = torch.stack([mask_BT, mask_BT & is_image_BT, mask_BT & ~is_image_BT]).float()
         self.weights_MBT = masks_MBT / masks_MBT.sum(-1, keepdim=True).clamp(min=1)
-        shape = (len(SPANS), len(self.layers), mask_BT.shape[0], len(MODALITIES))
-        self.similarity = torch.zeros(shape, device=mask_BT.device)
+        self._begin(mask_BT.shape[0], mask_BT.device)
+        self._forward(model, {**inputs, "use_cache": False})
+        assert self.similarity is not None
+        return self.similarity
+
+    def run_on_all(self, model: nn.Module, inputs: dict[str, Tensor], is_image: bool) -> Tensor | None:
+        """As `run`, for one sample, over every token that the layers see; `tokens` says how many. For layers whose
+        tokens are not the prompt's, those of a vision tower say, in whatever shape. None if no layer was called."""
+        self.weights_MBT, self.tokens = None, 0
+        self._modalities = torch.tensor([True, is_image, not is_image])
+        self._begin(1, next(self.layers.parameters()).device)
+        self._forward(model, inputs)
+        return self.similarity if self.tokens else None
+
+    def _begin(self, samples: int, device: torch.device) -> None:
+        shape = (len(SPANS), len(self.layers), samples, len(MODALITIES))
+        self.similarity = torch.zeros(shape, device=device)
         self._ring, self._seen = [], 0
+
+    def _forward(self, model: nn.Module, inputs: dict[str, Any]) -> None:
         try:
             with torch.inference_mode():
-                model(**inputs, use_cache=False)
+                model(**inputs)
         except ForwardDone:
             pass
         self._ring = []
-        return self.similarity
 
     def _on_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del layer
@@ -76,6 +95,11 @@ class SpanTap:
         raise ForwardDone
 
     def _take(self, hidden_BTH: Tensor) -> None:
+        if self.weights_MBT is None or self.tokens:
+            hidden_BTH = hidden_BTH.reshape(1, -1, hidden_BTH.shape[-1])
+            self.tokens = hidden_BTH.shape[1]
+            weights_M = self._modalities.to(hidden_BTH.device) / self.tokens
+            self.weights_MBT = weights_M[:, None, None].expand(-1, 1, self.tokens)
         unit_BTH = torch.nn.functional.normalize(hidden_BTH.float(), dim=-1)
         assert self.similarity is not None
         assert self.weights_MBT is not None

@@ -38,3 +38,45 @@ class CheckpointCard(Artifact):
     tune: list[int]
     notes: list[str] = []
     healing: Healing | None = None
+
+
+class Fidelity(Record):
+    """What a comparison of a pruned checkpoint with the dense model found. `difference` is the largest between their
+    outputs, the dropped layers of the dense model being bypassed; `effect` what bypassing them changed.
+
+    `generates_alike`: whether greedy generation is the same with the cache and without; None where it cannot generate.
+    """
+
+    difference: float
+    effect: float
+    tolerance: float
+    generates_alike: bool | None
+    inputs: str
+    device: str
+    dtype: str
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether all that was compared agrees."""
+        return self.difference <= self.tolerance and self.generates_alike is not False
+
+
+class PruneDraft(Record):
+    """What `prune` would write: file name -> bytes, and the config's fields that change, old and new, as JSON."""
+
+    model: str
+    stack: str
+    dropped: list[int]
+    dense_index: list[int]
+    files: dict[str, int]
+    bytes: int
+    dense_bytes: int
+    config: dict[str, tuple[str, str]]
+    notes: list[str]
+
+
+class PruneOutcome(Record):
+    """What `prune` prints: the checkpoint's passport, and the comparison if there was one."""
+
+    checkpoint: CheckpointCard
+    fidelity: Fidelity | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -25,6 +25,11 @@ def to_json(record: Record) -> bytes:
     """Canonical bytes. Records cannot hold NaN, which orjson would write as `null` without a word."""
     data = record.model_dump(mode="json", by_alias=True)
     return orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+def to_json_text(value: Any) -> str:
+    """Any JSON value in one line."""
+    return orjson.dumps(value).decode()
 
 
 def save_artifact(artifact: Artifact, path: Path) -> None:

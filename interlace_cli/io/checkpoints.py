@@ -73,6 +73,11 @@ def read_config(location: str) -> tuple[dict[str, Any], Path]:
     return _read_json(path / "config.json"), path
 
 
+def is_local(location: str) -> bool:
+    """Whether the model is at hand, and nothing has to be downloaded to look at its tensors."""
+    return location == DEMO or Path(location).expanduser().is_dir()
+
+
 def open_checkpoint(location: str | Path) -> Checkpoint:
     """Opens `demo`, a local folder or a Hub id. Raises CheckpointError that names the broken or missing file."""
     path, stored = resolve_location(str(location))

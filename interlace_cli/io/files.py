@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -63,7 +66,8 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
     check_free(path, force)
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        _remove_abandoned(path)
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{_here()}.{os.getpid()}."))
         os.chmod(draft, 0o777 & ~_umask())
     try:
         yield draft
@@ -95,6 +99,28 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Drafts of the same folder that a killed process of this machine left behind: they may be many GB."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.{_here()}.*"):
+        owner = draft.name.split(".")[-2]
+        if owner.isdecimal() and not _is_alive(int(owner)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _here() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "here"
 
 
 def _cannot_write(path: Path, error: OSError) -> InterlaceError:

@@ -48,12 +48,20 @@ def resolve_config(path: Path) -> dict[str, Any]:
 
 
 def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
-    """The model in evaluation mode on `device`. Raises CheckpointError if weights are missing or do not fit."""
+    """The model in evaluation mode on `device`; `dtype` `native` is the checkpoint's own. Raises CheckpointError if
+    weights are missing or do not fit."""
     transformers = import_transformers()
     device = choose_device(device)
+    auto = transformers.AutoModelForImageTextToText
+    if type(load_config(path)) not in auto._model_mapping:
+        # Dual encoders, such as CLIP.
+        auto = transformers.AutoModel
     try:
-        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, dtype=choose_dtype(dtype, device), attn_implementation=attention, output_loading_info=True
+        model, report = auto.from_pretrained(
+            path,
+            dtype="auto" if dtype == "native" else choose_dtype(dtype, device),
+            attn_implementation=attention,
+            output_loading_info=True,
         )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise CheckpointError(f"transformers cannot load {path}: {_first_line(error)}") from error

@@ -10,7 +10,10 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from interlace_cli.io.checkpoints import INDEX_FILE, SINGLE_FILE, Checkpoint, Te
 
 BLOCK = 1 << 26
 PIECE = 1 << 22
+WORKERS = 4
 _WEIGHT_SUFFIXES = (
     ".safetensors",
     ".bin",
@@ -34,8 +38,6 @@ _WEIGHT_SUFFIXES = (
 _NOT_CARRIED = ("config.json", "README.md", "interlace.json", ".gitattributes")
 
 Told = Callable[[float], None]
-Chunk = bytes | tuple[Path, int, int]
-"""Bytes, or `(file, start, end)` to be copied."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,18 @@ class NewTensor:
         if self.slices is None:
             return self.source.bytes
         return self.source.bytes // self.slices.parts * len(self.slices.kept)
+
+
+Chunk = bytes | tuple[Path, int, int] | NewTensor
+"""Bytes, or `(file, start, end)` to be copied, or a tensor of which some columns are."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of a new file, and what writes them at their place. Pieces may be written in any order."""
+
+    bytes: int
+    write: Callable[[], object]
 
 
 def select_tensors(
@@ -112,16 +126,24 @@ def split_into_shards(tensors: Sequence[NewTensor], source: Checkpoint) -> list[
     return shards
 
 
+def name_shard(number: int, count: int) -> str:
+    """The conventional name of the `number`th of `count` files."""
+    return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
 def write_tensors(source: Checkpoint, out: Path, tensors: Sequence[NewTensor], advance: Told | None = None) -> None:
     """Writes `tensors` into the folder `out`, with an index where there are several files. `advance` is told of bytes
     written."""
     shards = split_into_shards(tensors, source)
     weight_map = {}
-    for number, members in enumerate(shards, start=1):
-        name = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        metadata = source.metadata[members[0].source.file.name] if members else {}
-        _write_shard(out / name, members, metadata or {"format": "pt"}, advance)
-        weight_map.update({tensor.name: name for tensor in members})
+    with ExitStack() as files:
+        pieces: list[Piece] = []
+        for number, members in enumerate(shards, start=1):
+            name = name_shard(number, len(shards))
+            metadata = source.metadata[members[0].source.file.name] if members else {}
+            pieces += _begin_shard(out / name, members, metadata or {"format": "pt"}, files)
+            weight_map.update({tensor.name: name for tensor in members})
+        _write_pieces(pieces, advance)
     if len(shards) > 1:
         total = sum(tensor.bytes for tensor in tensors)
         parameters = sum(_count_elements(tensor) for tensor in tensors)
@@ -160,7 +182,10 @@ def _count_elements(tensor: NewTensor) -> int:
     return count
 
 
-def _write_shard(out: Path, tensors: Sequence[NewTensor], metadata: dict[str, str], advance: Told | None) -> None:
+def _begin_shard(
+    out: Path, tensors: Sequence[NewTensor], metadata: dict[str, str], files: ExitStack
+) -> Iterator[Piece]:
+    """Writes the header, and yields what is to be written behind it. The files stay open as long as `files`."""
     header: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for tensor in tensors:
@@ -172,25 +197,42 @@ def _write_shard(out: Path, tensors: Sequence[NewTensor], metadata: dict[str, st
         offset += tensor.bytes
     encoded = orjson.dumps(header)
     encoded += b" " * (-len(encoded) % 8)
-    sources: dict[Path, int] = {}
     # No fsync: after a power cut the folder can be made again from the model, and waiting for the disk costs more than
     # the copy. A process that is killed leaves nothing under the final name all the same.
     target = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        _write_all(target, len(encoded).to_bytes(8, "little") + encoded)
-        for chunk in _join_ranges(tensors):
-            if isinstance(chunk, bytes):
-                _write_all(target, chunk)
-                if advance:
-                    advance(len(chunk))
-                continue
+    files.callback(os.close, target)
+    place = _write_all(target, len(encoded).to_bytes(8, "little") + encoded, 0)
+    opened: dict[Path, int] = {}
+    for chunk in _join_ranges(tensors):
+        if isinstance(chunk, tuple):
             file, start, end = chunk
-            if file not in sources:
-                sources[file] = os.open(file, os.O_RDONLY)
-            _copy_range(sources[file], target, start, end - start, advance)
-    finally:
-        for handle in (target, *sources.values()):
-            os.close(handle)
+            if file not in opened:
+                opened[file] = os.open(file, os.O_RDONLY)
+                files.callback(os.close, opened[file])
+            for begin in range(start, end, BLOCK):
+                count = min(BLOCK, end - begin)
+                yield Piece(count, partial(_copy_range, opened[file], target, begin, count, place))
+                place += count
+        elif isinstance(chunk, bytes):
+            yield Piece(len(chunk), partial(_write_all, target, chunk, place))
+            place += len(chunk)
+        else:
+            yield Piece(chunk.bytes, partial(_write_columns, target, chunk, place))
+            place += chunk.bytes
+
+
+def _write_pieces(pieces: Sequence[Piece], advance: Told | None) -> None:
+    """A few at a time: the kernel copies one on each core. Stops at the first that fails, or at Ctrl-C."""
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        running = {pool.submit(piece.write): piece.bytes for piece in pieces}
+        try:
+            for done in as_completed(running):
+                done.result()
+                if advance:
+                    advance(running[done])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _join_ranges(tensors: Sequence[NewTensor]) -> Iterator[Chunk]:
@@ -204,7 +246,7 @@ def _join_ranges(tensors: Sequence[NewTensor]) -> Iterator[Chunk]:
             if waiting:
                 yield waiting
             waiting = chunk if isinstance(chunk, tuple) else None
-            if isinstance(chunk, bytes):
+            if not isinstance(chunk, tuple):
                 yield chunk
     if waiting:
         yield waiting
@@ -221,11 +263,13 @@ def _iter_chunks(tensor: NewTensor) -> Iterator[Chunk]:
         for index in slices.kept:
             yield source.file, source.start + index * part, source.start + (index + 1) * part
     else:
-        yield from _iter_columns(source, slices)
+        yield tensor
 
 
-def _iter_columns(source: TensorInfo, slices: Slices) -> Iterator[bytes]:
+def _write_columns(target: int, tensor: NewTensor, place: int) -> None:
     """The kept columns, a few MiB of rows at a time."""
+    source, slices = tensor.source, tensor.slices
+    assert slices is not None
     row = source.bytes // source.shape[0]
     part = row // slices.parts
     rows_at_once = max(PIECE // row, 1)
@@ -233,39 +277,40 @@ def _iter_columns(source: TensorInfo, slices: Slices) -> Iterator[bytes]:
         file.seek(source.start)
         for first in range(0, source.shape[0], rows_at_once):
             block = memoryview(file.read(min(rows_at_once, source.shape[0] - first) * row))
-            yield b"".join(
+            kept = b"".join(
                 block[begin + index * part : begin + (index + 1) * part]
                 for begin in range(0, len(block), row)
                 for index in slices.kept
             )
+            place = _write_all(target, kept, place)
 
 
-def _copy_range(source: int, target: int, start: int, count: int, advance: Told | None) -> None:
-    """Appends `count` bytes of `source` from `start`, inside the kernel where it can."""
+def _copy_range(source: int, target: int, start: int, count: int, place: int) -> None:
+    """Copies `count` bytes of `source` from `start` to `place` in `target`, inside the kernel where it can."""
     end = start + count
     in_kernel = hasattr(os, "copy_file_range")
     while start < end:
-        wanted, copied = min(BLOCK, end - start), 0
+        copied = 0
         if in_kernel:
             try:
-                copied = os.copy_file_range(source, target, wanted, offset_src=start)
+                copied = os.copy_file_range(source, target, end - start, offset_src=start, offset_dst=place)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
                     raise
             # Some file systems answer 0 instead of an error.
             in_kernel = copied > 0
         if not copied:
-            data = os.pread(source, min(wanted, PIECE), start)
+            data = os.pread(source, min(end - start, PIECE), start)
             if not data:
                 raise OSError(errno.EIO, "the source file became shorter while it was copied")
-            _write_all(target, data)
-            copied = len(data)
-        start += copied
-        if advance:
-            advance(copied)
+            copied = _write_all(target, data, place) - place
+        start, place = start + copied, place + copied
 
 
-def _write_all(target: int, data: bytes) -> None:
+def _write_all(target: int, data: bytes, place: int) -> int:
+    """Writes at `place`, and returns the place behind it."""
     view = memoryview(data)
     while view:
-        view = view[os.write(target, view) :]
+        written = os.pwrite(target, view, place)
+        view, place = view[written:], place + written
+    return place

@@ -10,9 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlace_cli.domain.layers import describe_layers, kept_layers, parse_layers
-from interlace_cli.errors import UnsupportedModelError, UsageError
-from interlace_cli.families.config import INDEX_LISTS, SUPPORTED, check_supported, edit_config, find_num_layers, is_tied
-from interlace_cli.families.tensors import build_renaming, find_numbered_groups, layer_of
+from interlace_cli.errors import UsageError
+from interlace_cli.families.config import INDEX_LISTS, is_tied
+from interlace_cli.families.config import edit_config as edit_stack
+from interlace_cli.families.stacks import find_stack
+from interlace_cli.families.tensors import (
+    build_companions,
+    build_numbering,
+    build_renaming,
+    find_layer_prefix,
+    find_numbered_groups,
+    layer_of,
+)
+
+
+def edit_config(config: dict[str, Any], kept: list[int], layers: int) -> dict[str, Any]:
+    return edit_stack(config, find_stack(config), kept, layers)
+
 
 drops = st.integers(2, 48).flatmap(
     lambda layers: st.tuples(st.just(layers), st.sets(st.integers(0, layers - 1), max_size=layers - 1))
@@ -52,7 +66,7 @@ def test_every_field_that_depends_on_the_layers_follows_them(
     edited = edit_config(config, kept, layers)
     assert config == before, "the original has changed"
     assert edited["vision_config"] == before["vision_config"], "the vision tower has layers of its own"
-    assert find_num_layers(edited) == len(kept)
+    assert find_stack(edited).num_layers == len(kept)
     for text in [edited] * (shape != "nested") + [edited.get("text_config")] * (shape != "flat"):
         expected = {
             **before.get("text_config", before),
@@ -75,7 +89,7 @@ def test_a_list_of_all_indices_is_renumbered_and_not_sliced(layers: int) -> None
 
 
 def test_a_config_that_leaves_the_layer_count_to_its_class_says_it_afterwards() -> None:
-    assert find_num_layers({"text_config": {"hidden_size": 8}}) is None
+    assert find_stack({"text_config": {"hidden_size": 8}}).num_layers is None
     assert edit_config({"text_config": {"hidden_size": 8}}, [0, 2], 3)["text_config"]["num_hidden_layers"] == 2
 
 
@@ -85,10 +99,12 @@ def test_deepstack_taps_and_mergers_go_with_the_layer_they_add_to(case: tuple[in
     kept = kept_layers(drop, layers)
     stays = [tap for tap in range(taps) if tap in kept]
     vision = {"deepstack_visual_indexes": [5 + 6 * tap for tap in range(taps)]}
-    edited = edit_config({"text_config": {"num_hidden_layers": layers}, "vision_config": vision}, kept, layers)
+    config = {"text_config": {"num_hidden_layers": layers}, "vision_config": vision}
+    edited = edit_config(config, kept, layers)
     assert edited["vision_config"]["deepstack_visual_indexes"] == [5 + 6 * tap for tap in stays]
     mergers = [f"model.visual.deepstack_merger_list.{tap}.norm.weight" for tap in range(taps)]
-    assert build_renaming(mergers, "model.language_model.layers", kept) == {
+    companions = build_companions(config, find_stack(config), kept, layers)
+    assert build_renaming(mergers, "model.language_model.layers", build_numbering(kept, layers), companions) == {
         mergers[tap]: mergers[place] for place, tap in enumerate(stays)
     }
 
@@ -104,7 +120,7 @@ def test_renaming_is_a_bijection_onto_consecutive_layers_and_leaves_others_alone
     inside = [f"{prefix}.{layer}.{rest}" for layer in range(layers) for rest in below]
     outside = ["lm_head.weight", "model.norm.weight", *(f"model.visual.blocks.{n}.w" for n in range(layers + 1))]
     outside += [f"{prefix}_extra.0.w", f"other.{prefix}.0.w"]
-    renaming = build_renaming(inside + outside, prefix, kept)
+    renaming = build_renaming(inside + outside, prefix, build_numbering(kept, layers), {})
     assert [name for name in renaming if renaming[name] == name and name in outside] == outside
     assert sorted(renaming[name] for name in inside if name in renaming) == sorted(
         f"{prefix}.{position}.{rest}" for position in range(len(kept)) for rest in below
@@ -123,9 +139,14 @@ def test_a_group_is_found_by_its_whole_range_of_numbers(layers: int, experts: in
     inside = [f"model.layers.{layer}.experts.{expert}.w" for layer in range(layers) for expert in range(experts)]
     vision = [f"visual.blocks.{block}.norm" for block in range(other)]
     gap = [f"gap.{number}.w" for number in range(layers + 1) if number != layers // 2]
-    found = find_numbered_groups([*inside, *vision, *gap, "lm_head.weight"], layers)
-    expected = {"model.layers": {f"experts.{expert}.w" for expert in range(experts)}}
-    assert found == (expected | {"visual.blocks": {"norm"}} if other == layers else expected)
+    names = [*inside, *vision, *gap, "lm_head.weight"]
+    groups = find_numbered_groups(names)
+    assert groups["model.layers"] == (set(range(layers)), {f"experts.{expert}.w" for expert in range(experts)})
+    sizes = dict.fromkeys(names, 1)
+    config = {"text_config": {"num_hidden_layers": layers}, "vision_config": {"depth": other}}
+    assert find_layer_prefix(sizes, find_stack(config), layers) == "model.layers"
+    assert find_layer_prefix(sizes, find_stack(config, "vision"), other) == "visual.blocks"
+    assert find_layer_prefix(sizes, find_stack(config), layers + 50) is None
 
 
 @pytest.mark.parametrize(
@@ -142,15 +163,6 @@ def test_the_tie_flag_is_read_at_both_levels_and_the_outer_one_wins() -> None:
     assert is_tied({"text_config": {"tie_word_embeddings": True}})
     assert not is_tied({"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": True}})
     assert not is_tied({})
-
-
-def test_only_architectures_that_were_shown_to_be_cut_exactly_are_cut() -> None:
-    for model_type in SUPPORTED:
-        check_supported({"model_type": model_type})
-    with pytest.raises(UnsupportedModelError, match="model_type 'gemma3', which interlace cannot cut"):
-        check_supported({"model_type": "gemma3"})
-    with pytest.raises(UnsupportedModelError, match="model_type None"):
-        check_supported({})
 
 
 @given(st.sets(st.integers(0, 200), min_size=1))

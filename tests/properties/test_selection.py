@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from naive_selection import NAIVE, most_random_drops
 
-from interlace_cli.core.plan import PlanOptions, build_plan
+from interlace_cli.core.plan import Known, PlanOptions, build_plan
 from interlace_cli.domain.layers import Role, count_drops, describe_layers
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.plan import Plan
@@ -116,7 +116,7 @@ def facts(layers: int, deepstack: int) -> ModelFacts:
 
 
 def plan(scores: Scores, options: PlanOptions, deepstack: int = 0) -> Plan:
-    return build_plan(scores, options, facts(scores.num_layers, deepstack), None, {})
+    return build_plan(scores, options, Known.by_facts(facts(scores.num_layers, deepstack)), None, {})
 
 
 def refusal(scores: Scores, options: PlanOptions) -> RatioError | None:
@@ -190,7 +190,7 @@ def test_what_is_protected_by_default_on_paper_and_by_choice() -> None:
     assert (made.protect, made.drop, made.tune, made.anchor) == ([0, 1, 2, 11], [3, 6], [4, 7], [5, 8])
     assert plan(TWELVE, PlanOptions(drop=2, paper=True), deepstack=3).drop == [0, 3]
     assert plan(TWELVE, PlanOptions(drop=2, protect=(4,)), deepstack=3).drop == [0, 5]
-    assert build_plan(TWELVE, PlanOptions(drop=2), None, None, {}).protect == [11], "no model, no DeepStack"
+    assert build_plan(TWELVE, PlanOptions(drop=2), Known(), None, {}).protect == [11], "no model, no DeepStack"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,15 @@ def test_a_score_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     paths[2].unlink()
     with pytest.raises(ArtifactError, match=r"cannot read .*x_pack3_.*: No such file"):
         load_scores(paths)
+
+
+def test_the_draft_of_a_killed_process_is_cleared_away_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    code = "import os, sys, signal; from pathlib import Path; from interlace_cli.io.files import folder_being_made\n"
+    code += "with folder_being_made(Path(sys.argv[1])) as draft:\n"
+    code += "    (draft / 'a').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
+    assert [name[:5] for name in names(tmp_path)] == [".out."], "killed half-way: nothing under the final name"
+    with folder_being_made(tmp_path / "out") as draft, folder_being_made(tmp_path / "out") as other:
+        assert names(tmp_path) == sorted([draft.name, other.name])
+        (draft / "a").write_text("a")
+    assert names(tmp_path) == ["out"]

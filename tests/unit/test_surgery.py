@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import zoo
+from safetensors.torch import load_file, save_file
 from tiny import TINY, bypass
 
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
-from interlace_cli.errors import CheckpointError, InterlaceError, UnsupportedModelError, UsageError
+from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
+from interlace_cli.families.modules import bypassed
 from interlace_cli.io.checkpoints import fingerprint, open_checkpoint
 from interlace_cli.io.models import import_transformers
 
@@ -188,12 +190,129 @@ def _set_layers(folder: Path, layers: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_an_architecture_that_was_not_shown_exact_is_refused(tmp_path: Path) -> None:
-    TINY["llava"].save(tmp_path / "dense")
+def test_an_architecture_that_is_not_tested_is_cut_and_said_to_be_so(tmp_path: Path) -> None:
+    dense = TINY["llava"].save(tmp_path / "dense")
     config = json.loads((tmp_path / "dense/config.json").read_text())
-    (tmp_path / "dense/config.json").write_text(json.dumps({**config, "model_type": "idefics"}))
-    with pytest.raises(UnsupportedModelError, match="idefics"):
+    (tmp_path / "dense/config.json").write_text(json.dumps({**config, "model_type": "llava_of_tomorrow"}))
+    card = prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+    assert "llava_of_tomorrow is not among the architectures" in card.notes[0]
+    config = json.loads((tmp_path / "pruned/config.json").read_text())
+    (tmp_path / "pruned/config.json").write_text(json.dumps({**config, "model_type": "llava"}))
+    inputs = TINY["llava"].build_inputs()
+    bypass(dense, DROP)
+    torch.testing.assert_close(logits(load_plainly(tmp_path / "pruned"), inputs), logits(dense, inputs))
+
+
+def test_pickled_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    TINY["llava"].save(tmp_path / "dense")
+    (tmp_path / "dense/model.safetensors").rename(tmp_path / "dense/pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"model\.bin, and only safetensors .* save_pretrained it elsewhere"):
         prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+
+
+def test_shards_stay_even_when_neighbours_go(tmp_path: Path) -> None:
+    """A shard that held nothing but dropped layers would be missing; those that stay are filled evenly instead."""
+    TINY["qwen3_vl"].save(tmp_path / "dense", layers=12, shard="60KB")
+    prune_layers(str(tmp_path / "dense"), [4, 5, 6, 7, 8], tmp_path / "pruned", Silent(), force=False)
+    index = json.loads((tmp_path / "pruned/model.safetensors.index.json").read_text())
+    dense = open_checkpoint(tmp_path / "dense")
+    sizes = [sum(t.bytes for t in dense.tensors.values() if t.file == shard) for shard in dense.shards]
+    pruned = open_checkpoint(tmp_path / "pruned")
+    assert index["metadata"]["total_size"] == pruned.total_bytes
+    assert index["metadata"]["total_parameters"] == pruned.total_parameters
+    found = [sum(t.bytes for t in pruned.tensors.values() if t.file == shard) for shard in pruned.shards]
+    largest = max(tensor.bytes for tensor in pruned.tensors.values())
+    assert len(found) == -(-pruned.total_bytes // max(sizes))
+    assert max(found) - min(found) <= 2 * largest
+    assert [path.name for path in pruned.shards] == [
+        f"model-{n:05d}-of-{len(found):05d}.safetensors" for n in range(1, len(found) + 1)
+    ]
+
+
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_bytes_are_copied_with_and_without_the_kernels_help(
+    in_kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_kernel:
+        monkeypatch.delattr("os.copy_file_range", raising=False)
+    monkeypatch.setattr("interlace_cli.io.surgery.BLOCK", 1000)
+    monkeypatch.setattr("interlace_cli.io.surgery.PIECE", 300)
+    TINY["llava"].save(tmp_path / "dense")
+    prune_layers(str(tmp_path / "dense"), [0, 7], tmp_path / "pruned", Silent(), force=False)
+    old, new = load_file(tmp_path / "dense/model.safetensors"), load_file(tmp_path / "pruned/model.safetensors")
+    prefix = "language_model.model.layers"
+    assert all(
+        torch.equal(tensor, old[name if prefix not in name else name.replace(f".{n}.", f".{int(n) + 1}.", 1)])
+        for name, tensor in new.items()
+        for n in [name.removeprefix(prefix + ".").split(".")[0]]
+    )
+
+
+def test_any_dtype_is_copied_with_its_scales_and_its_own_lists_are_renumbered(tmp_path: Path) -> None:
+    """fp8 with scales, integers that hold packed weights; a list of what is not quantized, a setting by module."""
+    TINY["llava"].save(tmp_path / "dense")
+    path = tmp_path / "dense/model.safetensors"
+    tensors = load_file(path)
+    for layer in range(8):
+        name = f"language_model.model.layers.{layer}.mlp.up_proj.weight"
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = torch.full((1, 1), float(layer))
+        packed = f"language_model.model.layers.{layer}.mlp.down_proj.qweight"
+        tensors[packed] = torch.arange(6, dtype=torch.int32) + layer
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "dense/config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "fp8",
+        "modules_to_not_convert": ["lm_head", "vision_tower.encoder.layers.3.fc1"]
+        + [f"model.language_model.layers.{layer}.self_attn" for layer in (2, 3, 7)],
+    }
+    (tmp_path / "dense/config.json").write_text(json.dumps(config))
+    prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+    pruned = load_file(tmp_path / "pruned/model.safetensors")
+    for place, layer in enumerate([0, 1, 2, 4, 5, 7]):
+        name = f"language_model.model.layers.{place}.mlp.up_proj.weight"
+        assert pruned[name].dtype == torch.float8_e4m3fn
+        assert pruned[f"{name}_scale_inv"].item() == layer
+        assert pruned[f"language_model.model.layers.{place}.mlp.down_proj.qweight"][0] == layer
+    config = json.loads((tmp_path / "pruned/config.json").read_text())
+    assert config["quantization_config"]["modules_to_not_convert"] == [
+        "lm_head",
+        "vision_tower.encoder.layers.3.fc1",
+        "model.language_model.layers.2.self_attn",
+        "model.language_model.layers.5.self_attn",
+    ]
+
+
+def test_layers_for_multi_token_prediction_stay_behind_the_others(tmp_path: Path) -> None:
+    TINY["llava"].save(tmp_path / "dense")
+    path = tmp_path / "dense/model.safetensors"
+    tensors = load_file(path)
+    tensors["language_model.model.layers.8.eh_proj.weight"] = torch.ones(3)
+    save_file(tensors, path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "dense/config.json").read_text())
+    config["text_config"]["num_nextn_predict_layers"] = 1
+    (tmp_path / "dense/config.json").write_text(json.dumps(config))
+    prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+    names = open_checkpoint(tmp_path / "pruned").tensors
+    assert "language_model.model.layers.6.eh_proj.weight" in names
+    assert not [name for name in names if ".layers.7." in name or ".layers.8." in name]
+
+
+def test_a_config_that_leaves_the_kinds_of_layers_to_a_pattern_says_them_afterwards(tmp_path: Path) -> None:
+    """As Gemma 3's on the Hub: every sixth layer attends fully, which is no longer true after a drop."""
+    config = zoo.build_config("gemma3")
+    dense = zoo.build_model(config)
+    dense.save_pretrained(tmp_path / "dense")
+    kinds = config.text_config.layer_types
+    stored = json.loads((tmp_path / "dense/config.json").read_text())
+    del stored["text_config"]["layer_types"]
+    (tmp_path / "dense/config.json").write_text(json.dumps(stored))
+    pruned = cut(tmp_path / "dense", tmp_path / "pruned", [1, 2])
+    assert pruned.config.text_config.layer_types == [kind for i, kind in enumerate(kinds) if i not in (1, 2)]
+    inputs = zoo.build_inputs("gemma3", config)
+    with bypassed(dense, [1, 2]):
+        wanted = logits(dense, inputs)
+    torch.testing.assert_close(logits(pruned, inputs), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("drop", [[], [8], list(range(8))])

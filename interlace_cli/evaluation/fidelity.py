@@ -1,0 +1,151 @@
+"""Is a pruned checkpoint what it should be? Both models are loaded, one after the other, and their outputs compared:
+the dense model's with the dropped layers bypassed, and the pruned one's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interlace_cli.data.batches import to_device
+from interlace_cli.domain.checkpoint import Fidelity
+from interlace_cli.errors import CheckpointError, InterlaceError
+from interlace_cli.families.modules import bypassed
+from interlace_cli.io.models import choose_device, load_model, load_processor
+
+TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
+QUESTION = "What is in the picture?"
+NEW_TOKENS = 6
+_SHARE_OF_MEMORY = 0.7
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs to compare on, and what they are."""
+
+    inputs: dict[str, Tensor]
+    description: str
+
+
+def compare_checkpoints(
+    dense: Path, pruned: Path, drop: Sequence[int], stack: str, parameters: int, device: str = "auto"
+) -> Fidelity:
+    """Loads `dense`, then `pruned`. In float32 if `parameters` of them fit into 70% of the free memory, else in the
+    checkpoint's own dtype; on the GPU if there is one and they fit. Raises CheckpointError if neither does."""
+    device, dtype = choose_place(parameters, device)
+    model = load_model(dense, dtype, device)
+    probe = build_probe(model, dense)
+    inputs = to_device(probe.inputs, model.device, model.dtype)
+    whole = _run(model, inputs)
+    with bypassed(model, drop, stack):
+        wanted = _run(model, inputs)
+    found_dtype = str(model.dtype).removeprefix("torch.")
+    del model
+    model = load_model(pruned, dtype, device)
+    found = _run(model, inputs)
+    alike = _generates_alike(model, inputs) if model.can_generate() and "decoder_input_ids" not in inputs else None
+    return Fidelity(
+        difference=_distance(found, wanted),
+        effect=_distance(whole, wanted),
+        tolerance=TOLERANCES.get(found_dtype, 1e-2),
+        generates_alike=alike,
+        inputs=probe.description,
+        device=device,
+        dtype=found_dtype,
+    )
+
+
+def choose_place(parameters: int, device: str) -> tuple[str, str]:
+    """The device and dtype that the model fits into."""
+    wanted = choose_device(device)
+    places = [wanted] if wanted == "cpu" or device != "auto" else [wanted, "cpu"]
+    for place in places:
+        for dtype, size in (("float32", 4), ("native", 2)):
+            if parameters * size <= _SHARE_OF_MEMORY * _free_memory(place):
+                return place, dtype
+    raise CheckpointError(f"{parameters:,} parameters do not fit into the memory here.", "Verify on a larger machine.")
+
+
+def build_probe(model: Any, folder: Path) -> Probe:
+    """A picture and a question through the model's own processor; where there is none, random tokens, with a random
+    picture if the model does not run without."""
+    try:
+        inputs = _ask_about_picture(load_processor(folder))
+        _run(model, to_device(inputs, model.device, model.dtype))
+        return Probe(_add_start(model, inputs), f"a picture and a question, {inputs['input_ids'].shape[1]} tokens")
+    # Processors fail in as many ways as there are processors; the probe below needs none.
+    except Exception:
+        pass
+    generator = torch.Generator().manual_seed(0)
+    config = model.config.get_text_config(decoder=True)
+    ids = torch.randint(3, min(config.vocab_size, 1000), (2, 12), generator=generator)
+    inputs = _add_start(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    side = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+    candidates = [Probe(inputs, "random tokens of text, 2 × 12")]
+    if isinstance(side, int):
+        picture = torch.rand(2, 3, side, side, generator=generator)
+        candidates.append(Probe({**inputs, "pixel_values": picture}, "random tokens and pixels, 2 × 12 tokens"))
+    for probe in candidates:
+        try:
+            _run(model, to_device(probe.inputs, model.device, model.dtype))
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            continue
+        return probe
+    raise InterlaceError(f"{type(model).__name__} takes no inputs that could be made up.", "Compare it by hand.")
+
+
+def _add_start(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder-decoder is asked for its logits at some tokens of an answer."""
+    if not model.config.is_encoder_decoder:
+        return inputs
+    ids = torch.arange(3, 9).expand(inputs["input_ids"].shape[0], -1)
+    return {**inputs, "decoder_input_ids": ids}
+
+
+def _ask_about_picture(processor: Any) -> dict[str, Tensor]:
+    from PIL import Image
+
+    picture = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    text = QUESTION
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    encoded = processor(text=[text], images=[picture], return_tensors="pt")
+    return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
+
+
+@torch.inference_mode()
+def _run(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """The outputs in float32: logits, or whatever tensors the model returns."""
+    options = {"use_cache": False} if model.can_generate() else {}
+    output = model(**inputs, **options)
+    logits = getattr(output, "logits", None)
+    tensors = [logits] if logits is not None else [value for value in output.values() if isinstance(value, Tensor)]
+    return [tensor.float().cpu() for tensor in tensors]
+
+
+def _distance(first: list[Tensor], second: list[Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
+
+
+@torch.inference_mode()
+def _generates_alike(model: Any, inputs: dict[str, Tensor]) -> bool:
+    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    cached = model.generate(**inputs, **options, use_cache=True)
+    return torch.equal(cached, model.generate(**inputs, **options, use_cache=False))
+
+
+def _free_memory(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    import os
+
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        # Where the system does not tell, the user is taken at their word.
+        return 1 << 62
