@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import zoo
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
@@ -44,11 +45,11 @@ def test_the_two_commands_are_those_of_ci() -> None:
     assert "python -m pytest" in (ROOT / ".github/workflows/ci.yml").read_text()
 
 
-def test_supported_architectures_are_those_of_the_code() -> None:
-    from interlace_cli.families.config import SUPPORTED
+def test_the_table_of_architectures_is_the_one_that_is_tested() -> None:
+    """After a change of the list, put what `build_table` returns into the README."""
+    from interlace_cli.families.architectures import ARCHITECTURES, OTHER_STACKS, build_table
 
-    line = README.split("Architectures that are cut exactly")[1].split("Others are refused")[0]
-    named = re.findall(r"(?:Qwen[\d.]+-VL|LLaVA(?:-\w+)?)", line)
-    assert sorted(re.sub(r"[-.]", "_", name).lower().replace("qwen2_vl", "qwen2_vl") for name in named) == sorted(
-        SUPPORTED
-    )
+    assert build_table() in README, build_table()
+    assert set(zoo.NAMES) == set(ARCHITECTURES)
+    tested = {stack: {case[0] for case in cases} for stack, cases in zoo.TESTED_STACKS.items()}
+    assert tested == {stack: set(models) for stack, models in OTHER_STACKS.items()}

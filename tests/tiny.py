@@ -209,8 +209,9 @@ TINY = {
 }
 
 
-def save_chain_model(folder: Path, layers: int = 8) -> None:
-    """A random Qwen3-VL of `layers` layers with the demo's vocabulary and processor: every step can run on it."""
+def save_chain_model(folder: Path, layers: int = 8, tower: int | None = None) -> None:
+    """A random Qwen3-VL of `layers` layers with the demo's vocabulary and processor: every step can run on it. With a
+    vision tower `tower` layers deep, if that is said, and features taken from its first."""
     from interlace_cli.demo.model import build_config, build_processor
 
     transformers = import_transformers()
@@ -218,6 +219,8 @@ def save_chain_model(folder: Path, layers: int = 8) -> None:
     config.text_config.num_hidden_layers = layers
     config.text_config.hidden_size = config.vision_config.out_hidden_size = 32
     config.text_config.intermediate_size = 48
+    if tower is not None:
+        config.vision_config.depth, config.vision_config.deepstack_visual_indexes = tower, [0]
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config)
     processor = build_processor()

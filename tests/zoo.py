@@ -61,6 +61,26 @@ BESIDE = ("vision", "visual", "audio", "image", "vq", "qformer", "perceiver", "p
 REDONE = ("transformers_version", "architectures", "_name_or_path", "dtype", "model_type")
 DERIVED = ("layer_types", "mlp_layer_types", "per_layer_config", "no_rope_layers", "moe_layers")
 
+TOWERS: list[tuple[str, dict[str, Any], list[int], dict[str, Any]]] = [
+    ("qwen2_vl", {}, [1, 4], {}),
+    ("qwen2_5_vl", {"fullatt_block_indexes": [1, 3, 5]}, [0, 3], {"fullatt_block_indexes": [0, 3]}),
+    ("qwen3_vl", {"deepstack_visual_indexes": [1, 3]}, [0, 2, 4], {"deepstack_visual_indexes": [0, 1]}),
+    ("qwen3_vl", {"deepstack_visual_indexes": [1, 3]}, [3], {"deepstack_visual_indexes": [1, 2]}),
+    ("llava", {"vision_feature_layer": -2}, [1, 2], {"vision_feature_layer": -2}),
+    ("llava", {"vision_feature_layer": [1, 3, -2]}, [2, 4], {"vision_feature_layer": [1, 2, -2]}),
+    ("llava_next", {"vision_feature_layer": 4}, [0, 3], {"vision_feature_layer": 2}),
+    ("llava_onevision", {"vision_feature_layer": -1}, [0, 5], {"vision_feature_layer": -1}),
+]
+"""Family, what its config says besides, the dropped vision layers, what the config is to say afterwards."""
+
+DUAL = [("clip",), ("siglip",)]
+TESTED_STACKS: dict[str, list[Any]] = {
+    "vision": [*TOWERS, *DUAL],
+    "text": DUAL,
+    "encoder": [("florence2",)],
+    "decoder": [("florence2",)],
+}
+
 
 def build_config(name: str, change: Callable[[Fields], None] | None = None) -> Any:
     """The config of the architecture, `LAYERS` layers deep; `change` may edit its fields at the end."""

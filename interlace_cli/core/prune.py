@@ -13,7 +13,7 @@ from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import PlanMismatchError, UsageError
-from interlace_cli.families.architectures import ARCHITECTURES
+from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.config import edit_config
 from interlace_cli.families.limits import check_drop
 from interlace_cli.families.quantization import edit_quantization
@@ -195,11 +195,12 @@ def _compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str =
 
 
 def _describe_untested(opened: OpenedModel) -> list[str]:
-    if opened.facts.model_type in ARCHITECTURES:
+    kind, stack = opened.facts.model_type, opened.facts.stack
+    if is_tested(kind, stack):
         return []
     return [
-        f"{opened.facts.model_type} is not among the architectures that interlace is tested with: its layers were found"
-        " by the general rules. Compare with --verify."
+        f"The {stack} stack of {kind} is not among those that interlace is tested with: its layers were found by the"
+        " general rules. --verify compares what came of it."
     ]
 
 

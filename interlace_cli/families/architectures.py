@@ -89,8 +89,27 @@ ARCHITECTURES = {
 }
 """model_type -> name."""
 
-VISION_STACKS: tuple[str, ...] = ()
-"""Model types whose vision tower can be cut too."""
+OTHER_STACKS = {
+    "vision": {
+        "clip": "CLIP",
+        "llava": "LLaVA",
+        "llava_next": "LLaVA-NeXT",
+        "llava_onevision": "LLaVA-OneVision",
+        "qwen2_5_vl": "Qwen2.5-VL",
+        "qwen2_vl": "Qwen2-VL",
+        "qwen3_vl": "Qwen3-VL",
+        "siglip": "SigLIP",
+    },
+    "text": {"clip": "CLIP", "siglip": "SigLIP"},
+    "encoder": {"florence2": "Florence-2"},
+    "decoder": {"florence2": "Florence-2"},
+}
+"""Stack -> model_type -> name, of what else is tested."""
+
+
+def is_tested(model_type: str, stack: str) -> bool:
+    """Whether a test cuts this stack of this architecture."""
+    return model_type in (ARCHITECTURES if stack == "language" else OTHER_STACKS.get(stack, {}))
 
 
 def build_table() -> str:
@@ -101,4 +120,5 @@ def build_table() -> str:
     cells += [""] * (-len(cells) % columns)
     lines = ["| | | |", "|---|---|---|"]
     lines += ["| " + " | ".join(cells[i : i + columns]) + " |" for i in range(0, len(cells), columns)]
-    return "\n".join(lines)
+    others = [f"`--stack {stack}`: {', '.join(models.values())}." for stack, models in OTHER_STACKS.items()]
+    return "\n".join([*lines, "", *others])

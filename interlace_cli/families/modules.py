@@ -47,7 +47,7 @@ def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) 
     kept = kept_layers(drop, len(layers))
     stack = find_stack(owner.config.to_dict(), stack_name)
     companions = build_companions(owner.config.to_dict(), stack, kept, len(layers))
-    handles = [layers[index].register_forward_hook(_pass_on, with_kwargs=True) for index in drop]
+    handles = [layers[index].register_forward_hook(_pass_on, prepend=True, with_kwargs=True) for index in drop]
     for name, module in model.named_modules():
         numbering = next((companions[word] for word in companions if name.endswith(word)), None)
         if numbering is None or not isinstance(module, nn.ModuleList):
