@@ -116,7 +116,7 @@ def choose_location(location: str | None, plan_path: Path) -> tuple[str, Plan]:
     if location is not None:
         return location, plan
     if plan.model is None:
-        raise UsageError("the plan was made without a model's weights, and names none.", "Give MODEL.")
+        raise UsageError("the plan was made without a model's weights, and names no model.", "Give MODEL.")
     return plan.model.location, plan
 
 
