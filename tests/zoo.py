@@ -197,10 +197,12 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
     "glm46v": _GLM,
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
+    "glm5_next": _text(num_key_value_heads=4, index_topk=16, qk_rope_head_dim=0),
     "glm_ocr": _GLM,
     "granite4_vision": _all(
         _top(deepstack_layer_map=[[-1, 1], [-2, 5]], spatial_target_layers=[3, 6], downsample_rate="1/2"),
         _vision(hidden_size=64),
+        _text(embedding_multiplier=1.0, logits_scaling=1.0, residual_multiplier=1.0, attention_multiplier=1.0),
         lambda f: f["qformer_config"].update(hidden_size=64, encoder_hidden_size=64),
     ),
     "hunyuan_vl": _text(head_dim=8, rope_parameters=_rope(1, 1, 1, 1)),
@@ -218,10 +220,14 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
     "mistral_large4": _text(num_key_value_heads=4),
     "mllama": _text(cross_attention_layers=[2, 5]),
     "molmo2": lambda f: f["adapter_config"].update(vision_feature_layer=[1, 0]),
+    "muse_spark": lambda f: f["audio_config"].update(num_hidden_layers=4),
     "nemotron_h_omni": _text(
         layers_block_type=["mamba", "attention", "moe", "mamba", "attention", "moe", "mamba", "moe"]
     ),
     "paddleocr_vl": _QWEN2,
+    "perception_lm": _vision(
+        architecture="vit_tiny_patch16_224", model_args={"embed_dim": 192, "depth": 2, "img_size": [32, 32]}
+    ),
     "pix2struct": _vision(patch_embed_hidden_size=16, seq_len=16),
     "qwen2_5_omni_thinker": _all(_text(rope_parameters=_rope(2, 1, 1)), _top(vision_start_token_id=60)),
     "qwen2_5_vl": _QWEN2,

@@ -22,15 +22,18 @@ ARCHITECTURES = {
     "emu3": "Emu3",
     "ernie4_5_vl_moe": "ERNIE 4.5 VL",
     "exaone4_5": "EXAONE 4.5",
+    "fast_vlm": "FastVLM",
     "florence2": "Florence-2",
     "fuyu": "Fuyu",
     "gemma3": "Gemma 3",
+    "gemma3n": "Gemma 3n",
     "gemma4": "Gemma 4",
     "gemma4_unified": "Gemma 4 Unified",
     "git": "GIT",
     "glm46v": "GLM-4.6V",
     "glm4v": "GLM-4V",
     "glm4v_moe": "GLM-4.5V",
+    "glm5_next": "GLM-5 Next",
     "glm_ocr": "GLM-OCR",
     "got_ocr2": "GOT-OCR 2",
     "granite4_vision": "Granite 4 Vision",
@@ -40,6 +43,7 @@ ARCHITECTURES = {
     "idefics": "IDEFICS",
     "idefics2": "Idefics2",
     "idefics3": "Idefics3",
+    "inkling_mm_model": "Inkling",
     "instructblip": "InstructBLIP",
     "internvl": "InternVL",
     "janus": "Janus",
@@ -64,10 +68,12 @@ ARCHITECTURES = {
     "mllama": "Llama 3.2 Vision",
     "molmo2": "Molmo 2",
     "muse_glimmer": "Muse Glimmer",
+    "muse_spark": "Muse Spark",
     "nemotron_h_omni": "Nemotron-H Omni",
     "ovis2": "Ovis2",
     "paddleocr_vl": "PaddleOCR-VL",
     "paligemma": "PaliGemma",
+    "perception_lm": "PerceptionLM",
     "pix2struct": "Pix2Struct",
     "pp_chart2table": "PP-Chart2Table",
     "qianfan_ocr": "Qianfan-OCR",
@@ -88,6 +94,9 @@ ARCHITECTURES = {
     "vipllava": "VipLLaVA",
 }
 """model_type -> name."""
+
+NEEDS = {"fast_vlm": "timm", "gemma3n": "timm", "inkling_mm_model": "scipy", "perception_lm": "timm"}
+"""Packages that transformers wants for an architecture's model; without them its test is skipped. Cuts need none."""
 
 OTHER_STACKS = {
     "vision": {
@@ -115,10 +124,11 @@ def is_tested(model_type: str, stack: str) -> bool:
 def build_table() -> str:
     """The README's table, in Markdown."""
     rows = sorted(ARCHITECTURES.items(), key=lambda item: item[1].lower())
-    cells = [f"{name} (`{model_type}`)" for model_type, name in rows]
+    cells = [f"{name} (`{model_type}`){' †' * (model_type in NEEDS)}" for model_type, name in rows]
     columns = 3
     cells += [""] * (-len(cells) % columns)
     lines = ["| | | |", "|---|---|---|"]
     lines += ["| " + " | ".join(cells[i : i + columns]) + " |" for i in range(0, len(cells), columns)]
     others = [f"`--stack {stack}`: {', '.join(models.values())}." for stack, models in OTHER_STACKS.items()]
-    return "\n".join([*lines, "", *others])
+    needed = " and ".join(sorted(set(NEEDS.values())))
+    return "\n".join([*lines, "", f"† tested where {needed} are installed.", "", *others])

@@ -14,11 +14,9 @@ import zoo
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.architectures import NEEDS
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.io.models import import_transformers
-
-INDEXED = ("mistral_large4",)
-"""With indexers, generation differs with and without the cache already in the dense model."""
 
 
 def load_plainly(folder: Path) -> Any:
@@ -41,6 +39,10 @@ def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> li
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    if name not in import_transformers().CONFIG_MAPPING:
+        pytest.skip("this transformers does not have it")
     config = zoo.build_config(name)
     zoo.build_model(config).save_pretrained(tmp_path / "dense")
     dense = load_plainly(tmp_path / "dense")
@@ -56,8 +58,8 @@ def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
             found = pruned(**inputs, use_cache=False).logits
             assert (wanted - whole).abs().max() > 1e-3, "the bypass must matter"
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0, msg=f"dropped {drop}")
-            if name not in INDEXED:
-                assert generates_the_same(pruned, inputs), f"dropped {drop}"
+            # With indexers, generation differs with and without the cache in the dense model already.
+            assert generates_the_same(pruned, inputs) or not generates_the_same(dense, inputs), f"dropped {drop}"
 
 
 def generates_the_same(model: Any, inputs: dict[str, torch.Tensor]) -> bool:
