@@ -75,7 +75,7 @@ TOWERS: list[tuple[str, dict[str, Any], list[int], dict[str, Any]]] = [
 
 DUAL = [("clip",), ("siglip",)]
 TESTED_STACKS: dict[str, list[Any]] = {
-    "vision": [*TOWERS, *DUAL],
+    "vision": [*TOWERS, ("mllama",), *DUAL],
     "text": DUAL,
     "encoder": [("florence2",)],
     "decoder": [("florence2",)],
@@ -218,7 +218,10 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
         _vision(vision_output_dim=32, projector_input_dim=32, projector_output_dim=32),
     ),
     "mistral_large4": _text(num_key_value_heads=4),
-    "mllama": _text(cross_attention_layers=[2, 5]),
+    "mllama": _all(
+        _text(cross_attention_layers=[2, 5]),
+        _vision(intermediate_layers_indices=[0, 1], vision_output_dim=96, num_global_layers=1),
+    ),
     "molmo2": lambda f: f["adapter_config"].update(vision_feature_layer=[1, 0]),
     "muse_spark": lambda f: f["audio_config"].update(num_hidden_layers=4),
     "nemotron_h_omni": _text(
@@ -264,6 +267,20 @@ def _kosmos2(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return {**_with_pixels(inputs, config), "image_embeds_position_mask": mask}
 
 
+def _mllama(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """With a picture of one tile, so that the layers that attend to it take part."""
+    vision = config.vision_config
+    tiles, side = vision.max_num_tiles, vision.image_size
+    is_tile = (torch.arange(tiles) == 0).long().expand(2, 1, tiles)
+    return {
+        **inputs,
+        "pixel_values": torch.randn(2, 1, tiles, 3, side, side, generator=_generator()),
+        "aspect_ratio_ids": torch.ones(2, 1, dtype=torch.long),
+        "aspect_ratio_mask": is_tile,
+        "cross_attention_mask": is_tile[:, None].expand(2, 12, 1, tiles),
+    }
+
+
 def _pix2struct(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     places = torch.randint(1, 4, (2, 6, 2), generator=_generator()).float()
     values = torch.randn(2, 6, config.vision_config.patch_embed_hidden_size, generator=_generator())
@@ -284,6 +301,7 @@ INPUTS: dict[str, Callable[[dict[str, Tensor], Any], dict[str, Tensor]]] = {
         "qformer_attention_mask": inputs["attention_mask"],
     },
     "kosmos-2": _kosmos2,
+    "mllama": _mllama,
     "pix2struct": _pix2struct,
     "t5gemma2": lambda inputs, _: {**inputs, "decoder_input_ids": inputs["input_ids"]},
 }

@@ -101,6 +101,7 @@ NEEDS = {"fast_vlm": "timm", "gemma3n": "timm", "inkling_mm_model": "scipy", "pe
 OTHER_STACKS = {
     "vision": {
         "clip": "CLIP",
+        "mllama": "Llama 3.2 Vision",
         "llava": "LLaVA",
         "llava_next": "LLaVA-NeXT",
         "llava_onevision": "LLaVA-OneVision",

@@ -10,7 +10,7 @@ from functools import partial
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.stacks import Config, Stack
-from interlace_cli.families.taps import as_list, iter_feature_fields, move_tap
+from interlace_cli.families.taps import VISION_TAPS, as_list, iter_feature_fields, move_tap
 
 Drop = Set[int]
 
@@ -201,15 +201,11 @@ def _injections(config: Config, layers: int) -> Iterator[Limit]:
 
 def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
     vision = config["vision_config"]
-    for field in ("deepstack_visual_indexes", "intermediate_layers_indices"):
+    for field, is_distinct in VISION_TAPS.items():
         taps = vision.get(field)
         if isinstance(taps, list) and taps:
-
-            def stay_apart(drop: Drop, taps: list[int] = taps) -> bool:
-                moved = [move_tap(layer, kept_layers(drop, layers)) for layer in taps]
-                return len(set(moved)) == len(taps) and min(moved) >= 0
-
-            yield Limit(frozenset(taps), f"features are taken from it ({field})", stay_apart)
+            have_places = partial(_taps_have_places, taps, is_distinct, layers)
+            yield Limit(frozenset(taps), f"features are taken from it ({field})", have_places)
     states = [index for owner, field in iter_feature_fields(config) for index in as_list(owner[field])]
     inner_states = [index if index >= 0 else layers + 1 + index for index in states]
     if inner_states and max(inner_states) < layers:
@@ -220,3 +216,8 @@ def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
             "features are taken before it, and must not become the last hidden state",
             lambda drop: not behind <= drop,
         )
+
+
+def _taps_have_places(taps: list[int], is_distinct: bool, layers: int, drop: Drop) -> bool:
+    moved = [move_tap(layer, kept_layers(drop, layers)) for layer in taps]
+    return min(moved) >= 0 and (not is_distinct or len(set(moved)) == len(taps))

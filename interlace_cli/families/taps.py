@@ -11,6 +11,8 @@ from interlace_cli.families.stacks import LANGUAGE, Config, Stack
 FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_select_layer")
 """Indices into the vision tower's hidden states, of which there is one more than layers; negative from the end."""
 FEATURE_OWNERS = ((), ("adapter_config",))
+VISION_TAPS = {"deepstack_visual_indexes": True, "intermediate_layers_indices": False}
+"""Layers of the vision tower whose output is taken; whether each has to be another layer."""
 
 
 def count_deepstack(config: Config) -> int:
@@ -63,7 +65,7 @@ def _edit_vision_taps(config: Config, kept: Sequence[int], num_layers: int) -> N
         moved = [move_state(index, kept, num_layers) for index in as_list(value)]
         owner[field] = moved if isinstance(value, list) else moved[0]
     vision = config["vision_config"]
-    for field in ("deepstack_visual_indexes", "intermediate_layers_indices"):
+    for field in VISION_TAPS:
         if isinstance(vision.get(field), list):
             vision[field] = [move_tap(layer, kept) for layer in vision[field]]
 

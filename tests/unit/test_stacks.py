@@ -81,6 +81,22 @@ def test_features_of_inner_vision_layers_that_cannot_be_renumbered_are_refused(
     assert not (tmp_path / "pruned").exists()
 
 
+def test_the_tower_of_llama_3_2_keeps_its_intermediate_states(tmp_path: Path) -> None:
+    """Its features are layers' outputs by number, those of a dropped layer its input. The tower behind the tower stays
+    whole."""
+
+    def deepen(fields: dict[str, Any]) -> None:
+        fields["vision_config"].update(
+            num_hidden_layers=6, intermediate_layers_indices=[1, 3, 4], vision_output_dim=128
+        )
+
+    config = zoo.build_config("mllama", deepen)
+    inputs = zoo.build_inputs("mllama", config)
+    pruned = cut_and_compare(zoo.build_model(config), inputs, "vision", [0, 2, 4], tmp_path)
+    assert pruned.config.vision_config.intermediate_layers_indices == [0, 1, 1]
+    assert pruned.config.vision_config.num_global_layers == 1
+
+
 @pytest.mark.parametrize(("stack", "drop", "layers"), [("encoder", [1, 2], 2), ("decoder", [0, 5], 6)])
 def test_both_halves_of_an_encoder_decoder_are_cut_exactly(
     stack: str, drop: list[int], layers: int, tmp_path: Path
