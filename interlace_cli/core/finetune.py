@@ -22,7 +22,8 @@ from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensor
 from interlace_cli.io.workspace import PASSPORT, require
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def build_settings(recipe: Recipe) -> Settings:
@@ -56,7 +57,7 @@ def heal_model(
 
     from interlace_cli.data.batches import Batcher
     from interlace_cli.families.modules import find_layers
-    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen, to_bytes
     from interlace_cli.healing.trainer import train
     from interlace_cli.io.models import choose_device, load_model, load_processor
 
@@ -68,6 +69,7 @@ def heal_model(
     layers = find_layers(model, card.stack)
     apply_trainable_set(model, layers, positions)
     check_trainable_set(model, layers, positions)
+    collect_tuned(opened, model, layers, positions, "meta")
     before = hash_frozen(model)
     history = train(model, Batcher(processor, dataset, recipe.max_length), samples, recipe, progress)
     after = hash_frozen(model)
@@ -97,7 +99,9 @@ def heal_model(
         copy_config(pruned, draft)
         copy_side_files(pruned, draft)
         names = {name: name for name in opened.checkpoint.tensors}
-        tuned = _collect_tuned(opened, layers, positions)
+        tuned = {
+            name: to_bytes(value) for name, value in collect_tuned(opened, model, layers, positions, "cpu").items()
+        }
         write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names, tuned))
         save_artifact(healed, draft / PASSPORT)
     return healed
@@ -136,19 +140,29 @@ def _choose_precision(precision: str, device: str) -> str:
     return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def _collect_tuned(opened: OpenedModel, layers: nn.ModuleList, positions: Sequence[int]) -> dict[str, bytes]:
-    """Name on disk -> new bytes, in the dtype that the checkpoint has there."""
+def collect_tuned(
+    opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList, positions: Sequence[int], device: str
+) -> dict[str, Tensor]:
+    """Name on disk -> the tuned tensor, in the dtype that the checkpoint has there. Raises CheckpointError if it does
+    not store one as the model holds it; on the device `meta` that is found out before training, for nothing."""
     import torch
 
-    from interlace_cli.healing.trainable import to_bytes
+    from interlace_cli.io.models import to_stored_tensors
 
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    prefix = next(name for name, module in model.named_modules() if module is layers)
+    held = {
+        f"{prefix}.{position}.{name}": parameter.detach().to(device)
+        for position in positions
+        for name, parameter in layers[position].named_parameters()
+    }
     result = {}
-    for position in positions:
-        for name, parameter in layers[position].named_parameters():
-            stored = f"{opened.layer_prefix}.{position}.{name}"
-            tensor = opened.checkpoint.tensors.get(stored)
-            if tensor is None or tensor.shape != tuple(parameter.shape) or tensor.dtype not in dtypes:
-                raise CheckpointError(f"{opened.checkpoint.path} does not store {stored} as the model holds it.")
-            result[stored] = to_bytes(parameter.to(dtypes[tensor.dtype]))
+    for name, value in to_stored_tensors(model, held).items():
+        stored = opened.checkpoint.tensors.get(name)
+        if stored is None or stored.shape != tuple(value.shape) or stored.dtype not in dtypes:
+            raise CheckpointError(
+                f"{opened.checkpoint.path} does not store {name} as the model holds it.",
+                "Layers of a quantized checkpoint cannot be tuned; heal the original, and quantize it afterwards.",
+            )
+        result[name] = value.to(dtypes[stored.dtype])
     return result

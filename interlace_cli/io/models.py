@@ -71,6 +71,16 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     return model.to(device).eval()
 
 
+def to_stored_tensors(model: PreTrainedModel, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters by their names in the model -> by their names on disk, where experts may lie one by one and
+    projections side by side: transformers' own way back, which `save_pretrained` takes too."""
+    import_transformers()
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored: dict[str, torch.Tensor] = revert_weight_conversion(model, held)
+    return stored
+
+
 def load_processor(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
     """The processor; `min_pixels`, `max_pixels` bound each image's area where its image processor has such bounds."""
     transformers = import_transformers()

@@ -11,18 +11,30 @@ import pytest
 import torch
 import zoo
 
+from interlace_cli.core.finetune import collect_tuned
+from interlace_cli.core.opened import open_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.architectures import NEEDS
 from interlace_cli.families.modules import bypassed, find_layers
+from interlace_cli.healing.trainable import to_bytes
 from interlace_cli.io.models import import_transformers
+from interlace_cli.io.surgery import copy_config, select_tensors, write_tensors
 
 
 def load_plainly(folder: Path) -> Any:
     model, report = import_transformers().AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return model.eval()
+
+
+def build_config_or_skip(name: str) -> Any:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    if name not in import_transformers().CONFIG_MAPPING:
+        pytest.skip("this transformers does not have it")
+    return zoo.build_config(name)
 
 
 def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> list[int]:
@@ -39,11 +51,7 @@ def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> li
 
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
-    if name not in import_transformers().CONFIG_MAPPING:
-        pytest.skip("this transformers does not have it")
-    config = zoo.build_config(name)
+    config = build_config_or_skip(name)
     zoo.build_model(config).save_pretrained(tmp_path / "dense")
     dense = load_plainly(tmp_path / "dense")
     layers, inputs, rng = find_layers(dense), zoo.build_inputs(name, config), random.Random(name)
@@ -71,3 +79,26 @@ def generates_the_same(model: Any, inputs: dict[str, torch.Tensor]) -> bool:
     return torch.equal(
         model.generate(**given, **options, use_cache=True), model.generate(**given, **options, use_cache=False)
     )
+
+
+@pytest.mark.parametrize("name", ["aria", "cosmos3_edge", "ernie4_5_vl_moe", "mistral_large4", "molmo2", "step3p7"])
+def test_a_tuned_layer_is_stored_as_the_architecture_stores_it(name: str, tmp_path: Path) -> None:
+    """Experts one by one, projections side by side or under other names: whatever `save_pretrained` makes of it."""
+    zoo.build_model(build_config_or_skip(name)).save_pretrained(tmp_path / "model")
+    model = load_plainly(tmp_path / "model")
+    layers = find_layers(model)
+    with torch.no_grad():
+        for parameter in layers[5].parameters():
+            parameter.mul_(1.5)
+    opened = open_model(tmp_path / "model")
+    assert (
+        collect_tuned(opened, model, layers, [5], "meta").keys()
+        == collect_tuned(opened, model, layers, [5], "cpu").keys()
+    )
+    tuned = {name: to_bytes(value) for name, value in collect_tuned(opened, model, layers, [5], "cpu").items()}
+    names = {name: name for name in opened.checkpoint.tensors}
+    (tmp_path / "healed").mkdir()
+    write_tensors(opened.checkpoint, tmp_path / "healed", select_tensors(opened.checkpoint, names, tuned))
+    copy_config(tmp_path / "model", tmp_path / "healed")
+    healed = load_plainly(tmp_path / "healed").state_dict()
+    assert all(torch.equal(value, healed[name]) for name, value in model.state_dict().items())
