@@ -50,9 +50,20 @@ _SPELLED_OUT = """
     glm4v_text glm_ocr_text aria_text hunyuan_vl_text hyperclovax paddleocr_vl_text emu3_text_model
     kosmos_2_text_model kosmos_2_5_text_model blip_text_model granite_docling_text pix2struct_text_model chameleon
     idefics git fuyu clip_text_model qwen2 qwen3 qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text
+    qwen3_vl_moe_text qwen3_omni_moe_text glm4v_moe_text granite4_vision_text deepseek_v3 mistral4
 """
 """Language models whose layers are all of one kind, or of kinds that a count in the config tells (`max_window_layers`):
 their config.json says all there is to say."""
+
+_PATTERNS = {
+    "interleave_moe_layer_step": "moe_layers",
+    "no_rope_layer_interval": "no_rope_layers",
+    "sliding_window_pattern": "layer_types",
+    "_sliding_window_pattern": "layer_types",
+    "full_attention_interval": "layer_types",
+    "global_attn_every_n_layers": "layer_types",
+}
+"""Fields that say as a pattern what a list says layer by layer; the list counts where there is one."""
 
 
 def text_configs(config: Config) -> list[Config]:
@@ -74,6 +85,10 @@ def needs_resolution(config: Config, stack: Stack) -> bool:
     kind = inner.get("model_type", config.get("model_type"))
     if kind in _SPELLED_OUT.split():
         return False
+    if kind == "mllama_text_model":
+        return inner.get("cross_attention_layers") is None
+    if any(field in inner and inner.get(spelled_out) is None for field, spelled_out in _PATTERNS.items()):
+        return True
     return not any(_is_per_layer(field, value, stack.num_layers) for field, value in inner.items())
 
 

@@ -298,21 +298,46 @@ def test_layers_for_multi_token_prediction_stay_behind_the_others(tmp_path: Path
     assert not [name for name in names if ".layers.7." in name or ".layers.8." in name]
 
 
-def test_a_config_that_leaves_the_kinds_of_layers_to_a_pattern_says_them_afterwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("gemma3", ["layer_types"]),
+        ("llama4", ["layer_types", "no_rope_layers"]),
+        ("glm5_next", ["layer_types", "mlp_layer_types", "indexer_types"]),
+        ("qwen2_5_vl", ["layer_types"]),
+        ("qwen3_5", ["layer_types"]),
+    ],
+)
+def test_a_config_that_leaves_the_kinds_of_layers_to_a_pattern_says_them_afterwards(
+    name: str, fields: list[str], tmp_path: Path
+) -> None:
     """As Gemma 3's on the Hub: every sixth layer attends fully, which is no longer true after a drop."""
-    config = zoo.build_config("gemma3")
-    dense = zoo.build_model(config)
-    dense.save_pretrained(tmp_path / "dense")
-    kinds = config.text_config.layer_types
+    if name not in import_transformers().CONFIG_MAPPING:
+        pytest.skip("this transformers does not have it")
+    config = zoo.build_config(name)
+    zoo.build_model(config).save_pretrained(tmp_path / "dense")
     stored = json.loads((tmp_path / "dense/config.json").read_text())
-    del stored["text_config"]["layer_types"]
+    for field in fields:
+        del stored["text_config"][field]
     (tmp_path / "dense/config.json").write_text(json.dumps(stored))
+    dense = load_plainly(tmp_path / "dense")
     pruned = cut(tmp_path / "dense", tmp_path / "pruned", [1, 2])
+    kinds = dense.config.text_config.layer_types
     assert pruned.config.text_config.layer_types == [kind for i, kind in enumerate(kinds) if i not in (1, 2)]
-    inputs = zoo.build_inputs("gemma3", config)
+    inputs = zoo.build_inputs(name, config)
     with bypassed(dense, [1, 2]):
         wanted = logits(dense, inputs)
     torch.testing.assert_close(logits(pruned, inputs), wanted, atol=1e-5, rtol=0)
+
+
+def test_a_list_that_a_pattern_leaves_out_beside_others_is_asked_for(tmp_path: Path) -> None:
+    config = zoo.build_config("llama4", lambda f: f["text_config"].update(moe_layers=None, interleave_moe_layer_step=2))
+    zoo.build_model(config).save_pretrained(tmp_path / "dense")
+    stored = json.loads((tmp_path / "dense/config.json").read_text())
+    assert stored["text_config"].pop("moe_layers") == [1, 3, 5, 7]
+    (tmp_path / "dense/config.json").write_text(json.dumps(stored))
+    pruned = cut(tmp_path / "dense", tmp_path / "pruned", [2, 3])
+    assert pruned.config.text_config.moe_layers == [1, 3, 5]
 
 
 @pytest.mark.parametrize("drop", [[], [8], list(range(8))])
