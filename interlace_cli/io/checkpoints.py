@@ -18,6 +18,12 @@ from interlace_cli.errors import CheckpointError, MissingInputError
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DEMO = "demo"
+NOT_DOWNLOADED = (
+    *("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel"),
+    *("original/*", "onnx/*", "openvino/*", "metal/*", "consolidated*.safetensors"),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4", "*.pdf"),
+)
+"""Weights in other forms, some of them a second copy in safetensors, and pictures for the card."""
 _SAMPLE = 4096
 _VOLATILE = ("transformers_version", "_name_or_path")
 
@@ -128,11 +134,9 @@ def _download(repo: str, config_only: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    skipped = ["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
+    wanted = "config.json" if config_only else None
     try:
-        return Path(
-            snapshot_download(repo, ignore_patterns=skipped, allow_patterns="config.json" if config_only else None)
-        )
+        return Path(snapshot_download(repo, ignore_patterns=list(NOT_DOWNLOADED), allow_patterns=wanted))
     except GatedRepoError as error:
         raise CheckpointError(f"{repo} is gated.", "Accept its terms on the Hub and run `hf auth login`.") from error
     except RepositoryNotFoundError as error:
