@@ -20,7 +20,8 @@ def build_layer_table(plan: Plan) -> Table:
     from rich.text import Text
 
     name = plan.model.name if plan.model else "released score files"
-    title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} layers dropped"
+    whose = "" if plan.stack == "language" else f"{plan.stack} "
+    title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} {whose}layers dropped"
     table = Table("layer", "new", "span", "role", title=title, title_justify="left")
     for column in ("S1", "S2", "S3", "parameters"):
         table.add_column(column, justify="right")
@@ -47,6 +48,7 @@ def build_layer_table(plan: Plan) -> Table:
 def describe_plan(plan: Plan) -> str:
     """What is protected and what the plan saves, a line each."""
     lines = [f"protected: {describe_layers(plan.protect)}"]
+    lines += [f"{describe_layers(lock.layers)} cannot go: {lock.reason}" for lock in plan.locked]
     summary = plan.summary
     if summary:
         lines.append(f"layers: {summary.layers} → {summary.layers_left}")

@@ -63,7 +63,7 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
             f"{checkpoint.path} has no {stack.name} tensors numbered 0 to {layers - 1}, as its config says.",
             "Fetch the checkpoint again.",
         )
-    extra = max(find_numbered_groups(sizes)[prefix].numbers) + 1 - layers
+    extra = max(find_numbered_groups(sizes)[prefix]) + 1 - layers
     facts = _count_facts(checkpoint, understood, prefix)
     return OpenedModel(checkpoint, understood.config, stack, prefix, extra, facts)
 

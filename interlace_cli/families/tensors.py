@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from interlace_cli.families.stacks import Config, Stack
 from interlace_cli.families.taps import count_deepstack
@@ -24,26 +23,16 @@ STACKED = {"embed_tokens_per_layer.weight": COLUMNS, "per_layer_model_projection
 rows (Gemma 3n and 4)."""
 
 
-class Group(NamedTuple):
-    """Tensors numbered 0 ... under one prefix: `below` holds the names that occur below a number."""
-
-    numbers: set[int]
-    below: set[str]
-
-
-def find_numbered_groups(names: Iterable[str]) -> dict[str, Group]:
-    """Prefix -> group. `model.layers.3.mlp.up_proj.weight` is numbered under `model.layers`; a group inside another
-    (experts) is left out."""
+def find_numbered_groups(names: Iterable[str]) -> dict[str, set[int]]:
+    """Prefix -> the numbers under it: `model.layers.3.mlp.up_proj.weight` is numbered under `model.layers`. A group
+    inside another (experts) is left out."""
     numbers: dict[str, set[int]] = defaultdict(set)
-    below: dict[str, set[str]] = defaultdict(set)
     for name in names:
         parts = name.split(".")
         place = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
         if place is not None:
-            prefix = ".".join(parts[:place])
-            numbers[prefix].add(int(parts[place]))
-            below[prefix].add(".".join(parts[place + 1 :]))
-    return {prefix: Group(found, below[prefix]) for prefix, found in numbers.items()}
+            numbers[".".join(parts[:place])].add(int(parts[place]))
+    return dict(numbers)
 
 
 def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, extra: int = 0) -> str | None:
@@ -54,7 +43,7 @@ def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, e
     """
     groups = find_numbered_groups(sizes)
     layers = set(range(num_layers))
-    fitting = [p for p, group in groups.items() if group.numbers in (layers, layers | set(range(num_layers + extra)))]
+    fitting = [prefix for prefix, found in groups.items() if found in (layers, set(range(num_layers + extra)))]
     fitting = [prefix for prefix in fitting if not prefix.endswith((*DEEPSTACK, CROSS_ATTENTION))]
     if stack.name == "vision":
         fitting = [prefix for prefix in fitting if is_tower(prefix)]

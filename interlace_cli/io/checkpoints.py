@@ -28,7 +28,7 @@ _SAMPLE = 4096
 _VOLATILE = ("transformers_version", "_name_or_path")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor's header entry; `start` and `end` are byte offsets in `file`."""
 
@@ -203,7 +203,9 @@ def _read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         header = orjson.loads(raw)
         metadata = header.pop("__metadata__", None) or {}
-        for name, entry in header.items():
+        # Emptied as it is read: some models have hundreds of thousands of tensors.
+        while header:
+            name, entry = header.popitem()
             start, end = entry["data_offsets"]
             tensors[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), shard, data + start, data + end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -37,9 +37,10 @@ def _metadata(base_model: str, licence: str, datasets: list[str]) -> str:
 
 def _introduction(card: CheckpointCard, base_model: str) -> str:
     dense, left = card.base.num_layers, len(card.dense_index)
+    kind = "decoder" if card.stack == "language" else card.stack
     healed = "and healed by a short fine-tune" if card.healing else "and not healed"
     return (
-        f"`{base_model}` with {left} of its {dense} decoder layers, cut by [interlace] {__version__} after"
+        f"`{base_model}` with {left} of its {dense} {kind} layers, cut by [interlace] {__version__} after"
         f" the method of {PAPER} {healed}. It is a plain checkpoint: nothing but transformers is needed to load it.\n\n"
         "[interlace]: https://arxiv.org/abs/2511.19676"
     )
