@@ -19,7 +19,7 @@ def build_layer_table(plan: Plan) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    name = plan.model.name if plan.model else "released score files"
+    name = plan.model.name if plan.model else "score files" if "scores1" in plan.inputs else "a config alone"
     whose = "" if plan.stack == "language" else f"{plan.stack} "
     title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} {whose}layers dropped"
     table = Table("layer", "new", "span", "role", title=title, title_justify="left")

@@ -44,7 +44,8 @@ class Fidelity(Record):
     """What a comparison of a pruned checkpoint with the dense model found. `difference` is the largest between their
     outputs, the dropped layers of the dense model being bypassed; `effect` what bypassing them changed.
 
-    `generates_alike`: whether greedy generation is the same with the cache and without; None where it cannot generate.
+    `generates_alike`: whether greedy generation is the same with the cache and without; None where it cannot generate,
+    or where the dense model's is not the same either.
     """
 
     difference: float
