@@ -95,16 +95,19 @@ def heal_model(
             "healing": healing,
         }
     )
-    with folder_being_made(out, force) as draft:
-        copy_config(pruned, draft)
-        copy_side_files(pruned, draft)
-        names = {name: name for name in opened.checkpoint.tensors}
-        tuned = {
-            name: to_bytes(value) for name, value in collect_tuned(opened, model, layers, positions, "cpu").items()
-        }
-        write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names, tuned))
-        save_artifact(healed, draft / PASSPORT)
+    tuned = {name: to_bytes(value) for name, value in collect_tuned(opened, model, layers, positions, "cpu").items()}
+    _write(opened, tuned, healed, out, force)
     return healed
+
+
+def _write(opened: OpenedModel, tuned: dict[str, bytes], healed: CheckpointCard, out: Path, force: bool) -> None:
+    checkpoint = opened.checkpoint
+    with folder_being_made(out, force) as draft:
+        copy_config(checkpoint.path, draft)
+        copy_side_files(checkpoint.path, draft)
+        names = {name: name for name in checkpoint.tensors}
+        write_tensors(checkpoint, draft, select_tensors(checkpoint, names, tuned))
+        save_artifact(healed, draft / PASSPORT)
 
 
 def _choose_positions(
