@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interlace_cli.families.modules import get_hidden
+
 SPANS = (1, 2, 3)
 MODALITIES = ("all", "image", "text")
 
@@ -87,7 +89,7 @@ class SpanTap:
 
     def _on_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del layer
-        self._take(args[0] if args else kwargs["hidden_states"])
+        self._take(get_hidden(args, kwargs))
 
     def _on_last_output(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         del layer, args

@@ -63,9 +63,17 @@ def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) 
             handle.remove()
 
 
+def get_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """The hidden state among the arguments that a layer is called with."""
+    hidden = args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
+    if not isinstance(hidden, torch.Tensor):
+        raise UnsupportedModelError("the layers of this model do not say which of their inputs is the hidden state.")
+    return hidden
+
+
 def _pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     del layer
-    hidden = args[0] if args else kwargs["hidden_states"]
+    hidden = get_hidden(args, kwargs)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
