@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -95,5 +96,6 @@ app.command("schema")(schema.schema)
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Asked to end (by a cluster's scheduler, say), it clears up as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="interlace")
