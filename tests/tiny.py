@@ -229,6 +229,34 @@ def save_chain_model(folder: Path, layers: int = 8, tower: int | None = None) ->
     processor.save_pretrained(folder)
 
 
+def save_llava_chain_model(folder: Path) -> None:
+    """A random LLaVA, 8 layers deep with 6 in its CLIP tower, with CLIP's way with images and the demo's words."""
+    from interlace_cli.demo.model import build_processor
+
+    transformers = import_transformers()
+    demo = build_processor()
+    tokenizer, image_token = demo.tokenizer, "<|image_pad|>"
+    config = _llava(8, False)
+    config.text_config.vocab_size, config.text_config.max_position_embeddings = len(tokenizer), 512
+    config.image_token_index = tokenizer.convert_tokens_to_ids(image_token)
+    config.vision_config.image_size, config.vision_config.patch_size, config.vision_config.num_hidden_layers = 32, 8, 6
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    template = demo.chat_template.replace("<|vision_start|>", "").replace("<|vision_end|>", "")
+    side = {"height": 32, "width": 32}
+    transformers.LlavaProcessor(
+        image_processor=transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=side),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=image_token,
+        chat_template=template,
+    ).save_pretrained(folder)
+
+
 def bypass(model: Any, layers: list[int]) -> None:
     """Lets the hidden state pass through these decoder layers unchanged, by other means than the package's own."""
     from interlace_cli.families.modules import find_layers

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import save_llava_chain_model
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
@@ -69,6 +70,17 @@ def test_a_second_run_does_nothing_and_says_the_same(finished: tuple[list[str | 
     assert {name: again[name] for name in ("dense", "pruned", "healed", "plan")} == {
         name: record[name] for name in ("dense", "pruned", "healed", "plan")
     }
+
+
+@pytest.mark.parametrize(("stack", "layers"), [("language", [8, 6, 6]), ("vision", [6, 5, 5])])
+def test_the_chain_on_a_llava(stack: str, layers: list[int], tmp_path: Path) -> None:
+    save_llava_chain_model(tmp_path / "llava")
+    words = ["run", tmp_path / "llava", "--data", "demo", "--max-samples", "120", "--lr", "1e-3", "--no-speed"]
+    code, out, err = call(*words, "--stack", stack, "-w", tmp_path / "w", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert [record[name]["layers"] for name in ("dense", "pruned", "healed")] == layers
+    assert record["healed"]["loss"] < record["pruned"]["loss"]
 
 
 def on_a_terminal(words: list[str | Path], interrupt_at: str | None = None) -> tuple[int, str]:
