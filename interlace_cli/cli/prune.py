@@ -53,9 +53,13 @@ def prune(
     from interlace_cli.domain.checkpoint import PruneOutcome
     from interlace_cli.domain.layers import parse_layers
     from interlace_cli.errors import CheckpointError, UsageError
+    from interlace_cli.io.models import choose_device
 
     space = Workspace(workspace)
     folder, progress = out or space.pruned, BarProgress()
+    if verify:
+        # Before anything is written.
+        choose_device(device)
     if drop_layers is None:
         if stack is not None:
             raise UsageError("--stack belongs to --drop-layers; a plan says its stack itself.", "Leave it out.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.errors import UnsupportedModelError, UsageError
 
 Config = dict[str, Any]
 
@@ -41,8 +41,11 @@ class Stack:
 
 
 def find_stack(config: Config, name: str = LANGUAGE) -> Stack:
-    """The stack called `name`. Raises UnsupportedModelError, which names those there are, if the model has none."""
-    stack = _FINDERS[name](config) if name in _FINDERS else None
+    """The stack called `name`. Raises UsageError for a name that no stack has, and UnsupportedModelError, which names
+    those there are, if the model has none of it."""
+    if name not in _FINDERS:
+        raise UsageError(f"--stack does not take {name!r}.", f"It takes {', '.join(STACKS)}.")
+    stack = _FINDERS[name](config)
     if stack is None:
         there = [other for other in STACKS if _FINDERS[other](config) is not None]
         raise UnsupportedModelError(

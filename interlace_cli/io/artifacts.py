@@ -14,6 +14,7 @@ from interlace_cli.errors import ArtifactError
 from interlace_cli.io.files import write_atomically
 
 A = TypeVar("A", bound=Artifact)
+MOST_FAULTS = 3
 
 
 def build_origin(command: str, settings: Settings) -> Origin:
@@ -62,10 +63,11 @@ def load_artifact(path: Path, cls: type[A]) -> A:
 
 
 def describe_validation(error: ValidationError) -> str:
-    """All faults in one line, each with its field."""
+    """The first faults in one line, each with its field, and how many there are besides."""
     faults = []
     for fault in error.errors(include_url=False):
         field = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         faults.append(f"{field}: {message}" if field else message)
-    return "; ".join(faults)
+    more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+    return "; ".join(faults[:MOST_FAULTS]) + more

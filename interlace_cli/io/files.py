@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
     An existing `path` is replaced only with `force`; InterlaceError otherwise.
     """
     check_free(path, force)
+    is_new = not path.parent.exists()
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -79,11 +80,13 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
                 shutil.rmtree(old)
             else:
                 os.replace(draft, path)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise _cannot_write(path, error) from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):
+                path.parent.rmdir()
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
         raise
 
 

@@ -25,7 +25,8 @@ def load_config(path: Path) -> PreTrainedConfig:
     transformers = import_transformers()
     try:
         return transformers.AutoConfig.from_pretrained(path)
-    except (ValueError, OSError) as error:
+    # Config classes raise whatever their checks happen to raise; all of it means that config.json is wrong.
+    except Exception as error:
         raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
 
 

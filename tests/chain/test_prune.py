@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,19 @@ def test_a_cut_that_is_not_what_it_should_be_is_found_out(tmp_path: Path, monkey
     )
     words = ["prune", tmp_path / "dense", "--drop-layers", "2", "--verify", "--out", tmp_path / "out"]
     refuse(1, "does not compute what it should", *words)
+
+
+def test_a_wrong_call_writes_nothing(chain_model: Path, tmp_path: Path) -> None:
+    words = ["prune", chain_model, "--drop-layers", "3", "--out", tmp_path / "deep/out"]
+    refuse(2, "--stack does not take 'nonsense'. It takes language, vision", *words, "--stack", "nonsense")
+    refuse(2, "--device gpu9 cannot be used here", *words, "--verify", "--device", "gpu9")
+    refuse(1, "has no encoder stack that could be cut", *words, "--stack", "encoder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_config_that_its_class_refuses_is_named(chain_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(chain_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = "8"
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    refuse(1, "transformers cannot read", "prune", tmp_path / "model", "--drop-layers", "3", "--out", tmp_path / "out")
