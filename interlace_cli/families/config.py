@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlace_cli.families.stacks import COUNTS, Config, Stack, text_path
-from interlace_cli.families.taps import edit_taps
+from interlace_cli.families.taps import edit_taps, move_tap
 
 INDEX_LISTS = (
     "mlp_only_layers",
@@ -20,6 +20,7 @@ INDEX_LISTS = (
     "full_attn_idxs",
     "rope_scaling_layers",
     "local_layer_ids",
+    "attn_layer_indices",
     "fullatt_block_indexes",
     "global_attn_indexes",
 )
@@ -27,8 +28,15 @@ INDEX_LISTS = (
 
 ONE_BASED_INDEX_LISTS = ("ple_layer_ids",)
 INDEX_DICTS = ("per_layer_config",)
-COUNTS_FROM_THE_START = ("max_window_layers", "first_k_dense_replace")
+COUNTS_FROM_THE_START = (
+    "max_window_layers",
+    "first_k_dense_replace",
+    "num_dense_layers",
+    "moe_layer_start_index",
+)
 """Fields that say how many of the first layers are of one kind."""
+LAST_INDICES = ("moe_layer_end_index",)
+"""Fields that say which layer is the last of a kind; -1 is the last of all."""
 COUNTS_FROM_THE_END = ("num_kv_shared_layers",)
 """Fields that say how many of the last layers are of one kind."""
 
@@ -143,6 +151,8 @@ def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> Non
             described[field] = [position.get(value[layer], value[layer]) for layer in kept]
         elif field in COUNTS_FROM_THE_START and isinstance(value, int):
             described[field] = sum(layer < value for layer in kept)
+        elif field in LAST_INDICES and isinstance(value, int) and value >= 0:
+            described[field] = move_tap(value, kept)
         elif field in COUNTS_FROM_THE_END and isinstance(value, int):
             described[field] = sum(layer >= num_layers - value for layer in kept)
         elif _is_per_layer(field, value, num_layers):

@@ -66,6 +66,8 @@ def _iter_limits(config: Config, stack: Stack, layers: int) -> Iterator[Limit]:
         _reused_sources,
         _ordinal_embeddings,
         _periods,
+        _scaled_by_number,
+        _one_layer_up_to_the_last_sparse,
     ):
         yield from rule(inner, layers)
     yield from _injections(config, layers)
@@ -173,6 +175,24 @@ def _periods(inner: Config, layers: int) -> Iterator[Limit]:
         if isinstance(period, int) and period > 1:
             reason = f"{field} says the kinds of layers, every {period}"
             yield Limit(frozenset(range(layers)), reason, partial(_keep_residues, layers, period))
+
+
+def _scaled_by_number(inner: Config, layers: int) -> Iterator[Limit]:
+    """GPT-2's family can scale attention by a layer's number: only the last layers go without changing others'."""
+    if inner.get("scale_attn_by_inverse_layer_idx"):
+        reason = "each layer's attention is scaled by its number"
+        yield Limit(frozenset(range(layers)), reason, partial(_keep_residues, layers, layers))
+
+
+def _one_layer_up_to_the_last_sparse(inner: Config, layers: int) -> Iterator[Limit]:
+    """ERNIE 4.5: `moe_layer_end_index` names a layer, and -1 would mean all."""
+    end = inner.get("moe_layer_end_index")
+    if isinstance(end, int) and 0 <= end < layers - 1:
+        yield Limit(
+            frozenset({end}),
+            "a layer has to stay for moe_layer_end_index to name",
+            lambda drop: not drop >= set(range(end + 1)),
+        )
 
 
 def _all_gone(users: Drop, drop: Drop) -> bool:

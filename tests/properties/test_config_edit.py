@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from interlace_cli.domain.layers import describe_layers, kept_layers, parse_layers
 from interlace_cli.errors import UsageError
-from interlace_cli.families.config import INDEX_LISTS, is_tied
+from interlace_cli.families.config import COUNTS_FROM_THE_START, INDEX_LISTS, is_tied
 from interlace_cli.families.config import edit_config as edit_stack
 from interlace_cli.families.stacks import find_stack
 from interlace_cli.families.tensors import (
@@ -40,7 +40,12 @@ def text_config(layers: int, indices: list[int], window: int) -> dict[str, Any]:
         "layer_types": [f"type {layer}" for layer in range(layers)],
         "no_rope_layers": [layer % 2 for layer in range(layers)],
         **dict.fromkeys(INDEX_LISTS, indices),
-        "max_window_layers": window,
+        **dict.fromkeys(COUNTS_FROM_THE_START, window),
+        "num_kv_shared_layers": min(window, layers),
+        "moe_layer_end_index": min(window, layers - 1),
+        "per_layer_config": {str(layer): {"head_dim": layer} for layer in indices},
+        "ple_layer_ids": [layer + 1 for layer in indices],
+        "kv_source_layers": list(range(layers)),
         "eos_token_id": list(range(layers)),
         "one_more": [0] * (layers + 1),
         "one_less": [0] * (layers - 1),
@@ -74,7 +79,12 @@ def test_every_field_that_depends_on_the_layers_follows_them(
             "layer_types": [f"type {layer}" for layer in kept],
             "no_rope_layers": [layer % 2 for layer in kept],
             **{name: [kept.index(layer) for layer in indices if layer in kept] for name in INDEX_LISTS},
-            "max_window_layers": len([layer for layer in kept if layer < window]),
+            **dict.fromkeys(COUNTS_FROM_THE_START, len([layer for layer in kept if layer < window])),
+            "num_kv_shared_layers": len([layer for layer in kept if layer >= layers - min(window, layers)]),
+            "moe_layer_end_index": len([layer for layer in kept if layer <= window]) - 1,
+            "per_layer_config": {str(kept.index(i)): {"head_dim": i} for i in indices if i in kept},
+            "ple_layer_ids": [kept.index(layer) + 1 for layer in indices if layer in kept],
+            "kv_source_layers": list(range(len(kept))),
         }
         assert {name: text[name] for name in inner if name != "vision_config"} == {
             name: expected[name] for name in inner if name != "vision_config"

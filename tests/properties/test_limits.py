@@ -31,6 +31,8 @@ CASES: dict[str, tuple[dict[str, Any], set[int]]] = {
     "indexers": ({"indexer_types": ["full", "shared", "full", "full", "shared", "shared", "full", "full"]}, {0, 3}),
     "ordinals": ({"ple_layer_ids": [2, 5, 8]}, {1, 4, 7}),
     "period": ({"attn_layer_period": 4}, set(range(8))),
+    "sparse": ({"moe_layer_end_index": 2}, {2}),
+    "scaled": ({"scale_attn_by_inverse_layer_idx": True}, set(range(8))),
 }
 
 
@@ -77,6 +79,10 @@ def test_every_set_of_the_other_layers_can_be_dropped(case: str, data: st.DataOb
         ("period", [4, 5, 6, 7], True),
         ("period", [0, 1, 2, 3], True),
         ("period", [5, 6], False),
+        ("sparse", [1, 2], True),
+        ("sparse", [0, 1, 2], False),
+        ("scaled", [6, 7], True),
+        ("scaled", [6], False),
     ],
 )
 def test_a_set_as_a_whole_decides(case: str, drop: list[int], is_possible: bool) -> None:
