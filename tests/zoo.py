@@ -92,6 +92,31 @@ def build_config(name: str, change: Callable[[Fields], None] | None = None) -> A
     return cls(**fields)
 
 
+INSIDE: dict[str, Fields] = {
+    "afmoe": {},
+    "bamba": {"attn_layer_indices": [2, 5], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8},
+    "ernie4_5_moe": {},
+    "falcon_h1": {},
+    "gpt_oss": {},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8, "layer_types": ["mamba", "attention"] * 4},
+    "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_d_state": 4, "use_mamba_kernels": False},
+    "mixtral": {},
+    "qwen3_next": {},
+    "smollm3": {},
+}
+"""Language models with fields of their own that depend on the layers, to be put inside a LLaVA."""
+
+
+def build_llava_around(name: str) -> Any:
+    """The config of a LLaVA with another language model inside."""
+    transformers = import_transformers()
+    fields = _shrink(type(transformers.AutoConfig.for_model(name))().to_dict(), is_beside=False)
+    vision = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "image_size": 8}
+    vision |= {"num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 4}
+    text = {**fields, **INSIDE[name], "model_type": name}
+    return transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=5)
+
+
 def build_model(config: Any, seed: int = 0) -> Any:
     """A model in float32 whose every parameter, norms and gates too, differs from its initial value."""
     torch.manual_seed(seed)

@@ -52,17 +52,27 @@ def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> li
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
     config = build_config_or_skip(name)
-    zoo.build_model(config).save_pretrained(tmp_path / "dense")
-    dense = load_plainly(tmp_path / "dense")
-    layers, inputs, rng = find_layers(dense), zoo.build_inputs(name, config), random.Random(name)
+    cut_and_compare(config, zoo.build_inputs(name, config), name, tmp_path)
+
+
+@pytest.mark.parametrize("name", zoo.INSIDE)
+def test_a_llava_around_another_language_model_is_cut_exactly(name: str, tmp_path: Path) -> None:
+    cut_and_compare(zoo.build_llava_around(name), zoo.build_inputs("llava", None), name, tmp_path)
+
+
+def cut_and_compare(config: Any, inputs: dict[str, torch.Tensor], seed: str, folder: Path) -> None:
+    """Two cuts at random, each compared with the dense model."""
+    zoo.build_model(config).save_pretrained(folder / "dense")
+    dense = load_plainly(folder / "dense")
+    layers, rng = find_layers(dense), random.Random(seed)
     assert len(layers) == zoo.LAYERS
     with torch.inference_mode():
         whole = dense(**inputs, use_cache=False).logits
         for _ in range(2):
-            drop = choose_drops(tmp_path / "dense", tmp_path / "pruned", len(layers), rng)
+            drop = choose_drops(folder / "dense", folder / "pruned", len(layers), rng)
             with bypassed(dense, drop):
                 wanted = dense(**inputs, use_cache=False).logits
-            pruned = load_plainly(tmp_path / "pruned")
+            pruned = load_plainly(folder / "pruned")
             found = pruned(**inputs, use_cache=False).logits
             assert (wanted - whole).abs().max() > 1e-3, "the bypass must matter"
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0, msg=f"dropped {drop}")
