@@ -94,11 +94,23 @@ def build_config(name: str, change: Callable[[Fields], None] | None = None) -> A
 
 INSIDE: dict[str, Fields] = {
     "afmoe": {},
-    "bamba": {"attn_layer_indices": [2, 5], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8},
+    "bamba": {
+        "attn_layer_indices": [2, 5],
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
     "ernie4_5_moe": {},
-    "falcon_h1": {},
+    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 8, "mamba_d_head": 4, "mamba_d_state": 8, "mamba_chunk_size": 8},
     "gpt_oss": {},
-    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8, "layer_types": ["mamba", "attention"] * 4},
+    "granitemoehybrid": {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+        "layer_types": ["mamba", "attention"] * 4,
+    },
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 1, "mamba_d_state": 4, "use_mamba_kernels": False},
     "mixtral": {},
     "qwen3_next": {},
@@ -222,7 +234,7 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
     "glm46v": _GLM,
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
-    "glm5_next": _text(num_key_value_heads=4, index_topk=16, qk_rope_head_dim=0),
+    "glm5_next": _text(num_key_value_heads=4, index_topk=16, qk_rope_head_dim=0, linear_num_heads=4, linear_head_dim=8),
     "glm_ocr": _GLM,
     "granite4_vision": _all(
         _top(deepstack_layer_map=[[-1, 1], [-2, 5]], spatial_target_layers=[3, 6], downsample_rate="1/2"),
