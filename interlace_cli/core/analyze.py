@@ -1,35 +1,51 @@
-"""`analyze`: one pass over the calibration split; how similar hidden states are across 1, 2 and 3 layers."""
+"""`analyze`: how much each layer matters, measured on the calibration split.
+
+Similarity takes one pass and is always measured; the loss without each layer and the gradients are measured on request.
+What the analysis at hand has already is kept and not measured again.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from interlace_cli.core.opened import open_model
-from interlace_cli.domain.analysis import Analysis, Calibration, SpanSimilarity
+from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.importance import LossImportance, TaylorImportance
+from interlace_cli.domain.layers import count_drops
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import DatasetError
+from interlace_cli.errors import ArtifactError, InterlaceError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.io.arrays import save_arrays
-from interlace_cli.io.artifacts import build_origin, save_artifact
+from interlace_cli.importance.correlation import compute_spearman
+from interlace_cli.importance.means import Arrays, average_angles, average_spans, build_groups
+from interlace_cli.io.arrays import load_arrays, save_arrays
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
+from interlace_cli.io.files import check_free
 from interlace_cli.io.scores import save_scores
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from transformers import PreTrainedModel
+    from interlace_cli.data.batches import Inputs
+    from interlace_cli.importance.search_state import SearchFile
 
-    from interlace_cli.core.tensors import SpanTap
-    from interlace_cli.data.batches import Batcher, Inputs
+IMPORTANCES = ("similarity", "loss", "taylor")
+GROUPINGS = ("modality", "source", "kind")
+SEARCH_SUFFIX = ".search.json"
 
 
 @dataclass(frozen=True)
 class AnalyzeOptions:
-    """`text`: `prompt` is the first human turn with the generation prompt, as the released scripts measure."""
+    """`text`: `prompt` is the first human turn with the generation prompt, as the released scripts measure.
+
+    `importance` says what is measured beside similarity; `by` which groups of samples have importances of their own
+    (those by modality always do). Loss and gradients are measured on the first `loss_samples`; the greedy search goes
+    as far as dropping `search_ratio` of the layers, and leaves `protect` alone (None: DeepStack layers and the last).
+    """
 
     samples: int | None = None
     batch_size: int = 8
@@ -38,10 +54,15 @@ class AnalyzeOptions:
     device: str = "auto"
     attention: str | None = None
     stack: str = LANGUAGE
+    importance: tuple[str, ...] = ("similarity",)
+    by: tuple[str, ...] = ("modality",)
+    loss_samples: int = 256
+    search_ratio: float = 0.5
+    protect: tuple[int, ...] | None = None
 
 
 def build_settings(options: AnalyzeOptions) -> Settings:
-    """What the figures depend on; the batch size moves them by rounding alone."""
+    """What the similarities depend on; the batch size moves them by rounding alone."""
     return {
         "samples": options.samples,
         "text": options.text,
@@ -53,6 +74,24 @@ def build_settings(options: AnalyzeOptions) -> Settings:
     }
 
 
+def check_options(options: AnalyzeOptions) -> None:
+    """Raises UsageError for what is wrong whatever the model."""
+    for option, given, known in (("--importance", options.importance, IMPORTANCES), ("--by", options.by, GROUPINGS)):
+        wrong = next((name for name in given if name not in known), None)
+        if wrong is not None:
+            raise UsageError(f"{option} does not take {wrong!r}.", f"It takes {', '.join(known)}, with commas between.")
+    if not 0 <= options.search_ratio < 1:
+        raise UsageError(f"--search-ratio {options.search_ratio:g} is not between 0 and 1.", "Such as 0.5.")
+
+
+def has_importances(analysis: Analysis, options: AnalyzeOptions) -> bool:
+    """Whether there is nothing left to measure."""
+    loss = analysis.loss is not None and _fits(analysis, options)
+    have = {"similarity": True, "loss": loss, "taylor": analysis.taylor is not None}
+    groupings = {group.by for group in analysis.groups} | {"modality"}
+    return all(have[name] for name in options.importance) and set(options.by) <= groupings
+
+
 def analyze_model(
     location: str,
     dataset: Path,
@@ -60,149 +99,260 @@ def analyze_model(
     options: AnalyzeOptions,
     progress: Progress,
     scores_folder: Path | None = None,
+    force: bool = True,
 ) -> Analysis:
-    """Measures the model at `location` and writes `out`, with the per-sample arrays beside it."""
+    """Measures what is missing of the model at `location` and writes `out`, with the per-sample arrays beside it.
+
+    An analysis at `out` of another model, dataset or setting is replaced with `force` alone.
+    """
+    check_options(options)
     opened = open_model(location, options.stack)
     samples = load_split(dataset, "calibration")[: options.samples]
-    rows, patches = _measure(opened.checkpoint.path, dataset, samples, options, progress)
-    arrays = _to_arrays(rows, opened.facts.num_layers)
-    similarity = _mean_over_samples(arrays, "all")
-    assert similarity is not None
-    analysis = Analysis(
-        kind=Analysis.KIND,
-        schema_version=Analysis.SCHEMA,
-        created_by=build_origin("analyze", build_settings(options)),
-        inputs={"model": opened.facts.fingerprint, "dataset": hash_dataset(dataset)},
-        model=opened.facts,
-        calibration=Calibration(
-            samples=len(samples),
-            tokens=float(arrays["tokens"].mean()),
-            image_tokens=float(arrays["image_tokens"].mean()),
-            vision_patches=patches / len(samples),
-        ),
-        similarity=similarity,
-        image=_mean_over_samples(arrays, "image"),
-        text=_mean_over_samples(arrays, "text"),
-    )
-    save_arrays(arrays, out.with_suffix(".safetensors"))
-    save_artifact(analysis, out)
+    inputs = {"model": opened.facts.fingerprint, "dataset": hash_dataset(dataset)}
+    found = _find_analysis(out, options, inputs)
+    if found is None:
+        check_free(out, force)
+    if found is None or not has_importances(found[0], options):
+        found = _Measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
+    analysis, arrays = found
     if scores_folder is not None:
         save_scores(scores_folder, [arrays[f"all_s{p}"] for p in (1, 2, 3)])
     return analysis
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One sample: `similarity` [P, L, M], and how many tokens it was the mean of."""
-
-    similarity: Any
-    tokens: int
-    image_tokens: int
-
-
-def _measure(
-    model_path: Path, dataset: Path, samples: list[Sample], options: AnalyzeOptions, progress: Progress
-) -> tuple[list[_Row], int]:
-    """A row a sample, in the samples' order, and the number of vision patches in all."""
-    from interlace_cli.core.tensors import SpanTap
-    from interlace_cli.data.batches import Batcher, order_by_length, to_device
-    from interlace_cli.families.modules import find_image_token, find_layers
-    from interlace_cli.io.models import load_model, load_processor
-
-    model = load_model(model_path, options.dtype, options.device, options.attention)
-    batcher = Batcher(load_processor(model_path), dataset)
-    image_token = find_image_token(model)
-    rows: list[_Row | None] = [None] * len(samples)
-    patches = 0
-    order = order_by_length(samples)
-    # Elsewhere than in a decoder of text a layer's tokens are not the prompt's: one sample at a time, all of them.
-    is_text = options.stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
-    batch_size = options.batch_size if is_text else 1
-    layers = find_layers(model, options.stack)
-    with SpanTap(layers) as tap, progress.task("analyze", len(samples), "samples") as advance:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            inputs = _build_inputs(batcher, [samples[i] for i in chosen], options.text, model)
-            patches += _count_patches(inputs, model.config)
-            inputs = to_device(inputs, model.device, model.dtype)
-            found: list[_Row | None]
-            if is_text:
-                is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
-                found = _measure_prompts(tap, model, inputs, is_image)
-            else:
-                found = [_measure_all(tap, model, inputs, is_image=options.stack == "vision")]
-            for index, row in zip(chosen, found, strict=True):
-                rows[index] = row
-            advance(len(chosen))
-    if not any(rows):
-        raise DatasetError(f"no calibration sample reaches the {options.stack} layers.", "Give samples with images.")
-    return [row for row in rows if row is not None], patches
-
-
-def _build_inputs(batcher: Batcher, samples: list[Sample], text: str, model: PreTrainedModel) -> Inputs:
-    if text == "prompt":
-        inputs = batcher.build_prompts(samples)
-    else:
-        inputs = batcher.build_conversations(samples)
-        inputs.pop("labels")
-    if model.config.is_encoder_decoder:
-        import torch
-
-        start = model.generation_config.decoder_start_token_id or 0
-        inputs["decoder_input_ids"] = torch.full((len(samples), 1), start)
-    return inputs
-
-
-def _measure_prompts(tap: SpanTap, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor) -> list[_Row | None]:
-    similarity = tap.run(model, inputs, is_image).cpu().numpy()
-    mask = inputs["attention_mask"].bool()
-    tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()
-    return [_Row(similarity[:, :, place], tokens[place], image_tokens[place]) for place in range(len(tokens))]
-
-
-def _measure_all(tap: SpanTap, model: PreTrainedModel, inputs: Inputs, is_image: bool) -> _Row | None:
-    """None for a sample that does not reach the layers: text alone has nothing for a vision tower."""
-    similarity = tap.run_on_all(model, inputs, is_image)
-    if similarity is None:
+def _find_analysis(path: Path, options: AnalyzeOptions, inputs: dict[str, str]) -> tuple[Analysis, Arrays] | None:
+    """The analysis that is there, if its similarities are the ones that are wanted."""
+    if not path.exists() or not path.with_suffix(".safetensors").exists():
         return None
-    return _Row(similarity[:, :, 0].cpu().numpy(), tap.tokens, tap.tokens if is_image else 0)
-
-
-def _count_patches(inputs: dict[str, torch.Tensor], config: Any) -> int:
-    """Vision tokens before merging, for the count of FLOPs: from the grids where there are any, else from the size of
-    the pixel tensors [..., height, width] and the tower's patch size."""
-    if "image_grid_thw" in inputs:
-        return int(inputs["image_grid_thw"].prod(-1).sum())
-    pixels, patch = inputs.get("pixel_values"), getattr(config.vision_config, "patch_size", None)
-    if pixels is None or pixels.ndim < 4 or not isinstance(patch, int):
-        return 0
-    *_, height, width = pixels.shape
-    images = pixels.shape[0] if pixels.ndim == 4 else pixels.shape[0] * pixels.shape[1]
-    return int(images * (height // patch) * (width // patch))
-
-
-def _to_arrays(rows: list[_Row], num_layers: int) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    similarity = np.stack([row.similarity for row in rows])
-    arrays = {
-        "tokens": np.array([row.tokens for row in rows], dtype=np.int32),
-        "image_tokens": np.array([row.image_tokens for row in rows], dtype=np.int32),
-    }
-    for m, modality in enumerate(("all", "image", "text")):
-        for p in (1, 2, 3):
-            arrays[f"{modality}_s{p}"] = np.ascontiguousarray(similarity[:, p - 1, : num_layers - p + 1, m])
-    return arrays
-
-
-def _mean_over_samples(arrays: dict[str, np.ndarray], modality: str) -> SpanSimilarity | None:
-    """Mean over the samples that have tokens of the modality; None if there is none."""
-    import numpy as np
-
-    image = arrays["image_tokens"]
-    counts = {"all": arrays["tokens"], "image": image, "text": arrays["tokens"] - image}[modality]
-    present = counts > 0
-    if not present.any():
+    try:
+        analysis = load_artifact(path, Analysis)
+    except ArtifactError:
         return None
-    means = [arrays[f"{modality}_s{p}"][present].mean(0, dtype=np.float64).tolist() for p in (1, 2, 3)]
-    return SpanSimilarity(s1=means[0], s2=means[1], s3=means[2])
+    if analysis.created_by != build_origin("analyze", build_settings(options)) or analysis.inputs != inputs:
+        return None
+    arrays = load_arrays(path.with_suffix(".safetensors"))
+    return (analysis, arrays) if "sample" in arrays and analysis.calibration.samples == len(arrays["sample"]) else None
+
+
+def _fits(analysis: Analysis, options: AnalyzeOptions) -> bool:
+    """Whether the loss was measured as it is wanted now, or on more."""
+    loss, layers = analysis.loss, analysis.model.num_layers
+    if loss is None:
+        return False
+    wanted = min(options.loss_samples, analysis.calibration.samples)
+    protected = _choose_protected(options, layers, analysis.model.deepstack_layers)
+    free = layers - len(protected | set(analysis.model.locked_layers))
+    depth = min(count_drops(options.search_ratio, layers), free)
+    return loss.samples == wanted and len(loss.path) >= depth and loss.protected == sorted(protected)
+
+
+def _choose_protected(options: AnalyzeOptions, layers: int, deepstack: int) -> frozenset[int]:
+    if options.protect is None:
+        return frozenset([*range(deepstack), layers - 1])
+    outside = [layer for layer in options.protect if layer >= layers]
+    if outside:
+        raise UsageError(f"--protect names layer {outside[0]}, and the layers are 0 to {layers - 1}.")
+    return frozenset(options.protect)
+
+
+class _Measuring:
+    """One analysis being made: each part is saved as soon as it is there."""
+
+    def __init__(
+        self,
+        opened: OpenedModel,
+        dataset: Path,
+        samples: list[Sample],
+        out: Path,
+        options: AnalyzeOptions,
+        progress: Progress,
+        inputs: dict[str, str],
+    ) -> None:
+        from interlace_cli.data.batches import Batcher
+        from interlace_cli.families.modules import find_layers
+        from interlace_cli.io.models import load_model, load_processor
+
+        path = opened.checkpoint.path
+        self.opened, self.samples, self.out, self.options = opened, samples, out, options
+        self.progress, self.inputs = progress, inputs
+        self.model = load_model(path, options.dtype, options.device, options.attention)
+        self.batcher = Batcher(load_processor(path), dataset)
+        self.layers = find_layers(self.model, options.stack)
+
+    def complete(self, found: tuple[Analysis, Arrays] | None) -> tuple[Analysis, Arrays]:
+        """Measures what `found` lacks."""
+        analysis, arrays = found or self._measure_similarity()
+        wanted = self.options.importance
+        if "loss" in wanted and not _fits(analysis, self.options):
+            loss, more = self._measure_loss()
+            arrays |= more
+            pairs = [(1 - s1, rise) for s1, rise in zip(analysis.similarity.s1, loss.damage, strict=True)]
+            known = [pair for pair in pairs if pair[1] != float("inf")]
+            correlation = compute_spearman([a for a, _ in known], [b for _, b in known])
+            analysis = self._save(analysis.model_copy(update={"loss": loss, "correlation": correlation}), arrays)
+            self._find_search().remove()
+        if "taylor" in wanted and analysis.taylor is None:
+            taylor, more = self._measure_taylor()
+            arrays |= more
+            analysis = self._save(analysis.model_copy(update={"taylor": taylor}), arrays)
+        by = sorted({group.by for group in analysis.groups} | set(self.options.by) - {"modality"})
+        groups = build_groups(arrays, self.samples, by)
+        return self._save(analysis.model_copy(update={"groups": groups}), arrays), arrays
+
+    def _save(self, analysis: Analysis, arrays: Arrays) -> Analysis:
+        save_arrays(arrays, self.out.with_suffix(".safetensors"))
+        save_artifact(analysis, self.out)
+        return analysis
+
+    def _measure_similarity(self) -> tuple[Analysis, Arrays]:
+        from interlace_cli.importance.rows import build_arrays, measure_rows
+
+        o = self.options
+        with self.progress.task("analyze", len(self.samples), "samples") as advance:
+            found = measure_rows(
+                self.model, self.layers, o.stack, self.batcher, self.samples, o.batch_size, o.text, advance
+            )
+        arrays = build_arrays(found, self.opened.facts.num_layers)
+        similarity = average_spans(arrays, "all")
+        assert similarity is not None
+        analysis = Analysis(
+            kind=Analysis.KIND,
+            schema_version=Analysis.SCHEMA,
+            created_by=build_origin("analyze", build_settings(self.options)),
+            inputs=self.inputs,
+            model=self.opened.facts,
+            calibration=Calibration(
+                samples=len(found.rows),
+                tokens=float(arrays["tokens"].mean()),
+                image_tokens=float(arrays["image_tokens"].mean()),
+                vision_patches=found.patches / len(self.samples),
+            ),
+            similarity=similarity,
+            image=average_spans(arrays, "image"),
+            text=average_spans(arrays, "text"),
+            angular=None if found.angles is None else average_angles(found.angles, len(found.rows)),
+        )
+        return self._save(analysis, arrays), arrays
+
+    def _order(self) -> list[list[int]]:
+        """Batches of indices of the samples that losses are measured on, longest first."""
+        from interlace_cli.data.batches import order_by_length
+
+        order = order_by_length(self.samples[: self.options.loss_samples])
+        size = self.options.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _iter_batches(self) -> Iterator[Inputs]:
+        """Whole conversations, with labels at the places where the model is asked for logits."""
+        from interlace_cli.data.batches import to_device
+        from interlace_cli.healing.loss import keep_label_places
+
+        if self.model.config.is_encoder_decoder or not self.model.can_generate():
+            raise UsageError(
+                f"the loss of {type(self.model).__name__} cannot be measured layer by layer: it does not go on from a"
+                " prompt.",
+                "Only similarity can.",
+            )
+        for chosen in self._order():
+            batch = self.batcher.build_conversations([self.samples[index] for index in chosen])
+            yield to_device(keep_label_places(batch), self.model.device, self.model.dtype)
+
+    def _measure_loss(self) -> tuple[LossImportance, Arrays]:
+        import numpy as np
+
+        from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
+        from interlace_cli.importance.replay import can_replay
+
+        facts = self.opened.facts
+        layers, locked = facts.num_layers, frozenset(facts.locked_layers)
+        protected = _choose_protected(self.options, layers, facts.deepstack_layers)
+        free = layers - len(protected | locked)
+        depth = min(count_drops(self.options.search_ratio, layers), free)
+        limits = Limits(locked, protected, depth)
+        batches = list(self._iter_batches())
+        self._check_memory(batches)
+        prompt = {name: value for name, value in batches[0].items() if name != "labels"}
+        is_replayable = can_replay(self.model, self.layers, prompt)
+        if not is_replayable:
+            self.progress.say(f"{type(self.model).__name__} cannot be run from the middle: every candidate runs whole.")
+        file = self._find_search()
+        state = file.load()
+        if not state.is_new:
+            self.progress.say(f"going on with the search by loss, {len(state.path)} layers into it")
+        total = count_candidates(layers, limits)
+        with self.progress.task("analyze loss", total, "candidates") as advance:
+            search_by_loss(
+                self.model,
+                self.layers,
+                self.options.stack,
+                batches,
+                limits,
+                state,
+                file.save,
+                advance,
+                is_replayable,
+            )
+        tokens = sum(state.tokens)
+        importance = LossImportance(
+            dense=sum(state.dense) / tokens,
+            single=[None if losses is None else sum(losses) / tokens for losses in state.single],
+            path=state.path,
+            protected=sorted(protected),
+            samples=len(state.tokens),
+            answer_tokens=tokens,
+            layer_runs=state.layer_runs,
+            naive_layer_runs=state.naive_layer_runs,
+        )
+        place = np.argsort([index for chosen in self._order() for index in chosen])
+        missing = [float("nan")] * len(state.tokens)
+        arrays = {
+            "loss_tokens": np.array(state.tokens, dtype=np.int32)[place],
+            "loss_dense": np.array(state.dense)[place],
+            "loss_single": np.array([missing if one is None else one for one in state.single])[:, place],
+        }
+        return importance, arrays
+
+    def _measure_taylor(self) -> tuple[TaylorImportance, Arrays]:
+        import numpy as np
+
+        from interlace_cli.importance.taylor import measure_taylor
+
+        count = len(self.samples[: self.options.loss_samples])
+        with self.progress.task("analyze taylor", count, "samples") as advance:
+            found = measure_taylor(self.model, self.layers, self._iter_batches(), advance)
+        tokens = sum(found.tokens)
+        place = np.argsort([index for chosen in self._order() for index in chosen])
+        importance = TaylorImportance(
+            sensitivity=found.sensitivity,
+            first_order=[sum(estimates) / tokens for estimates in found.first_order],
+            samples=len(found.tokens),
+        )
+        return importance, {
+            "first_order": np.array(found.first_order)[:, place],
+            "first_order_tokens": np.array(found.tokens, dtype=np.int32)[place],
+        }
+
+    def _find_search(self) -> SearchFile:
+        from interlace_cli.importance.search_state import SearchFile
+
+        options = self.options
+        settings: Settings = {
+            **build_settings(options),
+            "loss_samples": options.loss_samples,
+            "search_ratio": options.search_ratio,
+            "protect": None if options.protect is None else list(options.protect),
+        }
+        return SearchFile(self.out.with_suffix(SEARCH_SUFFIX), settings, self.inputs)
+
+    def _check_memory(self, batches: Sequence[Inputs]) -> None:
+        """The search holds the hidden states of all layers, of the model as it is and of two candidates."""
+        width = self.model.get_input_embeddings().weight.shape[-1]
+        tokens = sum(batch["input_ids"].numel() for batch in batches)
+        need = 3 * tokens * width * len(self.layers) * self.model.dtype.itemsize
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if need > free:
+            raise InterlaceError(
+                f"the search by loss would hold {need / 1e9:.1f} GB of hidden states, and {free / 1e9:.1f} GB are"
+                " free.",
+                f"Give fewer --loss-samples than {self.options.loss_samples}.",
+            )

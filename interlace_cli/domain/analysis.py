@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
+from interlace_cli.domain.importance import LossImportance, TaylorImportance
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.record import Artifact, Record
 
@@ -38,8 +39,25 @@ class Calibration(Record):
     vision_patches: float = Field(ge=0)
 
 
+class Group(Record):
+    """Importances over the samples of one `source`, or of one `kind`; `damage` and `first_order` as in the whole, None
+    where they were not measured on a sample of the group."""
+
+    by: str
+    name: str
+    samples: int = Field(ge=1)
+    similarity: SpanSimilarity
+    damage: list[float | None] | None = None
+    first_order: list[float] | None = None
+
+
 class Analysis(Artifact):
-    """`similarity` over all tokens, `image` and `text` over those alone (`image` is None where there are none)."""
+    """`similarity` over all tokens, `image` and `text` over those alone (`image` is None where there are none).
+
+    `angular[n-1][i]` is the mean angular distance between the last token's hidden states in front of layer i and n
+    layers on. `correlation` is Spearman's between 1 - S_1 and what dropping the layer adds to the loss: 1 where
+    similarity ranks the layers as the damage does.
+    """
 
     KIND: ClassVar[str] = "interlace.analysis"
 
@@ -48,6 +66,11 @@ class Analysis(Artifact):
     similarity: SpanSimilarity
     image: SpanSimilarity | None
     text: SpanSimilarity | None
+    angular: list[list[float]] | None = None
+    loss: LossImportance | None = None
+    taylor: TaylorImportance | None = None
+    correlation: float | None = None
+    groups: list[Group] = []
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Analysis:
@@ -60,4 +83,13 @@ class Analysis(Artifact):
             wanted = [layers, max(layers - 1, 0), max(layers - 2, 0)]
             if found != wanted:
                 raise ValueError(f"{name} has {found} spans where a model of {layers} layers has {wanted}")
+        found_angles = None if self.angular is None else [len(row) for row in self.angular]
+        if found_angles not in (None, list(range(layers, 0, -1))):
+            raise ValueError(f"angular has {found_angles} distances where a model of {layers} layers has a triangle")
+        if self.loss is not None:
+            outside = [step.layer for step in self.loss.path if not 0 <= step.layer < layers]
+            if len(self.loss.single) != layers or outside:
+                raise ValueError(f"loss does not fit a model of {layers} layers")
+        if self.taylor is not None and {len(self.taylor.sensitivity), len(self.taylor.first_order)} != {layers}:
+            raise ValueError(f"taylor does not fit a model of {layers} layers")
         return self

@@ -63,6 +63,20 @@ def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) 
             handle.remove()
 
 
+def find_entangled(model: nn.Module, stack_name: str = LANGUAGE) -> frozenset[int]:
+    """The layers with which something goes that is computed in front of the layers: features that DeepStack adds, the
+    cross-attention of a group. Dropping one of them changes more than what comes behind it."""
+    owner: Any = model
+    layers = range(len(find_layers(model, stack_name)))
+    stack = find_stack(owner.config.to_dict(), stack_name)
+    companions = build_companions(owner.config.to_dict(), stack, layers, len(layers))
+    found: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and name.endswith(tuple(companions)):
+            found |= set(layers) if name.endswith(CROSS_ATTENTION) else set(range(len(module)))
+    return frozenset(found)
+
+
 def get_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """The hidden state among the arguments that a layer is called with."""
     hidden = args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))

@@ -28,7 +28,8 @@ def load_scores(paths: Sequence[Path]) -> Scores:
                 f" {num_layers} layers that {paths[0].name} speaks of.",
                 "Give the files for span lengths 1, 2 and 3 of one model, in this order.",
             )
-    return Scores(num_layers, *means)
+    s1, s2, s3 = means
+    return Scores(num_layers, s1, s2, s3)
 
 
 def save_scores(folder: Path, similarities: Sequence[np.ndarray]) -> None:

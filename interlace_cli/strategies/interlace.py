@@ -3,31 +3,93 @@
 Triplets by S_3, the most redundant first, without overlap; in each the first or the second layer goes, whichever has
 the higher S_1, the other is tuned, the third is the frozen anchor. When triplets run out: pairs by S_2 among layers
 not taken yet, by the same rule, without an anchor.
+
+Beyond the paper: `Task.rank` puts the damage of the drop in the place of the similarities, measured or estimated to
+first order; `Task.assign` `optimal` (`strategies/optimal.py`) takes the best set of spans instead of the best span each
+time; `Task.pair_bar` keeps pairs out that carry the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Scores, Task
+from interlace_cli.domain.scores import Assign, Rank, Task
+from interlace_cli.strategies.optimal import Option, find_best_set
 from interlace_cli.strategies.spans import iter_free_spans
+
+TRIPLET, PAIR = "triplet", "pair"
 
 
 def select_interlace(task: Task) -> list[Pick]:
     """At most `task.count` picks, each of one drop."""
-    scores, taken = task.scores, set(task.protected)
+    if task.assign is Assign.OPTIMAL:
+        return _select_optimal(task)
+    taken = set(task.protected)
     picks: list[Pick] = []
-    for rule, similarity, length in (("triplet", scores.s3, 3), ("pair", scores.s2, 2)):
+    for rule, length in ((TRIPLET, 3), (PAIR, 2)):
         if len(picks) == task.count:
             break
-        for span in iter_free_spans(similarity, length, scores.num_layers, taken):
-            drop, tune = more_redundant_first(span[0], span[1], scores)
-            score = similarity[span[0]]
-            picks.append(Pick(rule=rule, layers=span, drop=[drop], tune=[tune], anchor=span[2:], score=score))
+        values = rate_spans(task, length)
+        for span in iter_free_spans(values, length, task.scores.num_layers, taken, lambda s: _passes(task, s)):
+            picks.append(_build_pick(task, rule, span, values[span[0]]))
             if len(picks) == task.count:
                 break
     return picks
 
 
-def more_redundant_first(first: int, second: int, scores: Scores) -> tuple[int, int]:
-    """The two layers, the one with the higher S_1 in front; a tie leaves them in order."""
-    return (second, first) if scores.s1[second] > scores.s1[first] else (first, second)
+def find_pair_bar(task: Task) -> float | None:
+    """The default of `pair_bar`: the lowest S_3 of the triplets that are taken before any pair. A pair is to be at
+    least as redundant as they are. None if there is no triplet at all."""
+    greedy = replace(task, assign=Assign.GREEDY, pair_bar=float("inf"))
+    return min((task.scores.s3[pick.layers[0]] for pick in select_interlace(greedy)), default=None)
+
+
+def rate_spans(task: Task, length: int) -> Sequence[float]:
+    """How redundant each span of 3 or 2 layers is: by similarity, or minus the damage of the drop it would lead to."""
+    scores = task.scores
+    similarity = scores.s3 if length == 3 else scores.s2
+    if task.rank is Rank.SIMILARITY:
+        return similarity
+    damage = _get_damage(task)
+    return [-min(damage[i], damage[i + 1]) for i in range(min(len(damage) - 1, len(similarity)))]
+
+
+def more_redundant_first(first: int, second: int, task: Task) -> tuple[int, int]:
+    """The two layers, in front the one with the higher S_1, or that does the lesser damage; a tie leaves them in
+    order."""
+    if task.rank is Rank.SIMILARITY:
+        s1 = task.scores.s1
+        return (second, first) if s1[second] > s1[first] else (first, second)
+    damage = _get_damage(task)
+    return (second, first) if damage[second] < damage[first] else (first, second)
+
+
+def _get_damage(task: Task) -> Sequence[float]:
+    return task.scores.damage if task.rank is Rank.LOSS else task.scores.first_order
+
+
+def _passes(task: Task, span: list[int]) -> bool:
+    return len(span) == 3 or task.pair_bar is None or task.scores.s2[span[0]] >= task.pair_bar
+
+
+def _build_pick(task: Task, rule: str, span: list[int], value: float) -> Pick:
+    drop, tune = more_redundant_first(span[0], span[1], task)
+    return Pick(rule=rule, layers=span, drop=[drop], tune=[tune], anchor=span[2:], score=value)
+
+
+def _select_optimal(task: Task) -> list[Pick]:
+    options = []
+    for length in (3, 2):
+        for start, value in enumerate(rate_spans(task, length)):
+            span = list(range(start, start + length))
+            is_free = span[-1] < task.scores.num_layers and task.protected.isdisjoint(span)
+            if is_free and _passes(task, span):
+                options.append(Option(start, length, value))
+    chosen = find_best_set(options, task.count, task.scores.num_layers)
+    chosen.sort(key=lambda option: (-option.length, -option.value, option.start))
+    return [
+        _build_pick(task, TRIPLET if o.length == 3 else PAIR, list(range(o.start, o.start + o.length)), o.value)
+        for o in chosen
+    ]

@@ -11,11 +11,12 @@ import pytest
 import torch
 from tiny import TINY
 
-from interlace_cli.core.analyze import AnalyzeOptions, _count_patches, analyze_model
-from interlace_cli.core.tensors import SpanTap
+from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.progress import Silent
 from interlace_cli.families.modules import find_image_token, find_layers
+from interlace_cli.importance.rows import count_patches
+from interlace_cli.importance.similarity import SpanTap
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
@@ -74,7 +75,7 @@ def test_the_image_token_and_the_patches_are_found_for_every_family(name: str) -
     assert find_image_token(model) == 5
     tiles = 2 if name in ("llava_next", "llava_onevision") else 1
     per_image = 16 if name.startswith("qwen") else 4 * tiles
-    assert _count_patches(inputs, model.config) == 2 * per_image
+    assert count_patches(inputs, model.config) == 2 * per_image
 
 
 @pytest.fixture(scope="module")

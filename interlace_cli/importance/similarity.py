@@ -1,4 +1,4 @@
-"""The arithmetic of hidden states.
+"""How similar hidden states are across spans of layers: one pass, with nothing kept but sums.
 
 Shape legend: B samples, T tokens, H hidden size, L layers, P span lengths (3), M modalities (all, image, text).
 """
@@ -28,16 +28,19 @@ class SpanTap:
     returns (DeepStack); `x[L]` is what leaves the last layer. Only the last three states are held, as unit vectors in
     float32. After a forward, `similarity` [P, L, B, M] holds, for span length p (1-based) and start i, the mean over a
     sample's tokens of cos(x[i], x[i+p]), 0 where a sample has no token of a modality. Spans that would end behind
-    x[L] stay 0.
+    x[L] stay 0. `angles` [B, L+1, L+1] holds the angular distance arccos(cos) / pi between the states of the last token
+    in front of any two layers (arXiv 2403.17887); rows are padded on the left, so that it stands at the last place.
     """
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = layers
         self.weights_MBT: Tensor | None = None
         self.similarity: Tensor | None = None
+        self.angles: Tensor | None = None
         self.tokens = 0
         self._modalities = torch.ones(len(MODALITIES), dtype=torch.bool)
         self._ring: list[Tensor] = []
+        self._last_tokens: list[Tensor] = []
         self._seen = 0
         self._handles: list[Any] = []
 
@@ -63,6 +66,9 @@ class SpanTap:
         self._begin(mask_BT.shape[0], mask_BT.device)
         self._forward(model, {**inputs, "use_cache": False})
         assert self.similarity is not None
+        last_BLH = torch.stack(self._last_tokens, dim=1)
+        cosine_BLL = torch.einsum("bih,bjh->bij", last_BLH, last_BLH).clamp(-1, 1)
+        self.angles = torch.arccos(cosine_BLL) / torch.pi
         return self.similarity
 
     def run_on_all(self, model: nn.Module, inputs: dict[str, Tensor], is_image: bool) -> Tensor | None:
@@ -77,7 +83,7 @@ class SpanTap:
     def _begin(self, samples: int, device: torch.device) -> None:
         shape = (len(SPANS), len(self.layers), samples, len(MODALITIES))
         self.similarity = torch.zeros(shape, device=device)
-        self._ring, self._seen = [], 0
+        self._ring, self._last_tokens, self._seen = [], [], 0
 
     def _forward(self, model: nn.Module, inputs: dict[str, Any]) -> None:
         try:
@@ -109,4 +115,5 @@ class SpanTap:
             cosine_BT = torch.linalg.vecdot(earlier_BTH, unit_BTH)
             self.similarity[p - 1, self._seen - p] = (self.weights_MBT * cosine_BT).sum(-1).T
         self._ring = [*self._ring[-(len(SPANS) - 1) :], unit_BTH]
+        self._last_tokens.append(unit_BTH[:, -1])
         self._seen += 1

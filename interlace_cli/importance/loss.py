@@ -1,0 +1,195 @@
+"""What dropping layers does to the loss: each layer alone, then greedily one after another (SLEB, Song et al. 2024,
+arXiv 2402.09025, algorithm 1).
+
+The naive search runs the whole model for every candidate of every step, about L^2 K / L forwards. Here no layer is run
+twice on the same input: a candidate starts from the hidden state in front of it, which the model without it shares, and
+the states behind the best candidate are those that the next step starts from.
+
+Shape legend: B samples, T tokens, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.data.batches import IGNORE
+from interlace_cli.domain.importance import GreedyStep
+from interlace_cli.domain.progress import Advance
+from interlace_cli.families.modules import bypassed, find_entangled
+from interlace_cli.importance.replay import Inputs, Recording, Replay
+from interlace_cli.importance.search_state import SearchState
+
+Stream = dict[int, Tensor]
+"""Layer -> the hidden state [B, T, H] that enters it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`locked` layers are never dropped; `protected` ones alone, but not by the greedy search, which ends after `depth`
+    drops."""
+
+    locked: frozenset[int]
+    protected: frozenset[int]
+    depth: int
+
+
+@torch.inference_mode()
+def search_by_loss(
+    model: nn.Module,
+    layers: nn.ModuleList,
+    stack: str,
+    batches: Sequence[Inputs],
+    limits: Limits,
+    state: SearchState,
+    save: Callable[[SearchState], None],
+    advance: Advance,
+    is_replayable: bool,
+) -> None:
+    """Brings `state` to its end, and saves it after each candidate. `batches` hold `labels` of the logits they ask for.
+    `is_replayable` False runs the whole model for each candidate (`replay.can_replay`)."""
+    with Replay(model, layers) as replay:
+        _Search(replay, stack, batches, limits, state, save, advance, is_replayable).run()
+
+
+def count_candidates(num_layers: int, limits: Limits) -> int:
+    """How many candidates all steps of a search try, the dense model being one."""
+    free = num_layers - len(limits.locked | limits.protected)
+    greedy = sum(max(free - step, 0) for step in range(1, limits.depth))
+    return 1 + num_layers - len(limits.locked) + greedy
+
+
+def sum_losses(outputs: Any, labels_BK: Tensor) -> list[float]:
+    """The cross-entropies of each sample's labels, summed."""
+    logits_BKV = outputs.logits.float()
+    losses_BK = nn.functional.cross_entropy(
+        logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none"
+    )
+    return [float(value) for value in losses_BK.double().sum(-1)]
+
+
+class _Search:
+    def __init__(
+        self,
+        replay: Replay,
+        stack: str,
+        batches: Sequence[Inputs],
+        limits: Limits,
+        state: SearchState,
+        save: Callable[[SearchState], None],
+        advance: Advance,
+        is_replayable: bool,
+    ) -> None:
+        self.replay, self.stack, self.limits, self.state = replay, stack, limits, state
+        self.labels = [batch["labels"] for batch in batches]
+        self.inputs = [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+        self.save, self.advance = save, advance
+        self.num_layers = len(replay.layers)
+        # What goes with these layers lies in front of the layers (DeepStack): dropping one changes what was recorded.
+        whole = range(self.num_layers)
+        self.entangled = find_entangled(replay.model, stack) if is_replayable else frozenset(whole)
+        self.recordings: list[Recording] = []
+        self.streams: list[Stream] = []
+        self.runs_before = state.layer_runs
+
+    def run(self) -> None:
+        state = self.state
+        losses = self._begin(state.dropped)
+        if state.is_new:
+            state.tokens = [int(count) for labels in self.labels for count in (labels != IGNORE).sum(-1)]
+            state.dense, state.single = losses, [None] * self.num_layers
+            self._count(self.num_layers)
+        while len(state.path) < max(self.limits.depth, 1):
+            best = self._step()
+            if len(state.path) >= self.limits.depth or best is None:
+                break
+            layer, streams, recordings = best
+            if streams is None or recordings is None:
+                _, streams, recordings = self._try(layer)
+            for stream, after in zip(self.streams, streams, strict=True):
+                stream.update(after)
+            self.recordings = recordings
+            state.path.append(GreedyStep(layer=layer, loss=state.tried[layer]))
+            state.tried = {}
+            self.save(state)
+
+    def _begin(self, dropped: frozenset[int]) -> list[float]:
+        losses: list[float] = []
+        with self._bypassing(dropped & self.entangled):
+            for inputs, labels in zip(self.inputs, self.labels, strict=True):
+                stream: Stream = {}
+                recording, outputs = self.replay.record(inputs, dropped, _keep_in(stream))
+                self.recordings.append(recording)
+                self.streams.append(stream)
+                losses += sum_losses(outputs, labels)
+        return losses
+
+    def _step(self) -> tuple[int, list[Stream] | None, list[Recording] | None] | None:
+        """Tries every candidate; the best one, with the streams behind it if it was tried just now."""
+        state, kept = self.state, None
+        is_first = not state.path
+        untouchable = self.limits.locked | state.dropped | (frozenset() if is_first else self.limits.protected)
+        total = sum(state.tokens)
+        for layer in range(self.num_layers):
+            if layer in untouchable or layer in state.tried:
+                continue
+            losses, streams, recordings = self._try(layer)
+            state.tried[layer] = sum(losses) / total
+            if is_first:
+                state.single[layer] = losses
+            if layer == self._find_best():
+                kept = (layer, streams, recordings)
+            self._count(self.num_layers - len(state.path) - 1)
+        best = self._find_best()
+        if best is None:
+            return None
+        return kept if kept is not None and kept[0] == best else (best, None, None)
+
+    def _find_best(self) -> int | None:
+        """The candidate with the lowest loss, the first of equals; protected layers are none."""
+        tried = self.state.tried
+        allowed = [layer for layer in sorted(tried) if layer not in self.limits.protected]
+        return min(allowed, key=lambda layer: tried[layer], default=None)
+
+    def _try(self, layer: int) -> tuple[list[float], list[Stream], list[Recording]]:
+        """The samples' losses without this layer too, and what the next step would start from."""
+        drop = self.state.dropped | {layer}
+        losses: list[float] = []
+        streams: list[Stream] = []
+        if layer in self.entangled:
+            recordings = []
+            with self._bypassing(drop & self.entangled):
+                for inputs, labels in zip(self.inputs, self.labels, strict=True):
+                    streams.append({})
+                    recording, outputs = self.replay.record(inputs, drop, _keep_in(streams[-1]))
+                    recordings.append(recording)
+                    losses += sum_losses(outputs, labels)
+            return losses, streams, recordings
+        for recording, before, labels in zip(self.recordings, self.streams, self.labels, strict=True):
+            streams.append({})
+            outputs = self.replay.run(recording, layer, before[layer], drop, _keep_in(streams[-1]))
+            losses += sum_losses(outputs, labels)
+        return losses, streams, self.recordings
+
+    def _bypassing(self, drop: Collection[int]) -> AbstractContextManager[None]:
+        return bypassed(self.replay.model, sorted(drop), self.stack) if drop else nullcontext()
+
+    def _count(self, naive: int) -> None:
+        self.state.layer_runs = self.runs_before + self.replay.layer_runs
+        self.state.naive_layer_runs += naive * len(self.inputs)
+        self.save(self.state)
+        self.advance(1)
+
+
+def _keep_in(stream: Stream) -> Callable[[int, Tensor], None]:
+    """On the CPU: all batches' states of all layers are more than a GPU should hold."""
+
+    def keep(layer: int, hidden_BTH: Tensor) -> None:
+        stream[layer] = hidden_BTH.cpu()
+
+    return keep

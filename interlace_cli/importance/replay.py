@@ -1,0 +1,191 @@
+"""Running a model on from the middle: from any layer on, with any layers dropped, on inputs it has seen before.
+
+What a model computes in front of its first layer (embeddings, the vision tower, rotary tables) is the same whichever
+layers are dropped; so are the layers in front of the first one that is. Both are computed once for a batch and put in
+place of themselves afterwards. All else, masks and whatever a model adds between layers, is the model's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.families.modules import get_hidden
+
+Inputs = dict[str, Tensor]
+Keep = Callable[[int, Tensor], None]
+"""Told of every layer that is run: its index, and the hidden state [B, T, H] that enters it."""
+
+
+class Stop(Exception):  # noqa: N818 - not an error
+    """Raised behind a layer, where the rest of the forward is of no use."""
+
+
+@dataclass
+class Recording:
+    """A batch, and what the model's parts in front of the layers made of it, in the order of their calls."""
+
+    inputs: Inputs
+    before: dict[nn.Module, list[Any]] = field(default_factory=dict)
+
+
+class Replay:
+    """A model whose layers can be run from the middle. `layer_runs` counts how many times a layer was run on a batch.
+
+    Use inside `with replay:`; on leaving, the model is as it was.
+    """
+
+    def __init__(self, model: nn.Module, layers: nn.ModuleList) -> None:
+        self.model, self.layers = model, layers
+        self.layer_runs = 0
+        self._recording: Recording | None = None
+        self._is_replaying = False
+        self._calls: dict[nn.Module, int] = {}
+        self._start, self._drop = 0, frozenset[int]()
+        self._hidden: Tensor | None = None
+        self._keep: Keep | None = None
+        self._stop: int | None = None
+        self._seen_layers = False
+        self._widths: dict[int, int] = {}
+        self._patched: list[nn.Module] = []
+
+    def __enter__(self) -> Replay:
+        for index, layer in enumerate(self.layers):
+            self._patch(layer, _bind(self._call_layer, index, layer.forward))
+        for module in self._iter_parts():
+            self._patch(module, _bind(self._call_part, module, module.forward))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for module in self._patched:
+            del module.forward
+        self._patched.clear()
+
+    def record(self, inputs: Inputs, drop: Collection[int] = (), keep: Keep | None = None) -> tuple[Recording, Any]:
+        """The whole forward, with `drop` left out. Returns what `run` goes on from, and the outputs."""
+        recording = Recording(inputs)
+        with self._set(recording, False, 0, None, drop, keep, None):
+            outputs = self.model(**inputs)
+        return recording, outputs
+
+    def run(
+        self,
+        recording: Recording,
+        start: int,
+        hidden: Tensor | None,
+        drop: Collection[int] = (),
+        keep: Keep | None = None,
+        stop: int | None = None,
+    ) -> Any:
+        """The forward from layer `start` on, which `hidden` [B, T, H] enters. Behind layer `stop` it ends, if one is
+        named, and returns what leaves that layer; else the model's outputs."""
+        with self._set(recording, True, start, hidden, drop, keep, stop):
+            try:
+                return self.model(**recording.inputs)
+            except Stop as stopped:
+                return stopped.args[0]
+
+    @contextmanager
+    def _set(
+        self,
+        recording: Recording,
+        is_replaying: bool,
+        start: int,
+        hidden: Tensor | None,
+        drop: Collection[int],
+        keep: Keep | None,
+        stop: int | None,
+    ) -> Iterator[None]:
+        self._recording, self._is_replaying, self._start, self._hidden = recording, is_replaying, start, hidden
+        self._drop, self._keep, self._stop = frozenset(drop), keep, stop
+        self._calls, self._seen_layers = {}, False
+        try:
+            yield
+        finally:
+            self._recording, self._hidden, self._keep = None, None, None
+
+    def _patch(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        # torch has hooks around a forward but none that can do without it; an attribute of the instance can.
+        module.forward = forward
+        self._patched.append(module)
+
+    def _iter_parts(self) -> Iterator[nn.Module]:
+        """The outermost modules that do not hold the layers."""
+        prefix = next(name for name, module in self.model.named_modules() if module is self.layers)
+        around = {prefix[:end] for end in range(len(prefix) + 1) if end in (0, len(prefix)) or prefix[end] == "."}
+        for name, module in self.model.named_modules():
+            if name not in around and name.rpartition(".")[0] in around - {prefix}:
+                yield module
+
+    def _call_part(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        recording = self._recording
+        if recording is None or self._seen_layers:
+            return forward(*args, **kwargs)
+        if not self._is_replaying:
+            made = forward(*args, **kwargs)
+            recording.before.setdefault(module, []).append(made)
+            return made
+        place = self._calls[module] = self._calls.get(module, -1) + 1
+        return recording.before[module][place]
+
+    def _call_layer(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._seen_layers = True
+        if self._recording is None:
+            return forward(*args, **kwargs)
+        if self._is_replaying and index < self._start:
+            return self._pass_on(index, get_hidden(args, kwargs))
+        if self._is_replaying and index == self._start and self._hidden is not None:
+            args, kwargs = _put_hidden(self._hidden, args, kwargs)
+        hidden = get_hidden(args, kwargs)
+        if index in self._drop:
+            output = self._pass_on(index, hidden)
+        else:
+            if self._keep is not None:
+                self._keep(index, hidden)
+            self.layer_runs += 1
+            output = forward(*args, **kwargs)
+            self._widths[index] = len(output) if isinstance(output, tuple) else 0
+        if index == self._stop:
+            raise Stop(output[0] if isinstance(output, tuple) else output)
+        return output
+
+    def _pass_on(self, index: int, hidden: Tensor) -> Any:
+        """The hidden state in the shape in which this layer returns it."""
+        width = self._widths.get(index, 0)
+        return (hidden, *[None] * (width - 1)) if width else hidden
+
+
+def _bind(call: Callable[..., Any], *first: Any) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return call(*first, *args, **kwargs)
+
+    return forward
+
+
+def _put_hidden(
+    hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return (hidden.to(args[0].device), *args[1:]), kwargs
+    name = "hidden_states" if "hidden_states" in kwargs else "hidden_state"
+    return args, {**kwargs, name: hidden.to(kwargs[name].device)}
+
+
+def can_replay(model: nn.Module, layers: nn.ModuleList, inputs: Inputs) -> bool:
+    """Whether the model, run on from the middle, computes what it computes as a whole: not where later layers take
+    more from earlier ones than the hidden state (keys and values that are shared, say)."""
+    stream: dict[int, Tensor] = {}
+    with torch.inference_mode(), Replay(model, layers) as replay:
+        recording, whole = replay.record(inputs, keep=stream.__setitem__)
+        middle = len(layers) // 2
+        try:
+            again = replay.run(recording, middle, stream[middle])
+        # Whatever such a model then stumbles over is its own.
+        except Exception:
+            return False
+    return torch.allclose(whole.logits, again.logits, rtol=1e-4, atol=1e-4)

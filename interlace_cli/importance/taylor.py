@@ -1,0 +1,108 @@
+"""What dropping a layer would do to the loss, to first order, from one backward pass for each batch.
+
+`sensitivity`: sum over the layer's weights of |gradient x weight|, the gradient being that of the mean loss over all
+samples (Kim et al. 2024, "Shortened LLaMA", arXiv 2402.02834, section 3.2). It needs the gradients of all the layers'
+weights at once. `first_order`: the layer leaves x + f(x) where its absence leaves x, which changes the loss by about
+-<dL/d(x + f(x)), f(x)> (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the unit).
+
+Shape legend: B samples, T tokens, H hidden size, L layers, N samples in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.data.batches import IGNORE
+from interlace_cli.domain.progress import Advance
+from interlace_cli.families.modules import get_hidden
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """`sensitivity` [L]; `first_order` [L][N], sums over each sample's answer tokens, in the order of the batches."""
+
+    sensitivity: list[float]
+    first_order: list[list[float]]
+    tokens: list[int]
+
+
+def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[Inputs], advance: Advance) -> Taylor:
+    """One forward and backward of each batch; the model's gradients and flags are as before afterwards."""
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    tap = _BranchTap(layers)
+    tokens: list[int] = []
+    try:
+        model.requires_grad_(False)
+        layers.requires_grad_(True)
+        with tap:
+            for batch in batches:
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                labels_BK = batch["labels"]
+                logits_BKV = model(**inputs, use_cache=False).logits.float()
+                total = nn.functional.cross_entropy(
+                    logits_BKV.flatten(0, 1), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
+                )
+                tap.begin(len(labels_BK))
+                total.backward()  # type: ignore[no-untyped-call]
+                tokens += [int(count) for count in (labels_BK != IGNORE).sum(-1)]
+                advance(len(labels_BK))
+        sensitivity = [_sum_sensitivity(layer) / max(sum(tokens), 1) for layer in layers]
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+    return Taylor(sensitivity, tap.first_order, tokens)
+
+
+def _sum_sensitivity(layer: nn.Module) -> float:
+    return sum(
+        float((parameter.grad.float() * parameter.detach().float()).abs().sum(dtype=torch.float64))
+        for parameter in layer.parameters()
+        if parameter.grad is not None
+    )
+
+
+class _BranchTap:
+    """Collects -<gradient of a layer's output, output - input> for every sample."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        self.layers = layers
+        self.first_order: list[list[float]] = [[] for _ in layers]
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _BranchTap:
+        for index, layer in enumerate(self.layers):
+            self._handles.append(layer.register_forward_hook(self._build_hook(index), with_kwargs=True))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def begin(self, samples: int) -> None:
+        """A layer that the loss does not depend on is never told of: its estimate is 0."""
+        for found in self.first_order:
+            found += [0.0] * samples
+
+    def _build_hook(self, index: int) -> Any:
+        def on_output(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            del layer
+            out_BTH = output[0] if isinstance(output, tuple) else output
+            branch_BTH = out_BTH.detach() - get_hidden(args, kwargs).detach()
+
+            def on_gradient(gradient_BTH: Tensor) -> None:
+                estimate_B = -(gradient_BTH.float() * branch_BTH.float()).sum((1, 2), dtype=torch.float64)
+                self.first_order[index][-len(estimate_B) :] = estimate_B.tolist()
+
+            if out_BTH.requires_grad:
+                out_BTH.register_hook(on_gradient)
+
+        return on_output

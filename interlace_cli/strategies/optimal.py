@@ -1,0 +1,59 @@
+"""The best set of spans that do not overlap, by dynamic programming over the layers (weighted interval scheduling;
+Kleinberg and Tardos 2006, section 6.1, with the number of spans fixed)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """A span that may be taken; `value` is the higher the better."""
+
+    start: int
+    length: int
+    value: float
+
+
+Worth = tuple[int, float]
+"""Triplets first, then the sum of values: a pair leaves no anchor, and its S_2 is not to be weighed against S_3."""
+
+
+def find_best_set(options: Sequence[Option], count: int, num_layers: int) -> list[Option]:
+    """`count` options without overlap, with as many triplets among them as there can be, and of such sets the one with
+    the highest sum of values; as many as fit if `count` do not. O(layers x count)."""
+    ending: list[list[Option]] = [[] for _ in range(num_layers + 1)]
+    for option in options:
+        ending[option.start + option.length].append(option)
+    best: list[list[Worth | None]] = [[(0, 0.0)] + [None] * count]
+    taken: list[list[Option | None]] = [[None] * (count + 1)]
+    for end in range(1, num_layers + 1):
+        worths = list(best[-1])
+        choices: list[Option | None] = [None] * (count + 1)
+        for option in ending[end]:
+            for spans in range(1, count + 1):
+                before = best[option.start][spans - 1]
+                if before is None:
+                    continue
+                worth = (before[0] + (option.length == 3), before[1] + option.value)
+                so_far = worths[spans]
+                if so_far is None or worth > so_far:
+                    worths[spans], choices[spans] = worth, option
+        best.append(worths)
+        taken.append(choices)
+    spans = max(number for number in range(count + 1) if best[-1][number] is not None)
+    return _walk_back(taken, spans)
+
+
+def _walk_back(taken: list[list[Option | None]], spans: int) -> list[Option]:
+    chosen: list[Option] = []
+    end = len(taken) - 1
+    while spans:
+        option = taken[end][spans]
+        if option is None:
+            end -= 1
+            continue
+        chosen.append(option)
+        end, spans = option.start, spans - 1
+    return chosen

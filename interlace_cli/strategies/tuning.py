@@ -1,0 +1,59 @@
+"""The interleave rule for any set of dropped layers: which layers are tuned in their place, and which are anchors.
+
+`paired`: a dropped layer's neighbour is tuned, the one in front or behind, whichever is more similar to it across both
+(S_2); the layer behind the two is the anchor, if it is free: a triplet, or a pair, as the paper has them. A dropped
+layer without a free neighbour has none. `nearest`: such a layer gets the nearest free one, so that there are as many
+tuned layers as dropped ones, if there can be. `none`: nothing is tuned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interlace_cli.domain.plan import Pick
+from interlace_cli.domain.scores import Scores, Tune
+
+
+def assign_tuned(picks: Sequence[Pick], scores: Scores, protected: frozenset[int], how: Tune) -> list[Pick]:
+    """The picks with the same drops, and with tuned layers and anchors by the rule; protected layers have no role."""
+    dropped = {layer for pick in picks for layer in pick.drop}
+    free = set(range(scores.num_layers)) - dropped - protected
+    tuned: dict[int, int] = {}
+    if how is not Tune.NONE:
+        for layer in (layer for pick in picks for layer in pick.drop):
+            _take(tuned, layer, _find_neighbour(layer, scores, free), free)
+    if how is Tune.NEAREST:
+        for layer in (layer for pick in picks for layer in pick.drop if layer not in tuned):
+            _take(tuned, layer, min(free, key=lambda other: (abs(other - layer), -other), default=None), free)
+    result = []
+    for pick in picks:
+        tune = [tuned[layer] for layer in pick.drop if layer in tuned]
+        anchor = [layer for layer in (_find_anchor(layer, tuned) for layer in pick.drop) if layer in free]
+        free -= set(anchor)
+        members = {"drop": pick.drop, "tune": sorted(tune), "anchor": sorted(set(anchor))}
+        layers = sorted(layer for role in members.values() for layer in role)
+        result.append(pick.model_copy(update={**members, "layers": layers}))
+    return result
+
+
+def _take(tuned: dict[int, int], layer: int, chosen: int | None, free: set[int]) -> None:
+    if chosen is not None:
+        tuned[layer] = chosen
+        free.remove(chosen)
+
+
+def _find_neighbour(layer: int, scores: Scores, free: set[int]) -> int | None:
+    """The one behind in a tie."""
+    s2 = scores.s2
+    pairs = {
+        other: s2[min(layer, other)] if min(layer, other) < len(s2) else float("-inf")
+        for other in (layer + 1, layer - 1)
+        if other in free
+    }
+    return max(pairs, key=lambda other: pairs[other], default=None)
+
+
+def _find_anchor(layer: int, tuned: dict[int, int]) -> int | None:
+    """The layer behind a dropped one and its neighbour; None where it is not a neighbour that is tuned."""
+    other = tuned.get(layer)
+    return max(layer, other) + 1 if other is not None and abs(layer - other) == 1 else None
