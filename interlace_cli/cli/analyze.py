@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interlace_cli.cli.console import BarProgress, output
+from interlace_cli.cli.layer_table import describe_correlation
 from interlace_cli.cli.options import (
     DEFAULT_WORKSPACE,
     AttentionOption,
@@ -16,11 +17,14 @@ from interlace_cli.cli.options import (
     DeviceOption,
     DtypeOption,
     ForceOption,
+    ImportanceOption,
     JsonOption,
     OutOption,
+    ProtectOption,
     QuietOption,
     StackOption,
     WorkspaceOption,
+    split_names,
 )
 from interlace_cli.io.workspace import Workspace
 
@@ -50,6 +54,17 @@ def analyze(
     text: Annotated[
         CalibrationText, typer.Option("--text", help="First user turn with the generation prompt, or everything.")
     ] = CalibrationText.PROMPT,
+    importance: ImportanceOption = "similarity",
+    by: Annotated[
+        str, typer.Option("--by", help="Also for groups of samples: source, kind; with commas between.")
+    ] = "modality",
+    loss_samples: Annotated[
+        int, typer.Option("--loss-samples", min=1, help="Measure loss and gradients on at most this many.")
+    ] = 256,
+    search_ratio: Annotated[
+        float, typer.Option("--search-ratio", help="How far the greedy search by loss goes; 0 for each layer alone.")
+    ] = 0.5,
+    protect: ProtectOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     attention: AttentionOption = None,
@@ -61,16 +76,31 @@ def analyze(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """One pass over the calibration split: how similar hidden states are across one, two and three layers."""
+    """How much each layer matters: how similar hidden states are across one, two and three layers, in one pass over the
+    calibration split; and, on request, what dropping layers does to the loss. What is there already is kept."""
     from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
-    from interlace_cli.io.files import check_free
+    from interlace_cli.domain.layers import parse_layers
 
     space = Workspace(workspace)
     path = out or space.analysis
-    check_free(path, force)
-    options = AnalyzeOptions(samples, batch_size, text.value, dtype, device, attention, stack or "language")
-    found = analyze_model(model, dataset or space.dataset, path, options, BarProgress(), write_scores)
-    output.result(found, _build_table(found), f"{path}")
+    options = AnalyzeOptions(
+        samples,
+        batch_size,
+        text.value,
+        dtype,
+        device,
+        attention,
+        stack or "language",
+        split_names(importance),
+        split_names(by),
+        loss_samples,
+        search_ratio,
+        None if protect is None else tuple(parse_layers(protect, "--protect")),
+    )
+    found = analyze_model(
+        model, dataset or space.dataset, path, options, BarProgress(), write_scores, force, anew=force
+    )
+    output.result(found, _build_table(found), *_describe_loss(found), f"{path}")
 
 
 def _build_table(analysis: Analysis) -> Table:
@@ -82,10 +112,30 @@ def _build_table(analysis: Analysis) -> Table:
         f" {calibration.image_tokens:.0f} of them image"
     )
     table = Table("layer", title=title, title_justify="left")
-    for column in ("S1", "S2", "S3", "S1 image", "S1 text"):
-        table.add_column(column, justify="right")
     spans, image, text = analysis.similarity, analysis.image, analysis.text
+    loss, taylor = analysis.loss, analysis.taylor
+    columns = {"S1": spans.s1, "S2": spans.s2, "S3": spans.s3}
+    columns |= {"S1 image": image.s1 if image else [], "S1 text": text.s1 if text else []}
+    columns |= {"damage": loss.damage} if loss else {}
+    columns |= {"first order": taylor.first_order, "sensitivity": taylor.sensitivity} if taylor else {}
+    for column in columns:
+        table.add_column(column, justify="right")
     for layer in range(facts.num_layers):
-        row = [spans.s1, spans.s2, spans.s3, image.s1 if image else [], text.s1 if text else []]
-        table.add_row(str(layer), *(f"{values[layer]:.4f}" if layer < len(values) else "" for values in row))
+        row = [values[layer] if layer < len(values) else None for values in columns.values()]
+        table.add_row(str(layer), *("" if value is None else f"{value:.4f}" for value in row))
     return table
+
+
+def _describe_loss(analysis: Analysis) -> list[str]:
+    loss = analysis.loss
+    if loss is None:
+        return []
+    share = loss.layer_runs / loss.naive_layer_runs
+    path = ", ".join(f"{step.layer} ({step.loss:.3f})" for step in loss.path)
+    lines = [
+        f"loss {loss.dense:.4f} of an answer token, {loss.samples} samples; damage: what dropping the layer alone adds",
+        f"greedy search by loss: {path or 'none'}",
+        f"layers were run {loss.layer_runs:,} times; every candidate by itself would take {loss.naive_layer_runs:,}"
+        f" ({share:.0%})",
+    ]
+    return [*lines, *([describe_correlation(analysis.correlation)] if analysis.correlation is not None else [])]

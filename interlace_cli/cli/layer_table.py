@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from interlace_cli.domain.plan import Plan
 
+TRUSTED, WEAK = 0.7, 0.3
+"""Spearman correlations, by the usual words: strong, moderate."""
 STYLES = {Role.DROP: "bold red", Role.TUNE: "bold green", Role.ANCHOR: "cyan", Role.KEEP: "dim"}
 
 
@@ -23,7 +25,8 @@ def build_layer_table(plan: Plan) -> Table:
     whose = "" if plan.stack == "language" else f"{plan.stack} "
     title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} {whose}layers dropped"
     table = Table("layer", "new", "span", "role", title=title, title_justify="left")
-    for column in ("S1", "S2", "S3", "parameters"):
+    has_damage = any(note.damage is not None for note in plan.layers)
+    for column in ("S1", "S2", "S3", *(["damage"] if has_damage else []), "parameters"):
         table.add_column(column, justify="right")
     table.add_column("why")
     drawing = _draw_spans(plan)
@@ -32,6 +35,7 @@ def build_layer_table(plan: Plan) -> Table:
     for layer, role in enumerate(plan.roles):
         note = notes.get(layer)
         scores = [note.s1, note.s2, note.s3] if note else [None] * 3
+        scores += [note.damage if note else None] if has_damage else []
         size = f"{note.parameters:,}" if note and note.parameters is not None else ""
         table.add_row(
             str(layer),
@@ -49,6 +53,10 @@ def describe_plan(plan: Plan) -> str:
     """What is protected and what the plan saves, a line each."""
     lines = [f"protected: {describe_layers(plan.protect)}"]
     lines += [f"{describe_layers(lock.layers)} cannot go: {lock.reason}" for lock in plan.locked]
+    if any(pick.rule == "pair" for pick in plan.picks) and plan.pair_bar is not None:
+        lines.append(f"pairs: those with an S2 of at least {plan.pair_bar:.4f}")
+    if plan.correlation is not None:
+        lines.append(describe_correlation(plan.correlation))
     summary = plan.summary
     if summary:
         lines.append(f"layers: {summary.layers} → {summary.layers_left}")
@@ -59,6 +67,15 @@ def describe_plan(plan: Plan) -> str:
         if summary.prefill_speedup:
             lines.append(f"prefill: {summary.prefill_speedup:.2f} × expected, from counted FLOPs of the mean prompt")
     return "\n".join(lines)
+
+
+def describe_correlation(correlation: float) -> str:
+    """Whether similarity can be trusted on this model."""
+    verdict = "can be trusted" if correlation >= TRUSTED else "is a weak guide" if correlation >= WEAK else "misleads"
+    return (
+        f"similarity and damage: Spearman {correlation:+.2f} between 1 - S1 and what dropping a layer adds to the loss:"
+        f" similarity {verdict} on this model"
+    )
 
 
 def _compare(before: int, after: int) -> str:

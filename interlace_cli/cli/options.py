@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from interlace_cli.cli.console import output
+from interlace_cli.domain.scores import Assign, Rank, Tune
+from interlace_cli.errors import UsageError
 
 WorkspaceOption = Annotated[
     Path,
@@ -47,7 +49,11 @@ RatioOption = Annotated[float | None, typer.Option("--ratio", help="Share of the
 DropOption = Annotated[int | None, typer.Option("--drop", help="Number of layers to drop, instead of --ratio.")]
 StrategyOption = Annotated[
     str | None,
-    typer.Option("--strategy", help="interlace (the default), interlace_oa, interlace_tn, random or consecutive."),
+    typer.Option(
+        "--strategy",
+        help="interlace (the default), interlace_oa, interlace_tn, random, consecutive, shortgpt, angular, sleb or"
+        " taylor.",
+    ),
 ]
 StackOption = Annotated[
     str | None,
@@ -56,6 +62,29 @@ StackOption = Annotated[
 ProtectOption = Annotated[
     str | None,
     typer.Option("--protect", help="Layers to leave alone, such as 0-2,15. Default: DeepStack layers and the last."),
+]
+RankOption = Annotated[Rank, typer.Option("--rank", help="What `interlace` ranks triplets by.")]
+AssignOption = Annotated[
+    Assign, typer.Option("--assign", help="`interlace`: the best triplet each time, or the best set of triplets.")
+]
+TuneOption = Annotated[
+    Tune | None,
+    typer.Option(
+        "--tune", help="Which layers to tune for the dropped ones. Default: as the strategy says, or nearest."
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", help="S2 that a pair needs to be taken. Default: the lowest S3 of the triplets that are taken."
+    ),
+]
+WeightOption = Annotated[
+    str | None,
+    typer.Option("--weight", help="Plan for these tokens, sources or kinds alone, such as text=2,chartqa=1."),
+]
+ImportanceOption = Annotated[
+    str, typer.Option("--importance", help="What to measure: similarity, loss, taylor, with commas between.")
 ]
 PaperOption = Annotated[bool, typer.Option("--paper", help="The released rules to the letter: nothing is protected.")]
 PortionOption = Annotated[float, typer.Option("--portion", min=0.0, max=1.0, help="Share of the source to take.")]
@@ -69,3 +98,22 @@ ImageRootOption = Annotated[
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
 
 HELP_HOLDOUT = "Share of the samples to hold out for `eval`."
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`"similarity,loss"` -> its parts."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_weights(text: str | None) -> tuple[tuple[str, float], ...]:
+    """`"text=2,chartqa=1"` -> names and weights, sorted. Raises UsageError for anything else."""
+    weights: dict[str, float] = {}
+    for part in split_names(text or ""):
+        name, sign, value = part.rpartition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign or not name or not 0 <= weights.get(name.strip(), -1.0) < float("inf"):
+            raise UsageError(f"--weight does not take {part!r}.", "Give names and weights, such as text=2,chartqa=1.")
+    return tuple(sorted(weights.items()))

@@ -10,6 +10,7 @@ import typer
 from interlace_cli.cli.console import output
 from interlace_cli.cli.options import (
     DEFAULT_WORKSPACE,
+    AssignOption,
     DebugOption,
     DropOption,
     ForceOption,
@@ -18,12 +19,18 @@ from interlace_cli.cli.options import (
     PaperOption,
     ProtectOption,
     QuietOption,
+    RankOption,
     RatioOption,
     SeedOption,
     StackOption,
     StrategyOption,
+    ThresholdOption,
+    TuneOption,
+    WeightOption,
     WorkspaceOption,
+    parse_weights,
 )
+from interlace_cli.domain.scores import Assign, Rank, Tune
 from interlace_cli.io.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +44,11 @@ def plan(
     strategy: StrategyOption = None,
     protect: ProtectOption = None,
     paper: PaperOption = False,
+    rank: RankOption = Rank.SIMILARITY,
+    assign: AssignOption = Assign.GREEDY,
+    tune: TuneOption = None,
+    threshold: ThresholdOption = None,
+    weight: WeightOption = None,
     scores: Annotated[
         tuple[Path, Path, Path] | None,
         typer.Option("--scores", help="Plan from the three released score files, with no model at hand."),
@@ -65,7 +77,7 @@ def plan(
     space = Workspace(workspace)
     path = out or space.plan
     made = _make_plan(
-        build_plan_options(ratio, drop, strategy, protect, paper, seed),
+        build_plan_options(ratio, drop, strategy, protect, paper, seed, rank, assign, tune, threshold, weight),
         strategy,
         scores,
         model,
@@ -114,11 +126,24 @@ def _make_plan(
 
 
 def build_plan_options(
-    ratio: float | None, drop: int | None, strategy: str | None, protect: str | None, paper: bool, seed: int
+    ratio: float | None,
+    drop: int | None,
+    strategy: str | None,
+    protect: str | None,
+    paper: bool,
+    seed: int,
+    rank: Rank = Rank.SIMILARITY,
+    assign: Assign = Assign.GREEDY,
+    tune: Tune | None = None,
+    threshold: float | None = None,
+    weight: str | None = None,
 ) -> PlanOptions:
     """The options as `core.plan` takes them; also `run`'s."""
     from interlace_cli.core.plan import PlanOptions
     from interlace_cli.domain.layers import parse_layers
 
     layers = None if protect is None else tuple(parse_layers(protect, "--protect"))
-    return PlanOptions(ratio, drop, strategy or "interlace", layers, paper, seed)
+    weights = parse_weights(weight)
+    return PlanOptions(
+        ratio, drop, strategy or "interlace", layers, paper, seed, rank, assign, tune, threshold, weights
+    )

@@ -99,19 +99,21 @@ def analyze_model(
     options: AnalyzeOptions,
     progress: Progress,
     scores_folder: Path | None = None,
-    force: bool = True,
+    may_replace: bool = True,
+    anew: bool = False,
 ) -> Analysis:
     """Measures what is missing of the model at `location` and writes `out`, with the per-sample arrays beside it.
 
-    An analysis at `out` of another model, dataset or setting is replaced with `force` alone.
+    An analysis at `out` of another model, dataset or setting is left alone unless it `may_replace` it; `anew` measures
+    again what is there.
     """
     check_options(options)
     opened = open_model(location, options.stack)
     samples = load_split(dataset, "calibration")[: options.samples]
     inputs = {"model": opened.facts.fingerprint, "dataset": hash_dataset(dataset)}
-    found = _find_analysis(out, options, inputs)
+    found = None if anew else _find_analysis(out, options, inputs)
     if found is None:
-        check_free(out, force)
+        check_free(out, may_replace)
     if found is None or not has_importances(found[0], options):
         found = _Measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
     analysis, arrays = found

@@ -10,13 +10,14 @@ from interlace_cli.core.opened import open_config, open_model
 from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.layers import Role, count_drops, describe_layers, kept_layers
 from interlace_cli.domain.model import Lock, ModelFacts
-from interlace_cli.domain.plan import LayerNote, Pick, Plan, PlanSummary
+from interlace_cli.domain.plan import Pick, Plan, PlanSummary
 from interlace_cli.domain.record import Settings
-from interlace_cli.domain.scores import Scores, Task
+from interlace_cli.domain.scores import Assign, Rank, Scores, Task, Tune
 from interlace_cli.errors import (
     ArtifactError,
     CheckpointError,
     InterlaceError,
+    MissingInputError,
     PlanMismatchError,
     RatioError,
     UsageError,
@@ -27,7 +28,11 @@ from interlace_cli.io.checkpoints import is_local
 from interlace_cli.io.files import hash_bytes, hash_file
 from interlace_cli.io.scores import load_scores
 from interlace_cli.io.workspace import require
-from interlace_cli.strategies import STRATEGIES
+from interlace_cli.strategies import DROP_ONLY, NEEDS, STRATEGIES
+from interlace_cli.strategies.interlace import find_pair_bar
+from interlace_cli.strategies.reasons import build_notes
+from interlace_cli.strategies.tuning import assign_tuned
+from interlace_cli.strategies.weighting import build_scores, weigh_scores
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class PlanOptions:
     """`ratio` or `drop` (a number of layers). `protect` None means the default: DeepStack layers and the last one.
 
     `paper`: the released rules to the letter, with nothing protected but what the scores leave out (the last layer).
+    `rank`, `assign` and `threshold` (the S_2 that a pair needs; None: as high as the S_3 of every triplet taken) are
+    `interlace`'s own. `tune` None leaves it to the strategy which layers are tuned, `nearest` where it does not say.
+    `weights`: groups of samples or tokens to plan for, each with its weight; none means all alike.
     """
 
     ratio: float | None = None
@@ -63,6 +71,11 @@ class PlanOptions:
     protect: tuple[int, ...] | None = None
     paper: bool = False
     seed: int = 0
+    rank: Rank = Rank.SIMILARITY
+    assign: Assign = Assign.GREEDY
+    tune: Tune | None = None
+    threshold: float | None = None
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 def build_settings(options: PlanOptions) -> Settings:
@@ -74,7 +87,18 @@ def build_settings(options: PlanOptions) -> Settings:
         "protect": None if options.protect is None else list(options.protect),
         "paper": options.paper,
         "seed": options.seed,
+        "rank": options.rank.value,
+        "assign": options.assign.value,
+        "tune": options.tune.value if options.tune else None,
+        "threshold": options.threshold,
+        "weights": dict(options.weights),
     }
+
+
+def find_importances(options: PlanOptions) -> set[str]:
+    """What `analyze --importance` has to have measured for these options, beside similarity."""
+    needed = {NEEDS.get(options.strategy)} | ({options.rank.value} if options.rank is not Rank.SIMILARITY else set())
+    return {name for name in needed if name is not None}
 
 
 def plan_from_analysis(path: Path, options: PlanOptions, stack: str | None = None) -> Plan:
@@ -86,10 +110,16 @@ def plan_from_analysis(path: Path, options: PlanOptions, stack: str | None = Non
             f"{path} is of the {analysis.model.stack} stack, and --stack says {stack}.",
             f"Run `interlace analyze --stack {stack}`.",
         )
-    spans = analysis.similarity
-    scores = Scores(analysis.model.num_layers, spans.s1, spans.s2, spans.s3)
+    missing = next((n for n in sorted(find_importances(options)) if getattr(analysis, n) is None), None)
+    if missing is not None:
+        raise MissingInputError(
+            f"{path} has no importance by {missing}.",
+            f"Run `interlace analyze --importance {missing}` on the same model and dataset: it adds that.",
+        )
+    scores = weigh_scores(analysis, dict(options.weights)) if options.weights else build_scores(analysis)
     inputs = {"analysis": hash_file(path), "model": analysis.model.fingerprint}
-    return build_plan(scores, options, Known.by_facts(analysis.model), analysis.calibration, inputs)
+    made = build_plan(scores, options, Known.by_facts(analysis.model), analysis.calibration, inputs)
+    return made.model_copy(update={"correlation": analysis.correlation})
 
 
 def plan_from_scores(paths: Sequence[Path], options: PlanOptions, known: Known | None = None) -> Plan:
@@ -161,8 +191,13 @@ def build_plan(
     if options.paper:
         scores = scores.without_last()
     protected = _protected(options, layers, known) | {layer for lock in known.locked for layer in lock.layers}
-    task = Task(scores, _count(options, layers), protected, options.seed)
+    task = Task(scores, _count(options, layers), protected, options.seed, options.rank, options.assign)
+    if options.strategy == "interlace" and not options.paper:
+        task = replace(task, pair_bar=find_pair_bar(task) if options.threshold is None else options.threshold)
     picks = _select(task, options, known)
+    tune = options.tune or (Tune.NEAREST if options.strategy in DROP_ONLY else None)
+    if tune is not None:
+        picks = assign_tuned(picks, scores, protected, tune)
     roles = [Role.KEEP] * layers
     for pick in picks:
         for role, members in ((Role.DROP, pick.drop), (Role.TUNE, pick.tune), (Role.ANCHOR, pick.anchor)):
@@ -184,8 +219,11 @@ def build_plan(
         anchor=by_role[Role.ANCHOR],
         protect=sorted(task.protected),
         locked=known.locked,
+        pair_bar=task.pair_bar,
         picks=picks,
-        layers=_build_notes(task, picks, roles, known, has_scores),
+        layers=build_notes(
+            task if has_scores else replace(task, scores=Scores(layers, [], [], [])), picks, roles, known.locked, model
+        ),
         summary=_summarize(by_role[Role.DROP], layers, model, calibration),
         model=model,
     )
@@ -212,6 +250,15 @@ def check_options(options: PlanOptions) -> None:
         raise UsageError(f"--ratio {options.ratio:g} is not between 0 and 1.", "Such as --ratio 0.25.")
     if options.paper and options.protect:
         raise UsageError("--paper protects nothing, and --protect does.", "Give one of them.")
+    if options.strategy != "interlace":
+        own = {
+            "--rank": options.rank is not Rank.SIMILARITY,
+            "--assign": options.assign is not Assign.GREEDY,
+            "--threshold": options.threshold is not None,
+        }
+        wrong = next((option for option, is_given in own.items() if is_given), None)
+        if wrong is not None:
+            raise UsageError(f"{wrong} belongs to the strategy interlace, not to {options.strategy}.", "Leave it out.")
 
 
 def _count(options: PlanOptions, layers: int) -> int:
@@ -242,6 +289,7 @@ def _protected(options: PlanOptions, layers: int, known: Known) -> frozenset[int
 def _select(task: Task, options: PlanOptions, known: Known) -> list[Pick]:
     """The strategy's picks. Raises RatioError that names the largest ratio and what stands in its way."""
     select = STRATEGIES[options.strategy]
+    _check_scores(task.scores, options)
     picks = select(task)
     if sum(len(pick.drop) for pick in picks) == task.count:
         return picks
@@ -251,51 +299,42 @@ def _select(task: Task, options: PlanOptions, known: Known) -> list[Pick]:
     left = set(range(layers)) - task.protected - {layer for pick in picks for layer in pick.layers}
     if options.paper:
         left -= {layers - 1}
+    lonely = f", and {describe_layers(left)} have no free neighbours left" if options.strategy not in DROP_ONLY else ""
     because = "".join(f" Layers {describe_layers(lock.layers)} cannot go: {lock.reason}." for lock in known.locked)
+    if options.strategy == "sleb":
+        because += f" The greedy search by loss dropped layers {describe_layers(task.scores.path)}."
+    if len(select(replace(task, count=layers, pair_bar=None))) > reach:
+        because += f" Pairs of an S2 below {task.pair_bar:.4f} are not taken; --threshold lowers that."
     raise RatioError(
         f"{options.strategy} can drop {reach} of {layers} layers (ratio {reach / layers:.4g}), not {task.count}:"
-        f" protected are {describe_layers(task.protected)}, and {describe_layers(left)} have no free neighbours left."
-        + because,
-        f"Ask for --drop {reach} or less, protect fewer layers, or take another strategy." if reach else "",
+        f" protected are {describe_layers(task.protected)}{lonely}.{because}",
+        f"Ask for --drop {reach} or less, protect fewer layers, {_advise(options)}." if reach else "",
     )
 
 
-def _build_notes(task: Task, picks: list[Pick], roles: list[Role], known: Known, has_scores: bool) -> list[LayerNote]:
-    scores, model = task.scores, known.model
-    if not has_scores:
-        scores = Scores(scores.num_layers, [], [], [])
-    why = {layer: f"protected: {lock.reason}" for lock in known.locked for layer in lock.layers}
-    for rank, pick in enumerate(picks, start=1):
-        for layer in pick.layers:
-            why[layer] = _explain(layer, pick, rank, roles, scores)
-    notes = []
-    for layer, role in enumerate(roles):
-        default = "protected" if layer in task.protected else "in no span"
-        assert role is Role.KEEP or layer in why
-        notes.append(
-            LayerNote(
-                index=layer,
-                s1=_get(scores.s1, layer),
-                s2=_get(scores.s2, layer),
-                s3=_get(scores.s3, layer),
-                parameters=model.layer_parameters[layer] if model else None,
-                why=why.get(layer, default),
-            )
+def _advise(options: PlanOptions) -> str:
+    if options.strategy == "sleb":
+        return "or search further: `interlace analyze --importance loss --search-ratio`"
+    if options.strategy == "interlace" and options.assign is Assign.GREEDY:
+        return "add --assign optimal, or take another strategy"
+    return "or take another strategy"
+
+
+def _check_scores(scores: Scores, options: PlanOptions) -> None:
+    """Raises UsageError if what the strategy chooses by was not measured, or not in the groups that are asked for."""
+    by_rank = {Rank.LOSS: scores.damage, Rank.TAYLOR: scores.first_order}
+    by_strategy = {"angular": scores.angular, "sleb": scores.path, "taylor": scores.sensitivity}
+    chosen: Sequence[object] = by_strategy.get(options.strategy, by_rank.get(options.rank, [None]))
+    if chosen:
+        return
+    what = options.strategy if options.strategy in by_strategy else f"--rank {options.rank.value}"
+    if options.weights:
+        raise UsageError(
+            f"{what} cannot be weighed by {', '.join(name for name, _ in options.weights)}: what it chooses by was not"
+            " measured for these alone.",
+            "Leave out --weight, or choose by similarity.",
         )
-    return notes
-
-
-def _explain(layer: int, pick: Pick, rank: int, roles: list[Role], scores: Scores) -> str:
-    """One line on why the layer has its role."""
-    span = describe_layers(pick.layers) if pick.rule != "random" else f"{pick.drop[0]} and {pick.tune[0]}"
-    by = {"triplet": "S3", "pair": "S2", "next": "S1", "block": "mean S1"}.get(pick.rule)
-    ranked = f" by {by} {pick.score:.4f}" if by and pick.score is not None else ""
-    found = f"{pick.rule} {span}, pick {rank}{ranked}"
-    if roles[layer] is Role.DROP and pick.rule in ("triplet", "pair"):
-        own, other = _get(scores.s1, layer), _get(scores.s1, pick.tune[0])
-        sign = ">" if (own or 0) > (other or 0) else "=" if own == other else "first, despite"
-        return f"{found}; S1 {own:.4f} {sign} {other:.4f} of layer {pick.tune[0]}"
-    return found
+    raise UsageError(f"{what} needs what only `interlace analyze` measures, on a language model.", "Run it first.")
 
 
 def _summarize(drop: list[int], layers: int, model: ModelFacts | None, calibration: Calibration | None) -> PlanSummary:
@@ -315,10 +354,6 @@ def _summarize(drop: list[int], layers: int, model: ModelFacts | None, calibrati
         bytes_left=model.total_bytes - sum(model.layer_bytes[i] for i in drop),
         prefill_speedup=speedup,
     )
-
-
-def _get(values: Sequence[float], index: int) -> float | None:
-    return values[index] if index < len(values) else None
 
 
 def check_replaceable(path: Path, force: bool) -> None:

@@ -138,7 +138,9 @@ class _Chain:
             Analysis,
             analyze.build_settings(o.analyze),
             inputs,
-            lambda: analyze.analyze_model(o.model, self.space.dataset, self.space.analysis, o.analyze, self.progress),
+            lambda: analyze.analyze_model(
+                o.model, self.space.dataset, self.space.analysis, o.analyze, self.progress, anew=o.force
+            ),
         )
 
     def plan(self) -> None:

@@ -41,8 +41,8 @@ class LossImportance(Record):
 
 class TaylorImportance(Record):
     """From one backward pass over the samples' mean loss: `sensitivity[i]` is the sum of |gradient x weight| over layer
-    i, `first_order[i]` the first-order estimate of what dropping it adds to the loss, -<gradient of its output, what it
-    adds to the hidden state>."""
+    i, `first_order[i]` the first-order estimate of how much dropping it changes the loss of an answer token, the mean
+    over samples of |<gradient of its output, what it adds to the hidden state>|."""
 
     sensitivity: list[float]
     first_order: list[float]

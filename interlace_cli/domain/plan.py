@@ -14,7 +14,8 @@ from interlace_cli.domain.record import Artifact, Record
 class Pick(Record):
     """One decision of a strategy: a span of layers and what becomes of each.
 
-    `rule` is how it was found (triplet, pair, next, random, block); `score` is what it was ranked by, if anything.
+    `rule` is how it was found (triplet, pair, next, random, block, influence, angle, loss, sensitivity); `score` is
+    what it was ranked by, if anything.
     """
 
     rule: str
@@ -26,12 +27,14 @@ class Pick(Record):
 
 
 class LayerNote(Record):
-    """What is known of one layer: its span similarities where a span starts at it, its size, and why its role."""
+    """What is known of one layer: its span similarities where a span starts at it, what dropping it alone adds to the
+    loss, its size, and why its role."""
 
     index: int
     s1: float | None
     s2: float | None
     s3: float | None
+    damage: float | None = None
     parameters: int | None
     why: str
 
@@ -54,6 +57,7 @@ class PlanSummary(Record):
 class Plan(Artifact):
     """Roles over the dense layers. `roles` is the truth; `drop`, `tune` and `anchor` repeat it and must agree.
 
+    `pair_bar` is the S_2 that a pair had to have to be taken; `correlation` the analysis' own (`domain/analysis.py`).
     An edited plan may leave out `drop`, `tune`, `anchor`, `picks`, `layers` and `summary`; what it has must agree.
     """
 
@@ -68,6 +72,8 @@ class Plan(Artifact):
     anchor: list[int]
     protect: list[int] = []
     locked: list[Lock] = []
+    pair_bar: float | None = None
+    correlation: float | None = None
     picks: list[Pick] = []
     layers: list[LayerNote] = []
     summary: PlanSummary | None = None

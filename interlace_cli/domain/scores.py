@@ -37,7 +37,7 @@ class Scores:
     it was not measured:
 
     `angular[n-1][i]`: angular distance, 0 ... 1, of the last token's hidden states in front of layer i and n layers on;
-    `damage[i]`: what dropping layer i alone adds to the loss; `first_order[i]`: the first-order estimate of that;
+    `damage[i]`: what dropping layer i alone adds to the loss; `first_order[i]`: the size of that, to first order;
     `sensitivity[i]`: sum of |gradient x weight|; `path`: layers in the order of the greedy search by loss.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,10 +129,11 @@ class Replay:
             return forward(*args, **kwargs)
         if not self._is_replaying:
             made = forward(*args, **kwargs)
-            recording.before.setdefault(module, []).append(made)
+            # A copy: some models fill in the fields of what a part has returned.
+            recording.before.setdefault(module, []).append(copy(made))
             return made
         place = self._calls[module] = self._calls.get(module, -1) + 1
-        return recording.before[module][place]
+        return copy(recording.before[module][place])
 
     def _call_layer(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._seen_layers = True

@@ -2,8 +2,9 @@
 
 `sensitivity`: sum over the layer's weights of |gradient x weight|, the gradient being that of the mean loss over all
 samples (Kim et al. 2024, "Shortened LLaMA", arXiv 2402.02834, section 3.2). It needs the gradients of all the layers'
-weights at once. `first_order`: the layer leaves x + f(x) where its absence leaves x, which changes the loss by about
--<dL/d(x + f(x)), f(x)> (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the unit).
+weights at once. `first_order`: the layer leaves x + f(x) where its absence leaves x, which changes a sample's loss by
+about |<dL/d(x + f(x)), f(x)>| (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the
+unit; without the absolute value the samples of a trained model cancel out).
 
 Shape legend: B samples, T tokens, H hidden size, L layers, N samples in all.
 """
@@ -70,7 +71,7 @@ def _sum_sensitivity(layer: nn.Module) -> float:
 
 
 class _BranchTap:
-    """Collects -<gradient of a layer's output, output - input> for every sample."""
+    """Collects |<gradient of a layer's output, output - input>| for every sample."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = layers
@@ -99,7 +100,7 @@ class _BranchTap:
             branch_BTH = out_BTH.detach() - get_hidden(args, kwargs).detach()
 
             def on_gradient(gradient_BTH: Tensor) -> None:
-                estimate_B = -(gradient_BTH.float() * branch_BTH.float()).sum((1, 2), dtype=torch.float64)
+                estimate_B = (gradient_BTH.float() * branch_BTH.float()).sum((1, 2), dtype=torch.float64).abs()
                 self.first_order[index][-len(estimate_B) :] = estimate_B.tolist()
 
             if out_BTH.requires_grad:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from interlace_cli.domain.scores import Task
+
 Choice = tuple[list[int], list[int], list[int]]
 Numbers = Sequence[float]
 
@@ -80,6 +82,51 @@ NAIVE = {
     "interlace_oa": naive_ordered,
     "interlace_tn": naive_train_next,
     "consecutive": naive_consecutive,
+}
+
+
+def naive_influence(task: Task) -> list[int]:
+    """Block influence 1 - S_1, the smallest first."""
+    layers = [layer for layer in range(len(task.scores.s1)) if layer not in task.protected]
+    return sorted(layers, key=lambda layer: (-task.scores.s1[layer], layer))[: task.count]
+
+
+def naive_angle(task: Task) -> list[int]:
+    for width in range(min(task.count, len(task.scores.angular)), 0, -1):
+        best: tuple[float, list[int]] | None = None
+        for start, distance in enumerate(task.scores.angular[width - 1]):
+            block = list(range(start, start + width))
+            if not any(layer in task.protected for layer in block) and (best is None or distance < best[0]):
+                best = (distance, block)
+        if best is not None:
+            return best[1]
+    return []
+
+
+def naive_search(task: Task) -> list[int]:
+    drops: list[int] = []
+    for layer in task.scores.path:
+        if layer in task.protected or len(drops) == task.count:
+            break
+        drops.append(layer)
+    return drops
+
+
+def naive_sensitivity(task: Task) -> list[int]:
+    drops: list[int] = []
+    while len(drops) < task.count:
+        left = [i for i in range(len(task.scores.sensitivity)) if i not in task.protected and i not in drops]
+        if not left:
+            break
+        drops.append(min(left, key=lambda i: (task.scores.sensitivity[i], i)))
+    return drops
+
+
+NAIVE_DROPS = {
+    "shortgpt": naive_influence,
+    "angular": naive_angle,
+    "sleb": naive_search,
+    "taylor": naive_sensitivity,
 }
 """`random` has no second implementation, as any draw is right that keeps the rules: `most_random_drops`."""
 

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from naive_selection import NAIVE, most_random_drops
+from naive_selection import NAIVE, NAIVE_DROPS, most_random_drops
 
 from interlace_cli.core.plan import Known, PlanOptions, build_plan
 from interlace_cli.domain.layers import Role, count_drops, describe_layers
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.scores import Scores, Task
+from interlace_cli.domain.scores import Assign, Rank, Scores, Task, Tune
 from interlace_cli.errors import RatioError, UsageError
 from interlace_cli.strategies import STRATEGIES
+from interlace_cli.strategies.interlace import rate_spans
+from interlace_cli.strategies.tuning import assign_tuned
 
 few_values = st.sampled_from([0.25, 0.5, 0.75])
 any_cosine = st.floats(-1, 1)
 
 
 @st.composite
-def score_tables(draw: st.DrawFn) -> Scores:
-    """2 ... 48 layers; all scores from three values, all floats, or mixed."""
-    layers = draw(st.integers(2, 48))
+def score_tables(draw: st.DrawFn, most: int = 48) -> Scores:
+    """2 ... `most` layers; all scores from three values, all floats, or mixed."""
+    layers = draw(st.integers(2, most))
     values = draw(st.sampled_from([few_values, any_cosine, few_values | any_cosine]))
-    return Scores(layers, *(draw(st.lists(values, min_size=n, max_size=n)) for n in (layers, layers - 1, layers - 2)))
+    spans = [draw(st.lists(values, min_size=n, max_size=n)) for n in (layers, layers - 1, layers - 2)]
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    return Scores(
+        layers,
+        *spans,
+        angular=[[rng.choice([0.1, 0.2, rng.random()]) for _ in range(layers - n + 1)] for n in range(1, layers + 1)],
+        damage=[rng.choice([0.1, rng.random() - 0.2]) for _ in range(layers)],
+        first_order=[rng.choice([0.1, rng.random() - 0.2]) for _ in range(layers)],
+        sensitivity=[rng.choice([0.1, rng.random()]) for _ in range(layers)],
+        path=rng.sample(range(layers), rng.randint(1, layers)),
+    )
 
 
 @st.composite
@@ -49,6 +63,80 @@ def test_a_strategy_chooses_what_the_naive_one_does(name: str, task: Task) -> No
     picks = STRATEGIES[name](task)
     wanted = naive(name, task.scores, task.count, set(task.protected))
     assert [(pick.drop, pick.tune, pick.anchor) for pick in picks] == wanted
+
+
+@pytest.mark.parametrize("name", NAIVE_DROPS)
+@settings(max_examples=200, deadline=None)
+@given(task=tasks())
+def test_a_drop_only_strategy_drops_what_the_naive_one_does(name: str, task: Task) -> None:
+    picks = STRATEGIES[name](task)
+    assert [layer for pick in picks for layer in pick.drop] == NAIVE_DROPS[name](task)
+    assert not any(pick.tune or pick.anchor for pick in picks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), count=st.integers(1, 5), rank=st.sampled_from(Rank))
+def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int, rank: Rank) -> None:
+    """Against all sets of spans of a small model."""
+    table = data.draw(score_tables(most=12))
+    protected = data.draw(st.frozensets(st.integers(0, table.num_layers - 1), max_size=3))
+    bar = data.draw(st.none() | st.floats(-1, 1))
+    task = Task(table, count, protected, 0, rank, Assign.OPTIMAL, bar)
+    spans = [
+        (list(range(start, start + length)), value)
+        for length in (3, 2)
+        for start, value in enumerate(rate_spans(task, length))
+        if protected.isdisjoint(range(start, start + length)) and (length == 3 or bar is None or table.s2[start] >= bar)
+    ]
+
+    def worth(chosen: list[tuple[list[int], float]]) -> tuple[int, int, float]:
+        return len(chosen), sum(len(span) == 3 for span, _ in chosen), sum(value for _, value in chosen)
+
+    best = (0, 0, 0.0)
+    for size in range(1, count + 1):
+        for chosen in combinations(spans, size):
+            members = [layer for span, _ in chosen for layer in span]
+            if len(set(members)) == len(members):
+                best = max(best, worth(list(chosen)))
+    picks = STRATEGIES["interlace"](task)
+    assert worth([(pick.layers, pick.score or 0.0) for pick in picks]) == pytest.approx(best)
+    damage = {Rank.LOSS: table.damage, Rank.TAYLOR: table.first_order, Rank.SIMILARITY: [-s for s in table.s1]}[rank]
+    assert all(damage[pick.drop[0]] <= damage[pick.tune[0]] for pick in picks)
+
+
+@settings(max_examples=300, deadline=None)
+@given(task=tasks(), name=st.sampled_from(sorted(STRATEGIES)), how=st.sampled_from(Tune))
+def test_any_drop_set_is_interleaved_by_one_rule(task: Task, name: str, how: Tune) -> None:
+    picks = STRATEGIES[name](task)
+    done = assign_tuned(picks, task.scores, task.protected, how)
+    assert [pick.drop for pick in done] == [pick.drop for pick in picks]
+    flat = [layer for pick in done for layer in pick.drop + pick.tune + pick.anchor]
+    assert len(flat) == len(set(flat)), "roles overlap"
+    assert task.protected.isdisjoint(flat) or name == "random"
+    drop = {layer for pick in done for layer in pick.drop}
+    tune = {layer for pick in done for layer in pick.tune}
+    free = set(range(task.scores.num_layers)) - drop - task.protected
+    if how is Tune.NONE:
+        assert not tune
+    elif how is Tune.NEAREST:
+        assert len(tune) == min(len(drop), len(free)), "as many tuned as dropped, if there can be"
+    else:
+        lonely = [layer for layer in drop if not {layer - 1, layer + 1} & tune]
+        assert not any({layer - 1, layer + 1} & (free - tune) for layer in lonely), "a free neighbour was left"
+    assert all({layer - 1, layer - 2} & drop for pick in done for layer in pick.anchor), "an anchor follows its pair"
+
+
+def test_a_pair_that_carries_the_model_is_not_taken() -> None:
+    """Layer 0 of a model whose triplets are used up."""
+    scores = Scores(8, [0.4] + [0.97] * 7, [0.38] + [0.95] * 6, [0.36, 0.5] + [0.93] * 4)
+    options = PlanOptions(drop=3, protect=())
+    with pytest.raises(RatioError, match=r"can drop 2 of 8 layers.*S2 below 0\.9300"):
+        plan(scores, options)
+    assert plan(scores, replace(options, threshold=0.3)).tune[0] == 0
+    best = plan(scores, replace(options, assign=Assign.OPTIMAL))
+    assert 0 not in best.drop + best.tune
+    assert best.pair_bar == 0.93
+    assert plan(scores.without_last(), PlanOptions(drop=2, paper=True)).pair_bar is None
 
 
 @settings(max_examples=300, deadline=None)
@@ -176,7 +264,8 @@ def test_by_default_deepstack_layers_and_the_last_are_protected(name: str, table
     wanted = naive(name, table, data.draw(st.integers(1, table.num_layers)), {0, 1, 2, last})
     count = sum(len(drop) for drop, _, _ in wanted)
     assume(count)
-    made = plan(table, PlanOptions(drop=count, strategy=name), deepstack=3)
+    threshold = -1.0 if name == "interlace" else None
+    made = plan(table, PlanOptions(drop=count, strategy=name, threshold=threshold), deepstack=3)
     assert made.protect == [0, 1, 2, last]
     assert [(pick.drop, pick.tune, pick.anchor) for pick in made.picks] == wanted
 

@@ -1,0 +1,84 @@
+"""An analysis -> the scores of a task, over all samples or over those that the user cares for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from interlace_cli.domain.analysis import Analysis, Group, SpanSimilarity
+from interlace_cli.domain.scores import Scores
+from interlace_cli.errors import UsageError
+
+MODALITY = "modality"
+
+
+def build_scores(analysis: Analysis) -> Scores:
+    """Everything that was measured, over all samples."""
+    spans, loss, taylor = analysis.similarity, analysis.loss, analysis.taylor
+    return Scores(
+        analysis.model.num_layers,
+        spans.s1,
+        spans.s2,
+        spans.s3,
+        angular=analysis.angular or (),
+        damage=loss.damage if loss else (),
+        first_order=taylor.first_order if taylor else (),
+        sensitivity=taylor.sensitivity if taylor else (),
+        path=[step.layer for step in loss.path] if loss else (),
+    )
+
+
+def weigh_scores(analysis: Analysis, weights: Mapping[str, float]) -> Scores:
+    """The weighted mean over the groups that are named; a group that is not has no weight. A name is a modality, a
+    source or a kind, `kind:where` if it is two of these.
+
+    What was measured over all samples at once (angular distances, weight sensitivity, the greedy search) has no such
+    mean and is left out, and so are losses if a modality is named: a loss belongs to answers. Raises UsageError.
+    """
+    groups = _list_groups(analysis)
+    chosen = [(_find_group(groups, name), weight) for name, weight in weights.items()]
+    total = sum(weight for _, weight in chosen)
+    if total <= 0 or min(weights.values()) < 0:
+        raise UsageError("--weight needs weights of at least 0, and one that is more.", "Such as --weight text=2.")
+    shares = [weight / total for _, weight in chosen]
+    spans = [group.similarity for group, _ in chosen]
+    damages = [group.damage for group, _ in chosen]
+    estimates = [group.first_order for group, _ in chosen]
+    return Scores(
+        analysis.model.num_layers,
+        _mean([span.s1 for span in spans], shares),
+        _mean([span.s2 for span in spans], shares),
+        _mean([span.s3 for span in spans], shares),
+        damage=_mean([[_to_float(value) for value in one or ()] for one in damages], shares) if all(damages) else (),
+        first_order=_mean([one or () for one in estimates], shares) if all(estimates) else (),
+    )
+
+
+def _list_groups(analysis: Analysis) -> list[Group]:
+    modalities: list[tuple[str, SpanSimilarity | None]] = [("image", analysis.image), ("text", analysis.text)]
+    samples = analysis.calibration.samples
+    found = [Group(by=MODALITY, name=name, samples=samples, similarity=spans) for name, spans in modalities if spans]
+    return [*found, *analysis.groups]
+
+
+def _find_group(groups: Sequence[Group], name: str) -> Group:
+    found = [group for group in groups if name in (group.name, f"{group.by}:{group.name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = " or ".join(f"{group.by}:{group.name}" for group in found)
+        raise UsageError(f"--weight {name} may be more than one group.", f"Write {names}.")
+    known = ", ".join(group.name for group in groups[:12]) + (" ..." if len(groups) > 12 else "")
+    raise UsageError(
+        f"--weight names {name!r}, and the analysis knows {known}.",
+        "Run `interlace analyze --by source,kind` for those of the dataset.",
+    )
+
+
+def _mean(values: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:
+    return [
+        sum(share * value for share, value in zip(shares, column, strict=True)) for column in zip(*values, strict=True)
+    ]
+
+
+def _to_float(value: float | None) -> float:
+    return float("inf") if value is None else value
