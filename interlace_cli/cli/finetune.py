@@ -32,6 +32,9 @@ def finetune(
     tune_layers: Annotated[
         str | None, typer.Option("--tune-layers", help="Tune exactly these (dense indices), instead of the plan's.")
     ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Train the plan's tuned layers in the dense model: the baseline Dense-FT.")
+    ] = False,
     out: OutOption = None,
     epochs: Annotated[float, typer.Option("--epochs", min=0.0)] = 1.0,
     lr: Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")] = 1e-5,
@@ -57,13 +60,14 @@ def finetune(
     debug: DebugOption = False,
 ) -> None:
     """Heals the tuned layers of a pruned checkpoint; nothing else moves. The defaults are the paper's recipe."""
-    from interlace_cli.core.finetune import heal_model
+    from interlace_cli.core.finetune import heal_dense, heal_model
     from interlace_cli.domain.layers import describe_layers, parse_layers
+    from interlace_cli.errors import UsageError
     from interlace_cli.healing.recipe import Recipe
     from interlace_cli.io.workspace import require
 
     space = Workspace(workspace)
-    folder = out or space.healed
+    folder = out or (space.root / "dense-ft" if dense else space.healed)
     recipe = Recipe(
         lr=lr,
         epochs=epochs,
@@ -77,19 +81,26 @@ def finetune(
         report_to=report_to,
         seed=seed,
     )
-    if plan is None and checkpoint is None and space.plan.exists():
-        plan = space.plan
-    card = heal_model(
-        require(checkpoint or space.pruned),
-        require(dataset or space.dataset),
-        folder,
-        recipe,
-        BarProgress(),
-        plan_path=plan,
-        tune_layers=None if tune_layers is None else parse_layers(tune_layers, "--tune-layers"),
-        device=device,
-        force=force,
-    )
+    source, progress = require(dataset or space.dataset), BarProgress()
+    if dense:
+        if tune_layers is not None:
+            raise UsageError("--dense trains the layers that the plan tunes.", "Leave out --tune-layers.")
+        where = None if checkpoint is None else str(checkpoint)
+        card = heal_dense(where, source, folder, recipe, progress, plan or space.plan, device, force)
+    else:
+        if plan is None and checkpoint is None and space.plan.exists():
+            plan = space.plan
+        card = heal_model(
+            require(checkpoint or space.pruned),
+            source,
+            folder,
+            recipe,
+            progress,
+            plan_path=plan,
+            tune_layers=None if tune_layers is None else parse_layers(tune_layers, "--tune-layers"),
+            device=device,
+            force=force,
+        )
     healing = card.healing
     assert healing is not None
     tuned = [card.dense_index[position] for position in card.tune]

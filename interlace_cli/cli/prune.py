@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 
 
+class Method(str, Enum):
+    """How weights are dropped."""
+
+    WANDA = "wanda"
+    MAGNITUDE = "magnitude"
+
+
 def prune(
     model: Annotated[
         str | None, typer.Argument(help="`demo`, a checkpoint folder, or a Hub id. Default: the plan's model.")
@@ -36,6 +44,16 @@ def prune(
         str | None, typer.Option("--drop-layers", help="Drop exactly these, such as 3,6, with no plan.")
     ] = None,
     stack: StackOption = None,
+    method: Annotated[
+        Method | None, typer.Option("--method", help="Drop weights instead of layers, by --sparsity: a baseline.")
+    ] = None,
+    sparsity: Annotated[
+        str, typer.Option("--sparsity", help="Of how many weights how many stay, for --method.")
+    ] = "2:4",
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="Calibrates --method wanda, instead of the workspace's.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Calibrate --method wanda on this many.")] = 128,
     verify: Annotated[
         bool, typer.Option("--verify", help="Load both models and compare them, the dropped layers being bypassed.")
     ] = False,
@@ -49,14 +67,36 @@ def prune(
     debug: DebugOption = False,
 ) -> None:
     """A new checkpoint without the dropped layers, by surgery on disk: the model is never built."""
-    from interlace_cli.core.prune import draft_by_plan, draft_cut, prune_by_plan, prune_layers, verify_cut
+    from interlace_cli.core.prune import (
+        draft_by_plan,
+        draft_cut,
+        prune_by_plan,
+        prune_layers,
+        prune_weights,
+        verify_cut,
+    )
     from interlace_cli.domain.checkpoint import PruneOutcome
     from interlace_cli.domain.layers import parse_layers
     from interlace_cli.errors import CheckpointError, UsageError
     from interlace_cli.io.models import choose_device
+    from interlace_cli.io.workspace import require
+    from interlace_cli.sparsity.pattern import Pattern
 
     space = Workspace(workspace)
     folder, progress = out or space.pruned, BarProgress()
+    if method is not None:
+        if plan is not None or drop_layers is not None or stack is not None or verify or dry_run:
+            raise UsageError(
+                "--method drops weights, and --plan, --drop-layers, --stack, --verify and --dry-run are about layers.",
+                "Give one or the other.",
+            )
+        pattern, folder = Pattern.parse(sparsity), out or space.root / method.value
+        source = None if method is Method.MAGNITUDE else require(dataset or space.dataset)
+        card = prune_weights(
+            model or "demo", method.value, pattern, folder, progress, source, samples, device=device, force=force
+        )
+        output.result(PruneOutcome(checkpoint=card, fidelity=None), *card.notes, f"{folder}")
+        return
     if verify:
         # Before anything is written.
         choose_device(device)

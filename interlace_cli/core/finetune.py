@@ -7,23 +7,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import CheckpointError, PlanMismatchError, TrainableSetError, UsageError
+from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.healing.recipe import PRECISIONS, Recipe
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
-from interlace_cli.io.files import check_free, folder_being_made
+from interlace_cli.io.files import check_free, folder_being_made, hash_file
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    pass
 
 
 def build_settings(recipe: Recipe) -> Settings:
@@ -48,11 +47,66 @@ def heal_model(
     TrainableSetError if anything else would train, or has moved.
     """
     check_free(out, force)
-    if recipe.precision not in PRECISIONS:
-        raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
     card = load_artifact(require(require(pruned) / PASSPORT), CheckpointCard)
     positions = _choose_positions(card, plan_path, tune_layers, force)
     opened = open_model(pruned, card.stack)
+    card = card.model_copy(update={"stage": "healed", "tune": list(positions)})
+    return _train(opened, {"pruned": opened.facts.fingerprint}, card, dataset, out, recipe, progress, device, force)
+
+
+def heal_dense(
+    location: str | None,
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    progress: Progress,
+    plan_path: Path,
+    device: str = "auto",
+    force: bool = False,
+) -> CheckpointCard:
+    """Dense-FT, the paper's baseline: the plan's tuned layers, the same ones, are trained in the dense model that the
+    plan is for (or `location`), with nothing dropped."""
+    check_free(out, force)
+    plan = load_artifact(require(plan_path), Plan)
+    where = location or (plan.model.location if plan.model else None)
+    if where is None:
+        raise UsageError("the plan names no model.", "Give the dense model.")
+    opened = open_model(where, plan.stack)
+    facts = opened.facts
+    if plan.num_layers != facts.num_layers:
+        raise PlanMismatchError(f"the plan is for {plan.num_layers} layers, and {facts.name} has {facts.num_layers}.")
+    card = CheckpointCard(
+        kind=CheckpointCard.KIND,
+        schema_version=CheckpointCard.SCHEMA,
+        created_by=build_origin("finetune", {}),
+        inputs={"model": facts.fingerprint, "plan": hash_file(plan_path)},
+        stage="dense-ft",
+        base=facts,
+        stack=plan.stack,
+        strategy=plan.strategy,
+        ratio=0.0,
+        dense_index=list(range(facts.num_layers)),
+        dropped=[],
+        tune=plan.tune,
+    )
+    return _train(opened, {}, card, dataset, out, recipe, progress, device, force)
+
+
+def _train(
+    opened: OpenedModel,
+    inputs: dict[str, str],
+    card: CheckpointCard,
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    progress: Progress,
+    device: str,
+    force: bool,
+) -> CheckpointCard:
+    """Trains the layers that the card says are tuned, and writes what came of it."""
+    if recipe.precision not in PRECISIONS:
+        raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
+    path, positions = opened.checkpoint.path, card.tune
     samples = load_split(dataset, "train")
 
     from interlace_cli.data.batches import Batcher
@@ -64,12 +118,12 @@ def heal_model(
     settings = build_settings(recipe)
     recipe = replace(recipe, precision=_choose_precision(recipe.precision, choose_device(device)))
     dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[recipe.precision]
-    model = load_model(pruned, dtype, device)
-    processor = load_processor(pruned, recipe.min_pixels, recipe.max_pixels)
+    model = load_model(path, dtype, device)
+    processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
     layers = find_layers(model, card.stack)
     apply_trainable_set(model, layers, positions)
     check_trainable_set(model, layers, positions)
-    collect_tuned(opened, model, layers, positions, "meta")
+    collect_stored(opened, model, layers, positions, "meta")
     before = hash_frozen(model)
     history = train(model, Batcher(processor, dataset, recipe.max_length), samples, recipe, progress)
     after = hash_frozen(model)
@@ -89,13 +143,11 @@ def heal_model(
     healed = card.model_copy(
         update={
             "created_by": build_origin("finetune", settings),
-            "inputs": {**card.inputs, "pruned": opened.facts.fingerprint, "dataset": hash_dataset(dataset)},
-            "stage": "healed",
-            "tune": list(positions),
+            "inputs": {**card.inputs, **inputs, "dataset": hash_dataset(dataset)},
             "healing": healing,
         }
     )
-    tuned = {name: to_bytes(value) for name, value in collect_tuned(opened, model, layers, positions, "cpu").items()}
+    tuned = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
     _write(opened, tuned, healed, out, force)
     return healed
 
@@ -141,31 +193,3 @@ def _choose_precision(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def collect_tuned(
-    opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList, positions: Sequence[int], device: str
-) -> dict[str, Tensor]:
-    """Name on disk -> the tuned tensor, in the dtype that the checkpoint has there. Raises CheckpointError if it does
-    not store one as the model holds it; on the device `meta` that is found out before training, for nothing."""
-    import torch
-
-    from interlace_cli.io.models import to_stored_tensors
-
-    dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    prefix = next(name for name, module in model.named_modules() if module is layers)
-    held = {
-        f"{prefix}.{position}.{name}": parameter.detach().to(device)
-        for position in positions
-        for name, parameter in layers[position].named_parameters()
-    }
-    result = {}
-    for name, value in to_stored_tensors(model, held).items():
-        stored = opened.checkpoint.tensors.get(name)
-        if stored is None or stored.shape != tuple(value.shape) or stored.dtype not in dtypes:
-            raise CheckpointError(
-                f"{opened.checkpoint.path} does not store {name} as the model holds it.",
-                "Layers of a quantized checkpoint cannot be tuned; heal the original, and quantize it afterwards.",
-            )
-        result[name] = value.to(dtypes[stored.dtype])
-    return result

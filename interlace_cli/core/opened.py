@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.model import Lock, ModelFacts
@@ -19,6 +20,10 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, TensorInfo, fingerprint, open_checkpoint, read_config
 from interlace_cli.io.models import resolve_config
 from interlace_cli.io.workspace import PASSPORT
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,36 @@ def find_cut_stack(location: str | Path) -> str:
     """Which stack a folder says it was cut in, if it is one of ours; else the language model's."""
     passport = Path(location).expanduser() / PASSPORT
     return load_artifact(passport, CheckpointCard).stack if passport.exists() else LANGUAGE
+
+
+def collect_stored(
+    opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList, positions: Sequence[int], device: str
+) -> dict[str, Tensor]:
+    """Name on disk -> the layers' tensors as the model holds them now, in the dtype that the checkpoint has there.
+
+    Raises CheckpointError if it does not store one as the model holds it; on the device `meta` that is found out before
+    training, for nothing."""
+    import torch
+
+    from interlace_cli.io.models import to_stored_tensors
+
+    dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    prefix = next(name for name, module in model.named_modules() if module is layers)
+    held = {
+        f"{prefix}.{position}.{name}": parameter.detach().to(device)
+        for position in positions
+        for name, parameter in layers[position].named_parameters()
+    }
+    result = {}
+    for name, value in to_stored_tensors(model, held).items():
+        stored = opened.checkpoint.tensors.get(name)
+        if stored is None or stored.shape != tuple(value.shape) or stored.dtype not in dtypes:
+            raise CheckpointError(
+                f"{opened.checkpoint.path} does not store {name} as the model holds it.",
+                "Layers of a quantized checkpoint cannot be changed; take the original, and quantize it afterwards.",
+            )
+        result[name] = value.to(dtypes[stored.dtype])
+    return result
 
 
 def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:

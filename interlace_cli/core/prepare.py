@@ -141,7 +141,7 @@ def _store(record: RawRecord, source: str, draft: Path) -> Sample | Skipped:
         paths.append(f"images/{hash_bytes(data)[:32]}.{suffix}")
         if not (draft / paths[-1]).exists():
             (draft / paths[-1]).write_bytes(data)
-    return Sample(id=record.id, image=paths, conversations=turns, source=source, kind=record.kind)
+    return Sample(id=record.id, image=paths, conversations=turns, source=record.part or source, kind=record.kind)
 
 
 def _make_unique(name: str, used: Counter[str]) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
-from interlace_cli.errors import PlanMismatchError, UsageError
+from interlace_cli.errors import PlanMismatchError, UnsupportedModelError, UsageError
 from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.config import edit_config
 from interlace_cli.families.limits import check_drop
@@ -21,10 +21,12 @@ from interlace_cli.families.stacks import LANGUAGE, Config
 from interlace_cli.families.tensors import COLUMNS, build_companions, build_numbering, build_renaming, find_stacked
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
 from interlace_cli.io.checkpoints import resolve_location
+from interlace_cli.io.datasets import hash_dataset, load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_file
 from interlace_cli.io.surgery import (
     NewTensor,
     Slices,
+    copy_config,
     copy_side_files,
     name_shard,
     select_tensors,
@@ -33,6 +35,10 @@ from interlace_cli.io.surgery import (
     write_tensors,
 )
 from interlace_cli.io.workspace import PASSPORT, require
+from interlace_cli.sparsity.pattern import Pattern
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,111 @@ def prune_layers(
             "Name at least one layer, and leave at least one.",
         )
     return _write(opened, Cut(drop, [], "by hand", {}), out, progress, force)
+
+
+def prune_weights(
+    location: str,
+    method: str,
+    pattern: Pattern,
+    out: Path,
+    progress: Progress,
+    dataset: Path | None,
+    samples: int = 128,
+    batch_size: int = 8,
+    dtype: str = "auto",
+    device: str = "auto",
+    force: bool = False,
+) -> CheckpointCard:
+    """Drops weights and no layers: N:M sparsity of the linear layers in the language model's layers, by `wanda`, on the
+    first `samples` of the dataset's calibration split, or by `magnitude`, which needs no data.
+
+    The result is a plain checkpoint of the same size with zeros in it.
+    """
+    check_free(out, force)
+    opened = open_model(location)
+    calibration = load_split(dataset, "calibration")[:samples] if dataset is not None and method == "wanda" else []
+
+    from interlace_cli.data.batches import Batcher, order_by_length, to_device
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.healing.trainable import to_bytes
+    from interlace_cli.importance.replay import can_replay
+    from interlace_cli.io.models import load_model, load_processor
+    from interlace_cli.sparsity.magnitude import prune_by_magnitude
+    from interlace_cli.sparsity.wanda import prune_by_wanda
+
+    path = opened.checkpoint.path
+    model = load_model(path, dtype, device)
+    layers = find_layers(model)
+    positions = range(len(layers))
+    collect_stored(opened, model, layers, positions, "meta")
+    with progress.task(f"prune {method}", len(layers), "layers") as advance:
+        if method == "magnitude":
+            prune_by_magnitude(layers, pattern, advance)
+        else:
+            if dataset is None or not calibration:
+                raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
+            batcher = Batcher(load_processor(path), dataset)
+            order = order_by_length(calibration)
+            chosen = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            batches = [batcher.build_conversations([calibration[i] for i in indices]) for indices in chosen]
+            inputs = [
+                to_device({n: v for n, v in batch.items() if n != "labels"}, model.device, model.dtype)
+                for batch in batches
+            ]
+            if not can_replay(model, layers, inputs[0]):
+                raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
+            prune_by_wanda(model, layers, inputs, pattern, advance)
+    data = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
+    card = _describe_sparse(opened, method, pattern, layers, dataset, len(calibration))
+    checkpoint = opened.checkpoint
+    with folder_being_made(out, force) as draft:
+        copy_config(checkpoint.path, draft)
+        copy_side_files(checkpoint.path, draft)
+        names = {name: name for name in checkpoint.tensors}
+        write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
+        save_artifact(card, draft / PASSPORT)
+    return card
+
+
+def _describe_sparse(
+    opened: OpenedModel, method: str, pattern: Pattern, layers: nn.ModuleList, dataset: Path | None, samples: int
+) -> CheckpointCard:
+    from torch import nn
+
+    facts = opened.facts
+    pruned = zeros = others = 0
+    for parameter_owner in (module for layer in layers for module in layer.modules()):
+        for name, parameter in parameter_owner.named_parameters(recurse=False):
+            is_pruned = isinstance(parameter_owner, nn.Linear) and name == "weight" and pattern.fits(parameter)
+            if is_pruned:
+                pruned += parameter.numel()
+                zeros += int((parameter == 0).sum())
+            elif parameter.ndim > 1:
+                others += parameter.numel()
+    if not pruned:
+        raise UnsupportedModelError(
+            f"{facts.name} has no linear layer whose inputs fall into groups of {pattern.group}."
+        )
+    notes = [f"{zeros:,} of the {pruned:,} weights of the layers' linear maps are zero."]
+    if others:
+        notes.append(f"{others:,} weights that are no plain linear maps (fused experts, say) are as they were.")
+    data = {} if method == "magnitude" or dataset is None else {"dataset": hash_dataset(dataset)}
+    return CheckpointCard(
+        kind=CheckpointCard.KIND,
+        schema_version=CheckpointCard.SCHEMA,
+        created_by=build_origin("prune", {"method": method, "sparsity": str(pattern), "samples": samples}),
+        inputs={"model": facts.fingerprint, **data},
+        stage="sparse",
+        base=facts,
+        stack=facts.stack,
+        strategy=method,
+        ratio=0.0,
+        dense_index=list(range(facts.num_layers)),
+        dropped=[],
+        tune=[],
+        sparsity=str(pattern),
+        notes=notes,
+    )
 
 
 def draft_by_plan(location: str | None, plan_path: Path, force: bool) -> PruneDraft:

@@ -40,7 +40,7 @@ class DemoSource:
             seen.add(picture)
             question, answer = kind.ask(picture, rng)
             turns = (Turn(speaker="human", value=f"<image>\n{question}"), Turn(speaker="gpt", value=answer))
-            yield RawRecord(str(index), (_to_png(picture),), turns, kind.name, split)
+            yield RawRecord(str(index), (_to_png(picture),), turns, kind.name, split, kind.family)
 
 
 def _choose_split(u: float, selection: Selection) -> Split:

@@ -14,13 +14,15 @@ Split = Literal["train", "calibration", "heldout"]
 
 @dataclass(frozen=True)
 class RawRecord:
-    """A conversation with the bytes of its images. `split` is set by sources that come with splits of their own."""
+    """A conversation with the bytes of its images. `part` names the part of the source that it is from, if it has
+    parts; `split` is set by sources that come with splits of their own."""
 
     id: str
     images: tuple[bytes, ...]
     conversations: tuple[Turn, ...]
     kind: str = "all"
     split: Split | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class Healing(Record):
 
 
 class CheckpointCard(Artifact):
-    """`dense_index[position]` is the layer's index in the dense model `base`; `tune` holds positions."""
+    """`dense_index[position]` is the layer's index in the dense model `base`; `tune` holds positions. `stage` is
+    pruned, healed, sparse (weights are dropped in the pattern `sparsity`, and no layers) or dense-ft (nothing is)."""
 
     KIND: ClassVar[str] = "interlace.checkpoint"
 
@@ -36,6 +37,7 @@ class CheckpointCard(Artifact):
     dense_index: list[int]
     dropped: list[int]
     tune: list[int]
+    sparsity: str | None = None
     notes: list[str] = []
     healing: Healing | None = None
 

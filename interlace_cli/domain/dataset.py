@@ -21,7 +21,8 @@ class Turn(Record):
 class Sample(Record):
     """A conversation and the images that stand in front of its first human turn.
 
-    `image` holds paths relative to the dataset's folder; `kind` groups samples in tables.
+    `image` holds paths relative to the dataset's folder; `source` is the source, or the part of it, that the sample is
+    from; `kind` groups samples in tables.
     """
 
     id: str

@@ -24,7 +24,7 @@ Keep = Callable[[int, Tensor], None]
 
 
 class Stop(Exception):  # noqa: N818 - not an error
-    """Raised behind a layer, where the rest of the forward is of no use."""
+    """Raised in front of a layer, where the rest of the forward is of no use."""
 
 
 @dataclass
@@ -67,12 +67,17 @@ class Replay:
             del module.forward
         self._patched.clear()
 
-    def record(self, inputs: Inputs, drop: Collection[int] = (), keep: Keep | None = None) -> tuple[Recording, Any]:
-        """The whole forward, with `drop` left out. Returns what `run` goes on from, and the outputs."""
+    def record(
+        self, inputs: Inputs, drop: Collection[int] = (), keep: Keep | None = None, stop: int | None = None
+    ) -> tuple[Recording, Any]:
+        """The forward from the beginning, with `drop` left out. Returns what `run` goes on from, and what `run` would
+        return."""
         recording = Recording(inputs)
-        with self._set(recording, False, 0, None, drop, keep, None):
-            outputs = self.model(**inputs)
-        return recording, outputs
+        with self._set(recording, False, 0, None, drop, keep, stop):
+            try:
+                return recording, self.model(**inputs)
+            except Stop as stopped:
+                return recording, stopped.args[0]
 
     def run(
         self,
@@ -83,8 +88,8 @@ class Replay:
         keep: Keep | None = None,
         stop: int | None = None,
     ) -> Any:
-        """The forward from layer `start` on, which `hidden` [B, T, H] enters. Behind layer `stop` it ends, if one is
-        named, and returns what leaves that layer; else the model's outputs."""
+        """The forward from layer `start` on, which `hidden` [B, T, H] enters. In front of layer `stop` it ends, if one
+        is named (`len(layers)` is behind the last), and returns what would enter it; else the model's outputs."""
         with self._set(recording, True, start, hidden, drop, keep, stop):
             try:
                 return self.model(**recording.inputs)
@@ -144,6 +149,8 @@ class Replay:
         if self._is_replaying and index == self._start and self._hidden is not None:
             args, kwargs = _put_hidden(self._hidden, args, kwargs)
         hidden = get_hidden(args, kwargs)
+        if index == self._stop:
+            raise Stop(hidden)
         if index in self._drop:
             output = self._pass_on(index, hidden)
         else:
@@ -152,7 +159,7 @@ class Replay:
             self.layer_runs += 1
             output = forward(*args, **kwargs)
             self._widths[index] = len(output) if isinstance(output, tuple) else 0
-        if index == self._stop:
+        if index + 1 == self._stop == len(self.layers):
             raise Stop(output[0] if isinstance(output, tuple) else output)
         return output
 

@@ -17,6 +17,7 @@ MADE_BY = {
     "plan.json": "interlace plan",
     "pruned": "interlace prune",
     "healed": "interlace finetune",
+    "dense-ft": "interlace finetune --dense",
     "eval.json": "interlace eval",
     PASSPORT: "interlace prune",
 }

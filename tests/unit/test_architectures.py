@@ -11,8 +11,7 @@ import pytest
 import torch
 import zoo
 
-from interlace_cli.core.finetune import collect_tuned
-from interlace_cli.core.opened import open_model
+from interlace_cli.core.opened import collect_stored, open_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UnsupportedModelError
@@ -102,10 +101,10 @@ def test_a_tuned_layer_is_stored_as_the_architecture_stores_it(name: str, tmp_pa
             parameter.mul_(1.5)
     opened = open_model(tmp_path / "model")
     assert (
-        collect_tuned(opened, model, layers, [5], "meta").keys()
-        == collect_tuned(opened, model, layers, [5], "cpu").keys()
+        collect_stored(opened, model, layers, [5], "meta").keys()
+        == collect_stored(opened, model, layers, [5], "cpu").keys()
     )
-    tuned = {name: to_bytes(value) for name, value in collect_tuned(opened, model, layers, [5], "cpu").items()}
+    tuned = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, [5], "cpu").items()}
     names = {name: name for name in opened.checkpoint.tensors}
     (tmp_path / "healed").mkdir()
     write_tensors(opened.checkpoint, tmp_path / "healed", select_tensors(opened.checkpoint, names, tuned))

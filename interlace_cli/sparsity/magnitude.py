@@ -1,0 +1,19 @@
+"""Magnitude pruning: the weights with the smallest absolute value go (Han et al. 2015, arXiv 1506.02626)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from interlace_cli.domain.progress import Advance
+from interlace_cli.sparsity.pattern import Pattern
+
+
+@torch.no_grad()
+def prune_by_magnitude(layers: nn.ModuleList, pattern: Pattern, advance: Advance) -> None:
+    """Zeroes weights of every linear layer in place. It looks at no data."""
+    for layer in layers:
+        for linear in (module for module in layer.modules() if isinstance(module, nn.Linear)):
+            if pattern.fits(linear.weight):
+                linear.weight[pattern.find_dropped(linear.weight.abs())] = 0
+        advance(1)

@@ -1,0 +1,82 @@
+"""Wanda: the weights with the smallest |weight| x norm of its input go (Sun et al. 2023, arXiv 2306.11695, section 3).
+
+Layer after layer: a layer's inputs come from the layers in front of it as they are by then, pruned; its own norms are
+taken before it is pruned. Only the hidden states that enter one layer are held.
+
+Shape legend: B samples, T tokens, H hidden size, O outputs, I inputs of a linear layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.domain.progress import Advance
+from interlace_cli.importance.replay import Inputs, Replay
+from interlace_cli.sparsity.pattern import Pattern
+
+
+@torch.no_grad()
+def prune_by_wanda(
+    model: nn.Module, layers: nn.ModuleList, batches: Sequence[Inputs], pattern: Pattern, advance: Advance
+) -> None:
+    """Zeroes weights of every linear layer in place. Each layer is run twice on each batch, as it was and as it is."""
+    with Replay(model, layers) as replay:
+        recordings, states = [], []
+        for batch in batches:
+            recording, hidden = replay.record(batch, stop=0)
+            recordings.append(recording)
+            states.append(hidden.cpu())
+        for index, layer in enumerate(layers):
+            norms = _InputNorms(layer)
+            with norms:
+                for recording, hidden in zip(recordings, states, strict=True):
+                    norms.begin(recording.inputs["attention_mask"].bool())
+                    replay.run(recording, index, hidden, stop=index + 1)
+            for linear, squares_I in norms.squares.items():
+                if pattern.fits(linear.weight):
+                    metric_OI = linear.weight.abs().float() * squares_I.sqrt()
+                    linear.weight[pattern.find_dropped(metric_OI)] = 0
+            if index + 1 < len(layers):
+                states = [
+                    replay.run(recording, index, hidden, stop=index + 1).cpu()
+                    for recording, hidden in zip(recordings, states, strict=True)
+                ]
+            advance(1)
+
+
+class _InputNorms:
+    """Sums of squares [I] of what enters each linear layer, over all tokens that are not padding."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+        self.squares: dict[nn.Linear, Tensor] = {}
+        self._mask_BT: Tensor | None = None
+        self._handles: list[Any] = []
+
+    def begin(self, mask_BT: Tensor) -> None:
+        """A batch with this mask comes next."""
+        self._mask_BT = mask_BT
+
+    def __enter__(self) -> _InputNorms:
+        self._handles = [linear.register_forward_pre_hook(self._build_hook(linear)) for linear in self.linears]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _build_hook(self, linear: nn.Linear) -> Callable[..., None]:
+        def on_input(module: nn.Module, args: tuple[Any, ...]) -> None:
+            del module
+            values = args[0]
+            # Experts see some of the tokens, in a list: padding among them cannot be told.
+            if self._mask_BT is not None and values.shape[:-1] == self._mask_BT.shape:
+                values = values[self._mask_BT.to(values.device)]
+            squares_I = values.reshape(-1, values.shape[-1]).float().square().sum(0, dtype=torch.float64).float()
+            self.squares[linear] = self.squares.get(linear, torch.zeros_like(squares_I)) + squares_I
+
+        return on_input
