@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from interlace_cli import __version__
-from interlace_cli.cli import analyze, evaluate, export, finetune, plan, prepare, prune, run, schema
+from interlace_cli.cli import analyze, compare, evaluate, export, finetune, plan, prepare, prune, run, schema
 from interlace_cli.cli.console import output
 from interlace_cli.errors import InterlaceError
 
@@ -92,6 +92,7 @@ app.command("prune")(prune.prune)
 app.command("finetune")(finetune.finetune)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("compare")(compare.compare)
 app.command("schema")(schema.schema)
 
 

@@ -62,8 +62,10 @@ def finetune(
     """Heals the tuned layers of a pruned checkpoint; nothing else moves. The defaults are the paper's recipe."""
     from interlace_cli.core.finetune import heal_dense, heal_model
     from interlace_cli.domain.layers import describe_layers, parse_layers
+    from interlace_cli.domain.plan import Plan
     from interlace_cli.errors import UsageError
     from interlace_cli.healing.recipe import Recipe
+    from interlace_cli.io.artifacts import load_artifact
     from interlace_cli.io.workspace import require
 
     space = Workspace(workspace)
@@ -83,10 +85,12 @@ def finetune(
     )
     source, progress = require(dataset or space.dataset), BarProgress()
     if dense:
-        if tune_layers is not None:
-            raise UsageError("--dense trains the layers that the plan tunes.", "Leave out --tune-layers.")
-        where = None if checkpoint is None else str(checkpoint)
-        card = heal_dense(where, source, folder, recipe, progress, plan or space.plan, device, force)
+        made = load_artifact(require(plan or space.plan), Plan)
+        where = str(checkpoint) if checkpoint else made.model.location if made.model else None
+        if where is None:
+            raise UsageError("the plan names no model.", "Give the dense model.")
+        tuned = made.tune if tune_layers is None else parse_layers(tune_layers, "--tune-layers")
+        card = heal_dense(where, source, folder, recipe, progress, tuned, made.stack, device, force)
     else:
         if plan is None and checkpoint is None and space.plan.exists():
             plan = space.plan

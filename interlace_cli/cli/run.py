@@ -84,7 +84,7 @@ def run(
 
     space = Workspace(workspace)
     ratio = 0.25 if ratio is None and drop is None else ratio
-    options = _build_options(
+    options = build_run_options(
         model,
         data,
         plan=build_plan_options(ratio, drop, strategy, protect, paper, seed),
@@ -116,7 +116,7 @@ def run(
     )
 
 
-def _build_options(
+def build_run_options(
     model: str,
     data: str | None,
     plan: Any,
@@ -127,7 +127,8 @@ def _build_options(
     image_root: Path | None,
     force: bool,
 ) -> RunOptions:
-    """Fills in what was not said: the demo has a recipe and a split of its own, any other model the paper's."""
+    """`run`'s options, also `compare`'s. Fills in what was not said: the demo has a recipe and a split of its own, any
+    other model the paper's."""
     from dataclasses import replace
 
     from interlace_cli.core.run import DEMO_RECIPE, DEMO_SELECTION, RunOptions

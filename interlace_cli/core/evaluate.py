@@ -32,6 +32,9 @@ from interlace_cli.io.workspace import PASSPORT, REPORT, Workspace, require
 from interlace_cli.report.html import build_report
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from interlace_cli.data.batches import Batcher
     from interlace_cli.evaluation.quality import Quality
 
 
@@ -111,18 +114,15 @@ def _measure(
     options: EvaluateOptions,
     progress: Progress,
 ) -> tuple[list[Quality], list[Speed | None], str, str]:
-    from interlace_cli.data.batches import Batcher
     from interlace_cli.evaluation.quality import measure_quality
+    from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
     from interlace_cli.evaluation.speed import measure_speed
-    from interlace_cli.io.models import choose_device, choose_dtype, load_model, load_processor
 
     models: list[Any] = []
     qualities = []
     batcher = None
     for name, model in opened:
-        path = model.checkpoint.path
-        loaded = load_model(path, options.dtype, options.device, options.attention)
-        batcher = Batcher(load_processor(path, options.min_pixels, options.max_pixels), dataset)
+        loaded, batcher = _load(model.checkpoint.path, dataset, options)
         with progress.task(f"eval {name}", len(samples), "samples") as advance:
             qualities.append(
                 measure_quality(loaded, batcher, samples, options.batch_size, options.max_new_tokens, advance)
@@ -131,10 +131,66 @@ def _measure(
             models.append(loaded)
     speeds: list[Speed | None] = [None] * len(opened)
     if options.speed and batcher is not None:
-        prompt = next((sample for sample in samples if sample.image), samples[0])
-        speeds = list(measure_speed(models, batcher.build_prompts([prompt]), options.repeats))
+        for (_, model), loaded in zip(opened, models, strict=True):
+            if find_sparsity(model.checkpoint.path) == "2:4":
+                use_sparse_kernels(loaded, progress)
+        speeds = list(measure_speed(models, batcher.build_prompts([_find_prompt(samples)]), options.repeats))
+    return qualities, speeds, *describe_place(options)
+
+
+def answer_samples(
+    name: str,
+    opened: OpenedModel,
+    dataset: Path,
+    samples: Sequence[Sample],
+    options: EvaluateOptions,
+    progress: Progress,
+) -> tuple[Quality, list[bool]]:
+    """One checkpoint's answers and loss, and which of the answers are right."""
+    from interlace_cli.evaluation.quality import measure_quality
+
+    loaded, batcher = _load(opened.checkpoint.path, dataset, options)
+    with progress.task(f"eval {name}", len(samples), "samples") as advance:
+        quality = measure_quality(loaded, batcher, samples, options.batch_size, options.max_new_tokens, advance)
+    hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(quality.answers, samples, strict=True)]
+    return quality, hits
+
+
+def time_checkpoints(
+    paths: Sequence[Path], dataset: Path, samples: Sequence[Sample], options: EvaluateOptions
+) -> list[Speed]:
+    """Timings of checkpoints that take turns, all of them loaded at once."""
+    from interlace_cli.evaluation.speed import measure_speed
+
+    loaded = [_load(path, dataset, options) for path in paths]
+    prompt = loaded[0][1].build_prompts([_find_prompt(samples)])
+    return measure_speed([model for model, _ in loaded], prompt, options.repeats)
+
+
+def describe_place(options: EvaluateOptions) -> tuple[str, str]:
+    """The device and the dtype that `options` come to."""
+    from interlace_cli.io.models import choose_device, choose_dtype
+
     device = choose_device(options.device)
-    return qualities, speeds, describe_device(device), str(choose_dtype(options.dtype, device)).removeprefix("torch.")
+    return describe_device(device), str(choose_dtype(options.dtype, device)).removeprefix("torch.")
+
+
+def find_sparsity(path: Path) -> str | None:
+    """The pattern in which a checkpoint of ours lacks weights."""
+    passport = path / PASSPORT
+    return load_artifact(passport, CheckpointCard).sparsity if passport.exists() else None
+
+
+def _load(path: Path, dataset: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Batcher]:
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.io.models import load_model, load_processor
+
+    model = load_model(path, options.dtype, options.device, options.attention)
+    return model, Batcher(load_processor(path, options.min_pixels, options.max_pixels), dataset)
+
+
+def _find_prompt(samples: Sequence[Sample]) -> Sample:
+    return next((sample for sample in samples if sample.image), samples[0])
 
 
 def describe_device(device: str) -> str:

@@ -14,10 +14,11 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
+from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.recipe import PRECISIONS, Recipe
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
-from interlace_cli.io.files import check_free, folder_being_made, hash_file
+from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
@@ -55,39 +56,36 @@ def heal_model(
 
 
 def heal_dense(
-    location: str | None,
+    location: str,
     dataset: Path,
     out: Path,
     recipe: Recipe,
     progress: Progress,
-    plan_path: Path,
+    tune_layers: Sequence[int],
+    stack: str = LANGUAGE,
     device: str = "auto",
     force: bool = False,
 ) -> CheckpointCard:
-    """Dense-FT, the paper's baseline: the plan's tuned layers, the same ones, are trained in the dense model that the
-    plan is for (or `location`), with nothing dropped."""
+    """Dense-FT, the paper's baseline: `tune_layers` are trained in the dense model, with nothing dropped."""
     check_free(out, force)
-    plan = load_artifact(require(plan_path), Plan)
-    where = location or (plan.model.location if plan.model else None)
-    if where is None:
-        raise UsageError("the plan names no model.", "Give the dense model.")
-    opened = open_model(where, plan.stack)
+    opened = open_model(location, stack)
     facts = opened.facts
-    if plan.num_layers != facts.num_layers:
-        raise PlanMismatchError(f"the plan is for {plan.num_layers} layers, and {facts.name} has {facts.num_layers}.")
+    outside = [layer for layer in tune_layers if not 0 <= layer < facts.num_layers]
+    if outside:
+        raise UsageError(f"there is no layer {outside[0]} to tune: {facts.name} has 0 to {facts.num_layers - 1}.")
     card = CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
         created_by=build_origin("finetune", {}),
-        inputs={"model": facts.fingerprint, "plan": hash_file(plan_path)},
+        inputs={"model": facts.fingerprint},
         stage="dense-ft",
         base=facts,
-        stack=plan.stack,
-        strategy=plan.strategy,
+        stack=stack,
+        strategy="dense-ft",
         ratio=0.0,
         dense_index=list(range(facts.num_layers)),
         dropped=[],
-        tune=plan.tune,
+        tune=sorted(tune_layers),
     )
     return _train(opened, {}, card, dataset, out, recipe, progress, device, force)
 

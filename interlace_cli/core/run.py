@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,14 @@ def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_
     return chain.build_record()
 
 
+def measure_model(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> OpenedModel:
+    """The first two steps alone: dataset and analysis brought up to date. Returns the dense model."""
+    chain = _Chain(workspace, options, progress, on_step)
+    chain.prepare()
+    chain.analyze()
+    return chain.dense
+
+
 class _Chain:
     """One method a step: is what lies there up to date? If not, make it."""
 
@@ -130,17 +138,15 @@ class _Chain:
         )
 
     def analyze(self) -> None:
-        o = self.options
+        o, path = self.options, self.space.analysis
+        needed = sorted(plan.find_importances(o.plan) - set(o.analyze.importance))
+        wanted = replace(o.analyze, importance=(*o.analyze.importance, *needed))
         inputs = {"model": self.dense.facts.fingerprint, "dataset": hash_dataset(self.space.dataset)}
-        self._step(
+        is_current = _is_current(path, Analysis, "analyze", analyze.build_settings(wanted), inputs)
+        self._unless(
+            is_current and analyze.has_importances(load_artifact(path, Analysis), wanted),
             "analyze",
-            self.space.analysis,
-            Analysis,
-            analyze.build_settings(o.analyze),
-            inputs,
-            lambda: analyze.analyze_model(
-                o.model, self.space.dataset, self.space.analysis, o.analyze, self.progress, anew=o.force
-            ),
+            lambda: analyze.analyze_model(o.model, self.space.dataset, path, wanted, self.progress, anew=o.force),
         )
 
     def plan(self) -> None:

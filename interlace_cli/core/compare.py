@@ -1,0 +1,387 @@
+"""`compare`: strategies x ratios x healing seeds on one model and dataset, beside the baselines, in one table.
+
+What can be shared is: the dataset and the analysis, the dense evaluation, a pruned checkpoint's among all that drop the
+same layers, a healed one's among all that also tune the same. Each cell is a file, so that an interrupted comparison
+goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from interlace_cli.core import evaluate, finetune, plan, prune
+from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.core.run import RunOptions, StepListener, measure_model
+from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.comparison import Cell, Comparison, SpeedCell, Unreached
+from interlace_cli.domain.plan import Plan
+from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Artifact, Settings
+from interlace_cli.domain.scores import Assign, Rank, Tune
+from interlace_cli.errors import ArtifactError, RatioError, UsageError
+from interlace_cli.evaluation.table import Measured, build_rows
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.datasets import hash_dataset, load_split
+from interlace_cli.io.files import write_atomically
+from interlace_cli.io.workspace import Workspace
+from interlace_cli.report.comparison import build_csv, build_markdown
+from interlace_cli.report.figure import build_figure
+from interlace_cli.sparsity.pattern import Pattern
+from interlace_cli.strategies import STRATEGIES
+
+BASELINES = ("wanda", "magnitude", "dense-ft")
+PATTERN = Pattern(2, 4)
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """`run` has the options of each step. A strategy may carry words for its options: `interlace/optimal`,
+    `interlace/loss`, `sleb/paired`. `keep` leaves the checkpoints, in `compare/checkpoints`."""
+
+    run: RunOptions = field(default_factory=RunOptions)
+    strategies: tuple[str, ...] = ("interlace", "sleb", "shortgpt", "random")
+    ratios: tuple[float, ...] = (0.25,)
+    seeds: tuple[int, ...] = (0,)
+    more_seeds_at: float | None = None
+    baselines: tuple[str, ...] = BASELINES
+    keep: bool = False
+
+
+def compare_methods(space: Workspace, options: CompareOptions, progress: Progress, on_step: StepListener) -> Comparison:
+    """Makes and evaluates every cell that is not there yet, and writes compare.json, .md, .csv and .svg."""
+    grid = _check_options(options)
+    needed = sorted({name for one in grid for name in plan.find_importances(one.options)})
+    analysis = replace(options.run.analyze, importance=("similarity", *needed))
+    dense = measure_model(space, replace(options.run, analyze=analysis), progress, on_step)
+    return _Grid(space, options, grid, dense, progress).complete()
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A strategy with its options at one ratio."""
+
+    name: str
+    ratio: float
+    options: plan.PlanOptions
+
+
+def parse_method(text: str, base: plan.PlanOptions) -> plan.PlanOptions:
+    """`"interlace/loss/optimal"` -> options. Raises UsageError for a word that is none."""
+    name, *words = text.split("/")
+    options = replace(base, strategy=name)
+    for word in words:
+        if word in _values(Rank):
+            options = replace(options, rank=Rank(word))
+        elif word in _values(Assign):
+            options = replace(options, assign=Assign(word))
+        elif word in _values(Tune):
+            options = replace(options, tune=Tune(word))
+        else:
+            known = ", ".join([*_values(Rank), *_values(Assign), *_values(Tune)])
+            raise UsageError(f"--strategies does not take {text!r}: {word!r} is no word of it.", f"There are {known}.")
+    return options
+
+
+def _values(words: type[Rank] | type[Assign] | type[Tune]) -> list[str]:
+    return [word.value for word in words]
+
+
+def _check_options(options: CompareOptions) -> list[_Method]:
+    wrong = next((name for name in options.baselines if name not in BASELINES), None)
+    if wrong is not None:
+        raise UsageError(f"--baselines does not take {wrong!r}.", f"It takes {', '.join(BASELINES)}.")
+    if not options.strategies or not options.ratios or not options.seeds:
+        raise UsageError("compare needs a strategy, a ratio and a seed.", f"Strategies are {', '.join(STRATEGIES)}.")
+    grid = []
+    for ratio in options.ratios:
+        for text in options.strategies:
+            asked = parse_method(text, replace(options.run.plan, ratio=ratio, drop=None))
+            plan.check_options(asked)
+            grid.append(_Method(text, ratio, asked))
+    return grid
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A cell to be: its file, and what makes its checkpoint in a folder and says where it lies."""
+
+    file: str
+    drop: tuple[int, ...]
+    tune: tuple[int, ...]
+    seed: int | None
+    settings: Settings
+    make: Callable[[Path], Path]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row to be: its jobs differ in the healing seed alone."""
+
+    method: str
+    ratio: float | None
+    sparsity: float
+    jobs: list[_Job]
+
+    def describe(self, job: _Job) -> str:
+        """One of its cells in words."""
+        where = "" if self.ratio is None else f" at {self.ratio:.1%}"
+        return f"{self.method}{where}" + ("" if job.seed is None else f", healed, seed {job.seed}")
+
+
+class _Grid:
+    def __init__(
+        self,
+        space: Workspace,
+        options: CompareOptions,
+        grid: Sequence[_Method],
+        dense: OpenedModel,
+        progress: Progress,
+    ) -> None:
+        self.space, self.options, self.grid, self.dense, self.progress = space, options, grid, dense, progress
+        self.folder = space.root / "compare"
+        self.work = self.folder / "work"
+        self.evaluation = options.run.evaluate
+        self.samples = load_split(space.dataset, "heldout")[: self.evaluation.samples]
+        self.inputs = {"model": dense.facts.fingerprint, "dataset": hash_dataset(space.dataset)}
+        self.plans: dict[tuple[str, float], Plan] = {}
+        self.unreached: list[Unreached] = []
+        self.seconds = 0.0
+
+    def complete(self) -> Comparison:
+        """Every cell, then the table."""
+        for method in self.grid:
+            try:
+                made = plan.plan_from_analysis(self.space.analysis, method.options)
+            except RatioError as error:
+                self.unreached.append(Unreached(method=method.name, ratio=method.ratio, reason=error.what))
+                self.progress.say(f"left out: {error.what}")
+                continue
+            self.plans[method.name, method.ratio] = made
+        lines = self._list_lines()
+        labels = {job.file: line.describe(job) for line in reversed(lines) for job in line.jobs}
+        jobs = {job.file: job for line in lines for job in line.jobs}
+        cells = {file: cell for file, job in jobs.items() if (cell := self._load(job)) is not None}
+        missing = [job for file, job in jobs.items() if file not in cells]
+        self.progress.say(f"{len(jobs)} cells, {len(cells)} of them are there")
+        for number, job in enumerate(missing, start=1):
+            cells[job.file] = self._make(job, labels[job.file])
+            self.progress.say(f"{number}/{len(missing)} {labels[job.file]}: {cells[job.file].seconds:.0f} s")
+        speeds = {drop: self._time(drop) for drop in sorted({job.drop for job in jobs.values() if job.drop})}
+        shutil.rmtree(self.work, ignore_errors=True)
+        measured = [
+            Measured(
+                line.method,
+                line.ratio,
+                line.sparsity,
+                [cells[job.file] for job in line.jobs],
+                speeds.get(line.jobs[0].drop),
+            )
+            for line in lines
+        ]
+        return self._conclude(measured, cells)
+
+    def _list_lines(self) -> list[_Line]:
+        """In the order of the table."""
+        baselines, pattern_gone = self.options.baselines, 1 - PATTERN.keep / PATTERN.group
+        lines = [_Line("dense", None, 0.0, [self._job("dense", (), (), None, lambda out: self.dense.checkpoint.path)])]
+        for method in (method for method in ("wanda", "magnitude") if method in baselines):
+            jobs = [self._job(method, (), (), None, self._sparsify(method))]
+            lines.append(_Line(f"{method} {PATTERN}", None, pattern_gone, jobs))
+        reference = self._find_reference()
+        if "dense-ft" in baselines and reference is not None:
+            tune = tuple(reference.tune)
+            jobs = [self._job("dense-ft", (), tune, seed, self._heal_dense(tune, seed)) for seed in self.options.seeds]
+            lines.append(_Line("dense-ft", None, 0.0, jobs))
+        for (name, ratio), made in self.plans.items():
+            drop, tune = tuple(made.drop), tuple(made.tune)
+            gone = len(drop) / self.dense.facts.num_layers
+            lines.append(_Line(name, ratio, gone, [self._job("pruned", drop, (), None, self._prune(drop))]))
+            if tune:
+                seeds = self._seeds_at(ratio)
+                jobs = [self._job("healed", drop, tune, seed, self._heal(drop, tune, seed)) for seed in seeds]
+                lines.append(_Line(name, ratio, gone, jobs))
+        return lines
+
+    def _seeds_at(self, ratio: float) -> tuple[int, ...]:
+        """All seeds, or at other ratios than `more_seeds_at` the first alone."""
+        where = self.options.more_seeds_at
+        return self.options.seeds if where in (None, ratio) else self.options.seeds[:1]
+
+    def _find_reference(self) -> Plan | None:
+        """The plan whose tuned layers Dense-FT trains: the first strategy's, at the ratio nearest to a quarter."""
+        found = [(abs(ratio - 0.25), made) for (name, ratio), made in self.plans.items() if made.tune]
+        return min(found, key=lambda pair: pair[0])[1] if found else None
+
+    def _job(
+        self,
+        stage: str,
+        drop: tuple[int, ...],
+        tune: tuple[int, ...],
+        seed: int | None,
+        make: Callable[[Path], Path],
+    ) -> _Job:
+        key = hashlib.sha256(repr((drop, tune)).encode()).hexdigest()[:10] if drop or tune else ""
+        file = "-".join(part for part in (stage, key, "" if seed is None else f"seed{seed}") if part)
+        settings: Settings = {"evaluate": {**evaluate.build_settings(self.evaluation), "speed": False, "repeats": 0}}
+        if seed is not None:
+            settings["recipe"] = {**asdict(self.options.run.recipe), "seed": seed}
+        return _Job(file, drop, tune, seed, settings, make)
+
+    def _prune(self, drop: tuple[int, ...]) -> Callable[[Path], Path]:
+        def make(out: Path) -> Path:
+            prune.prune_layers(
+                self.options.run.model, list(drop), out, self.progress, force=True, stack=self.dense.facts.stack
+            )
+            return out
+
+        return make
+
+    def _heal(self, drop: tuple[int, ...], tune: tuple[int, ...], seed: int) -> Callable[[Path], Path]:
+        def make(out: Path) -> Path:
+            short = self._prune(drop)(self.work / "to-heal")
+            recipe = replace(self.options.run.recipe, seed=seed)
+            device = self.options.run.analyze.device
+            finetune.heal_model(
+                short, self.space.dataset, out, recipe, self.progress, tune_layers=tune, device=device, force=True
+            )
+            return out
+
+        return make
+
+    def _heal_dense(self, tune: tuple[int, ...], seed: int) -> Callable[[Path], Path]:
+        def make(out: Path) -> Path:
+            recipe, run = replace(self.options.run.recipe, seed=seed), self.options.run
+            finetune.heal_dense(
+                run.model,
+                self.space.dataset,
+                out,
+                recipe,
+                self.progress,
+                tune_layers=tune,
+                stack=self.dense.facts.stack,
+                device=run.analyze.device,
+                force=True,
+            )
+            return out
+
+        return make
+
+    def _sparsify(self, method: str) -> Callable[[Path], Path]:
+        def make(out: Path) -> Path:
+            run = self.options.run
+            prune.prune_weights(
+                run.model,
+                method,
+                PATTERN,
+                out,
+                self.progress,
+                self.space.dataset,
+                dtype=run.analyze.dtype,
+                device=run.analyze.device,
+                force=True,
+            )
+            return out
+
+        return make
+
+    def _make(self, job: _Job, label: str) -> Cell:
+        began = time.monotonic()
+        out = (self.folder / "checkpoints" if self.options.keep else self.work) / job.file
+        path = job.make(out)
+        opened = open_model(path, self.dense.facts.stack)
+        quality, hits = evaluate.answer_samples(
+            label, opened, self.space.dataset, self.samples, self.evaluation, self.progress
+        )
+        cell = Cell(
+            kind=Cell.KIND,
+            schema_version=Cell.SCHEMA,
+            created_by=build_origin("compare", job.settings),
+            inputs=self.inputs,
+            name=label,
+            dropped=list(job.drop),
+            tuned=list(job.tune),
+            seed=job.seed,
+            loss=quality.loss,
+            hits="".join("1" if hit else "0" for hit in hits),
+            seconds=round(time.monotonic() - began, 3),
+        )
+        save_artifact(cell, self.folder / f"{job.file}.json")
+        shutil.rmtree(self.work, ignore_errors=True)
+        return cell
+
+    def _load(self, job: _Job) -> Cell | None:
+        """The cell, if it is there and was made of the same and by the same settings."""
+        path = self.folder / f"{job.file}.json"
+        if not path.exists():
+            return None
+        try:
+            cell = load_artifact(path, Cell)
+        except ArtifactError:
+            return None
+        return cell if self._is_current(cell, job.settings) and len(cell.hits) == len(self.samples) else None
+
+    def _is_current(self, artifact: Artifact, settings: Settings) -> bool:
+        return artifact.created_by == build_origin("compare", settings) and artifact.inputs == self.inputs
+
+    def _time(self, drop: tuple[int, ...]) -> SpeedCell | None:
+        """TTFT of dense and short in turns. Where all layers weigh the same, it is their number that counts."""
+        if not self.evaluation.speed:
+            return None
+        sizes = set(self.dense.facts.layer_bytes)
+        key = str(len(drop)) if len(sizes) == 1 else hashlib.sha256(repr(drop).encode()).hexdigest()[:10]
+        path, settings = self.folder / f"speed-{key}.json", evaluate.build_settings(self.evaluation)
+        if path.exists():
+            try:
+                found = load_artifact(path, SpeedCell)
+            except ArtifactError:
+                found = None
+            if found is not None and self._is_current(found, settings):
+                return found
+        short = self._prune(drop)(self.work / "to-time")
+        stack = self.dense.facts.stack
+        models = [open_model(where, stack).checkpoint.path for where in (self.options.run.model, short)]
+        dense, pruned = evaluate.time_checkpoints(models, self.space.dataset, self.samples, self.evaluation)
+        cell = SpeedCell(
+            kind=SpeedCell.KIND,
+            schema_version=SpeedCell.SCHEMA,
+            created_by=build_origin("compare", settings),
+            inputs=self.inputs,
+            dense=dense,
+            short=pruned,
+        )
+        save_artifact(cell, path)
+        return cell
+
+    def _conclude(self, measured: Sequence[Measured], cells: dict[str, Cell]) -> Comparison:
+        device, dtype = evaluate.describe_place(self.evaluation)
+        comparison = Comparison(
+            kind=Comparison.KIND,
+            schema_version=Comparison.SCHEMA,
+            created_by=build_origin("compare", self._describe_grid()),
+            inputs=self.inputs,
+            model=self.dense.facts.name,
+            num_layers=self.dense.facts.num_layers,
+            samples=len(self.samples),
+            device=device,
+            dtype=dtype,
+            recipe={name: value for name, value in asdict(self.options.run.recipe).items() if name != "report_to"},
+            correlation=load_artifact(self.space.analysis, Analysis).correlation,
+            rows=build_rows(measured, self.samples, self.evaluation.seed),
+            unreached=self.unreached,
+            seconds=round(sum(cell.seconds for cell in cells.values()), 1),
+        )
+        root = self.space.root
+        write_atomically(root / "compare.md", build_markdown(comparison).encode())
+        write_atomically(root / "compare.csv", build_csv(comparison).encode())
+        write_atomically(root / "compare.svg", build_figure(comparison).encode())
+        save_artifact(comparison, root / "compare.json")
+        return comparison
+
+    def _describe_grid(self) -> Settings:
+        o = self.options
+        return {"strategies": list(o.strategies), "ratios": list(o.ratios), "seeds": list(o.seeds)}

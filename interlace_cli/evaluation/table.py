@@ -1,0 +1,112 @@
+"""The cells of a comparison -> the rows of its table: means, deviations over seeds, and what is within the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from interlace_cli.domain.comparison import Cell, Row, SpeedCell
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.evaluation.metrics import score_kinds, score_macro, score_retention
+from interlace_cli.evaluation.statistics import find_deviation, find_interval, resample_retentions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DENSE_FT = "dense-ft"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row to be: its cells differ in the healing seed alone."""
+
+    method: str
+    ratio: float | None
+    sparsity: float
+    cells: Sequence[Cell]
+    speed: SpeedCell | None
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether its checkpoints were trained."""
+        return self.cells[0].seed is not None
+
+
+def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: int) -> list[Row]:
+    """A row for each; the first is the dense model, which the others are compared with."""
+    import numpy as np
+
+    kinds = [sample.kind for sample in samples]
+    hits = [np.array([[character == "1" for character in cell.hits] for cell in one.cells]) for one in measured]
+    draws = resample_retentions([row.astype(float) for row in hits], hits[0][0].astype(float), kinds, seed)
+    rows = [_build_row(one, hits[place], hits[0][0], samples) for place, one in enumerate(measured)]
+    rows = [
+        row.model_copy(update={"retention_interval": find_interval(draws[:, place])}) if place else row
+        for place, row in enumerate(rows)
+    ]
+    return _compare_rows(rows, hits, draws, kinds)
+
+
+def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequence[Sample]) -> Row:
+    kinds = [sample.kind for sample in samples]
+    base = score_kinds(dense.tolist(), kinds)
+    by_seed = [score_kinds(row.tolist(), kinds) for row in hits]
+    scores = [score_macro(by_kind) for by_kind in by_seed]
+    retentions = [score_retention(by_kind, base) for by_kind in by_seed]
+    known = [value for value in retentions if value is not None]
+    speed = one.speed
+    return Row(
+        method=one.method,
+        ratio=one.ratio,
+        sparsity=one.sparsity,
+        dropped=one.cells[0].dropped,
+        tuned=one.cells[0].tuned,
+        is_healed=one.is_healed,
+        seeds=[cell.seed for cell in one.cells if cell.seed is not None],
+        ttft_speedup=speed.dense.ttft_ms / speed.short.ttft_ms if speed else None,
+        families=_score_families(hits, samples),
+        score=sum(scores) / len(scores),
+        score_deviation=find_deviation(scores),
+        loss=sum(cell.loss for cell in one.cells) / len(one.cells),
+        retention=sum(known) / len(known) if known else None,
+        retention_deviation=find_deviation(known),
+        retention_interval=None,
+    )
+
+
+def _score_families(hits: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
+    """Source -> mean over its kinds of the share of right answers; means over the seeds."""
+    families = {}
+    for source in sorted({sample.source for sample in samples}):
+        members = [index for index, sample in enumerate(samples) if sample.source == source]
+        kinds = [samples[index].kind for index in members]
+        families[source] = sum(score_macro(score_kinds(row[members].tolist(), kinds)) for row in hits) / len(hits)
+    return families
+
+
+def _compare_rows(
+    rows: Sequence[Row], hits: Sequence[np.ndarray], draws: np.ndarray, kinds: Sequence[str]
+) -> list[Row]:
+    """Relative to Dense-FT, and to the best of the same ratio that is healed alike."""
+    tuned = next((place for place, row in enumerate(rows) if row.method == DENSE_FT), None)
+    base = None if tuned is None else score_kinds(hits[tuned].mean(0).tolist(), kinds)
+    result = []
+    for place, row in enumerate(rows):
+        update: dict[str, object] = {}
+        if base is not None:
+            mean = score_kinds(hits[place].mean(0).tolist(), kinds)
+            update["relative_dense_ft"] = score_retention(mean, base)
+        rivals = [
+            other
+            for other, rival in enumerate(rows)
+            if row.ratio is not None and (rival.ratio, rival.is_healed) == (row.ratio, row.is_healed)
+        ]
+        best = max(rivals, key=lambda other: rows[other].retention or 0.0, default=None)
+        if best is not None and len(rivals) > 1 and row.retention is not None:
+            interval = find_interval(draws[:, place] - draws[:, best])
+            update["margin"] = row.retention - (rows[best].retention or 0.0)
+            update["margin_interval"] = interval
+            update["is_within_noise"] = place == best or interval[0] <= 0 <= interval[1]
+        result.append(row.model_copy(update=update))
+    return result
