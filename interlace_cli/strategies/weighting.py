@@ -29,7 +29,7 @@ def build_scores(analysis: Analysis) -> Scores:
 
 def weigh_scores(analysis: Analysis, weights: Mapping[str, float]) -> Scores:
     """The weighted mean over the groups that are named; a group that is not has no weight. A name is a modality, a
-    source or a kind, `kind:where` if it is two of these.
+    source or a kind; `image` and `text` are modalities, and `source:text` is a source of that name.
 
     What was measured over all samples at once (angular distances, weight sensitivity, the greedy search) has no such
     mean and is left out, and so are losses if a modality is named: a loss belongs to answers. Raises UsageError.
@@ -62,7 +62,7 @@ def _list_groups(analysis: Analysis) -> list[Group]:
 
 def _find_group(groups: Sequence[Group], name: str) -> Group:
     found = [group for group in groups if name in (group.name, f"{group.by}:{group.name}")]
-    if len(found) == 1:
+    if len(found) == 1 or (found and found[0].by == MODALITY):
         return found[0]
     if found:
         names = " or ".join(f"{group.by}:{group.name}" for group in found)
