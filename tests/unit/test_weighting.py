@@ -1,0 +1,161 @@
+"""Plans for the tokens, sources and kinds that a user cares for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from interlace_cli.cli.app import app
+from interlace_cli.cli.options import parse_weights
+from interlace_cli.core.plan import PlanOptions, plan_from_analysis
+from interlace_cli.domain.analysis import Analysis, Calibration, Group, SpanSimilarity
+from interlace_cli.domain.importance import GreedyStep, LossImportance, TaylorImportance
+from interlace_cli.domain.model import ModelFacts
+from interlace_cli.domain.scores import Rank
+from interlace_cli.errors import MissingInputError, RatioError, UsageError
+from interlace_cli.io.artifacts import build_origin, save_artifact
+from interlace_cli.strategies.weighting import build_scores, weigh_scores
+
+LAYERS = 8
+
+
+def spans(*redundant: int) -> SpanSimilarity:
+    """Layers that are redundant, and all others not."""
+    s1 = [0.9 if layer in redundant else 0.5 for layer in range(LAYERS)]
+    return SpanSimilarity(s1=s1, s2=[0.5] * (LAYERS - 1), s3=[0.5] * (LAYERS - 2))
+
+
+def build_analysis(**more: object) -> Analysis:
+    facts = ModelFacts(
+        name="tiny",
+        location="tiny",
+        fingerprint="0",
+        model_type="qwen3_vl",
+        layer_parameters=[100] * LAYERS,
+        layer_bytes=[200] * LAYERS,
+        embedding_parameters=10,
+        head_parameters=0,
+        rest_parameters=50,
+        total_bytes=200 * LAYERS + 120,
+        attention_width=8,
+        deepstack_layers=0,
+        is_tied=True,
+    )
+    groups = [
+        Group(by="source", name="charts", samples=5, similarity=spans(2, 3), damage=[0.1 * i for i in range(LAYERS)]),
+        Group(by="source", name="text", samples=5, similarity=spans(4), damage=[0.8 - 0.1 * i for i in range(LAYERS)]),
+    ]
+    return Analysis(
+        kind=Analysis.KIND,
+        schema_version=1,
+        created_by=build_origin("analyze", {}),
+        inputs={},
+        model=facts,
+        calibration=Calibration(samples=10, tokens=20, image_tokens=4, vision_patches=16),
+        similarity=spans(1),
+        image=spans(5),
+        text=spans(6),
+        groups=groups,
+    ).model_copy(update=more)
+
+
+def loss(path: list[int]) -> LossImportance:
+    return LossImportance(
+        dense=1.0,
+        single=[1.0 + 0.1 * layer for layer in range(LAYERS)],
+        path=[GreedyStep(layer=layer, loss=1.5) for layer in path],
+        protected=[],
+        samples=4,
+        answer_tokens=9,
+        layer_runs=5,
+        naive_layer_runs=9,
+    )
+
+
+def chosen(analysis: Analysis, weights: dict[str, float]) -> list[int]:
+    """The layers whose S1 is above the others'."""
+    s1 = weigh_scores(analysis, weights).s1
+    return [layer for layer, value in enumerate(s1) if value > 0.5]
+
+
+def test_only_what_is_named_counts_and_text_is_the_modality() -> None:
+    analysis = build_analysis()
+    assert build_scores(analysis).s1[1] == 0.9
+    assert chosen(analysis, {"charts": 1}) == [2, 3]
+    assert chosen(analysis, {"text": 1}) == [6]
+    assert chosen(analysis, {"source:text": 1}) == [4]
+    assert chosen(analysis, {"image": 2, "charts": 1}) == [2, 3, 5]
+    s1 = weigh_scores(analysis, {"image": 3, "charts": 1}).s1
+    assert s1[5] == pytest.approx(0.5 + 0.4 * 3 / 4)
+    assert s1[2] == pytest.approx(0.5 + 0.4 * 1 / 4)
+
+
+def test_damage_is_weighed_where_every_group_has_one() -> None:
+    analysis = build_analysis()
+    damage = weigh_scores(analysis, {"charts": 1, "source:text": 1}).damage
+    assert damage == pytest.approx([0.4] * LAYERS)
+    assert weigh_scores(analysis, {"charts": 1, "image": 1}).damage == ()
+
+
+@pytest.mark.parametrize("weights", [{"nothing": 1.0}, {"charts": 0.0}, {"charts": -1.0, "image": 2.0}])
+def test_senseless_weights(weights: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="--weight"):
+        weigh_scores(build_analysis(), weights)
+
+
+@pytest.mark.parametrize("text", ["text", "text=", "=2", "text=much", "text=-1", "text=inf", "text=nan"])
+def test_weights_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--weight does not take"):
+        parse_weights(text)
+
+
+def test_weights_are_read() -> None:
+    assert parse_weights("text=2, charts=0.5") == (("charts", 0.5), ("text", 2.0))
+    assert parse_weights(None) == ()
+
+
+def test_what_was_not_measured_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "analysis.json"
+    save_artifact(build_analysis(), path)
+    for strategy, importance in (("sleb", "loss"), ("taylor", "taylor")):
+        with pytest.raises(MissingInputError, match=f"analyze --importance {importance}"):
+            plan_from_analysis(path, PlanOptions(drop=2, strategy=strategy))
+    with pytest.raises(MissingInputError, match="analyze --importance loss"):
+        plan_from_analysis(path, PlanOptions(drop=2, rank=Rank.LOSS))
+    with pytest.raises(UsageError, match="angular needs"):
+        plan_from_analysis(path, PlanOptions(drop=2, strategy="angular"))
+
+
+def test_what_was_measured_over_all_cannot_be_weighed(tmp_path: Path) -> None:
+    path = tmp_path / "analysis.json"
+    taylor = TaylorImportance(sensitivity=[1.0] * LAYERS, first_order=[1.0] * LAYERS, samples=4)
+    save_artifact(build_analysis(loss=loss([4, 2]), taylor=taylor), path)
+    for options in (PlanOptions(drop=2, strategy="sleb"), PlanOptions(drop=2, strategy="taylor")):
+        assert plan_from_analysis(path, options).drop
+        with pytest.raises(UsageError, match="cannot be weighed by charts"):
+            plan_from_analysis(path, PlanOptions(drop=2, strategy=options.strategy, weights=(("charts", 1.0),)))
+    by_loss = PlanOptions(drop=1, rank=Rank.LOSS, weights=(("charts", 1.0),), protect=())
+    assert plan_from_analysis(path, by_loss).drop == [0], "the damage grows with the layer on charts"
+    other = PlanOptions(drop=1, rank=Rank.LOSS, weights=(("source:text", 1.0),), protect=())
+    assert plan_from_analysis(path, other).drop == [6], "and falls on text; 7 can only be an anchor"
+
+
+def test_a_search_that_ends_too_early_says_how_far_it_went(tmp_path: Path) -> None:
+    path = tmp_path / "analysis.json"
+    save_artifact(build_analysis(loss=loss([4, 2, 7, 3])), path)
+    assert plan_from_analysis(path, PlanOptions(drop=2, strategy="sleb")).drop == [2, 4]
+    with pytest.raises(RatioError, match=r"sleb can drop 2 of 8 layers.*The greedy search by loss.*--search-ratio"):
+        plan_from_analysis(path, PlanOptions(drop=3, strategy="sleb"))
+    assert plan_from_analysis(path, PlanOptions(drop=4, strategy="sleb", protect=())).drop == [2, 3, 4, 7]
+
+
+def test_the_table_shows_damage_and_whether_similarity_can_be_trusted(tmp_path: Path) -> None:
+    save_artifact(build_analysis(loss=loss([4]), correlation=0.25), tmp_path / "analysis.json")
+    done = CliRunner().invoke(app, ["plan", "--ratio", "0.25", "-w", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    assert "damage" in done.stdout
+    assert "0.7000" in done.stdout
+    assert "Spearman +0.25" in done.stdout
+    assert "misleads on this model" in done.stdout
