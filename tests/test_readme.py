@@ -39,6 +39,13 @@ def test_every_command_is_in_the_table() -> None:
     assert all(f"| `{name}` |" in README for name in names)
 
 
+def test_every_strategy_is_in_the_table() -> None:
+    from interlace_cli.strategies import STRATEGIES
+
+    table = README.split("## Other ways to choose")[1].split("## The commands")[0]
+    assert not [name for name in STRATEGIES if f"`{name}`" not in table]
+
+
 def test_the_two_commands_are_those_of_ci() -> None:
     assert 'pip install -e ".[test]" && interlace run' in README
     assert "\npython -m pytest\n" in README

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
-from interlace_cli.core import evaluate, finetune, plan, prune
+from interlace_cli.core import evaluate, plan
+from interlace_cli.core.cells import Make, Makers
 from interlace_cli.core.opened import OpenedModel, open_model
 from interlace_cli.core.run import RunOptions, StepListener, measure_model
 from interlace_cli.domain.analysis import Analysis
@@ -34,7 +34,8 @@ from interlace_cli.report.figure import build_figure
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies import STRATEGIES
 
-BASELINES = ("wanda", "magnitude", "dense-ft")
+SPARSE = ("wanda", "magnitude")
+BASELINES = (*SPARSE, "dense-ft")
 PATTERN = Pattern(2, 4)
 
 
@@ -115,7 +116,7 @@ class _Job:
     tune: tuple[int, ...]
     seed: int | None
     settings: Settings
-    make: Callable[[Path], Path]
+    make: Make
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class _Grid:
         self.space, self.options, self.grid, self.dense, self.progress = space, options, grid, dense, progress
         self.folder = space.root / "compare"
         self.work = self.folder / "work"
+        self.makers = Makers(space, options.run, dense, self.work, progress)
         self.evaluation = options.run.evaluate
         self.samples = load_split(space.dataset, "heldout")[: self.evaluation.samples]
         self.inputs = {"model": dense.facts.fingerprint, "dataset": hash_dataset(space.dataset)}
@@ -171,7 +173,8 @@ class _Grid:
         for number, job in enumerate(missing, start=1):
             cells[job.file] = self._make(job, labels[job.file])
             self.progress.say(f"{number}/{len(missing)} {labels[job.file]}: {cells[job.file].seconds:.0f} s")
-        speeds = {drop: self._time(drop) for drop in sorted({job.drop for job in jobs.values() if job.drop})}
+        timed = {key: job for job in jobs.values() if (key := self._find_speed_key(job)) is not None}
+        speeds = {key: self._time(key, job) for key, job in sorted(timed.items())}
         shutil.rmtree(self.work, ignore_errors=True)
         measured = [
             Measured(
@@ -179,7 +182,7 @@ class _Grid:
                 line.ratio,
                 line.sparsity,
                 [cells[job.file] for job in line.jobs],
-                speeds.get(line.jobs[0].drop),
+                speeds.get(self._find_speed_key(line.jobs[0]) or ""),
             )
             for line in lines
         ]
@@ -189,21 +192,23 @@ class _Grid:
         """In the order of the table."""
         baselines, pattern_gone = self.options.baselines, 1 - PATTERN.keep / PATTERN.group
         lines = [_Line("dense", None, 0.0, [self._job("dense", (), (), None, lambda out: self.dense.checkpoint.path)])]
-        for method in (method for method in ("wanda", "magnitude") if method in baselines):
-            jobs = [self._job(method, (), (), None, self._sparsify(method))]
+        for method in (method for method in SPARSE if method in baselines):
+            jobs = [self._job(method, (), (), None, self.makers.sparsify(method, PATTERN))]
             lines.append(_Line(f"{method} {PATTERN}", None, pattern_gone, jobs))
         reference = self._find_reference()
         if "dense-ft" in baselines and reference is not None:
             tune = tuple(reference.tune)
-            jobs = [self._job("dense-ft", (), tune, seed, self._heal_dense(tune, seed)) for seed in self.options.seeds]
+            jobs = [
+                self._job("dense-ft", (), tune, seed, self.makers.heal_dense(tune, seed)) for seed in self.options.seeds
+            ]
             lines.append(_Line("dense-ft", None, 0.0, jobs))
         for (name, ratio), made in self.plans.items():
             drop, tune = tuple(made.drop), tuple(made.tune)
             gone = len(drop) / self.dense.facts.num_layers
-            lines.append(_Line(name, ratio, gone, [self._job("pruned", drop, (), None, self._prune(drop))]))
+            lines.append(_Line(name, ratio, gone, [self._job("pruned", drop, (), None, self.makers.prune(drop))]))
             if tune:
                 seeds = self._seeds_at(ratio)
-                jobs = [self._job("healed", drop, tune, seed, self._heal(drop, tune, seed)) for seed in seeds]
+                jobs = [self._job("healed", drop, tune, seed, self.makers.heal(drop, tune, seed)) for seed in seeds]
                 lines.append(_Line(name, ratio, gone, jobs))
         return lines
 
@@ -223,71 +228,14 @@ class _Grid:
         drop: tuple[int, ...],
         tune: tuple[int, ...],
         seed: int | None,
-        make: Callable[[Path], Path],
+        make: Make,
     ) -> _Job:
-        key = hashlib.sha256(repr((drop, tune)).encode()).hexdigest()[:10] if drop or tune else ""
+        key = _hash((drop, tune)) if drop or tune else ""
         file = "-".join(part for part in (stage, key, "" if seed is None else f"seed{seed}") if part)
         settings: Settings = {"evaluate": {**evaluate.build_settings(self.evaluation), "speed": False, "repeats": 0}}
         if seed is not None:
             settings["recipe"] = {**asdict(self.options.run.recipe), "seed": seed}
         return _Job(file, drop, tune, seed, settings, make)
-
-    def _prune(self, drop: tuple[int, ...]) -> Callable[[Path], Path]:
-        def make(out: Path) -> Path:
-            prune.prune_layers(
-                self.options.run.model, list(drop), out, self.progress, force=True, stack=self.dense.facts.stack
-            )
-            return out
-
-        return make
-
-    def _heal(self, drop: tuple[int, ...], tune: tuple[int, ...], seed: int) -> Callable[[Path], Path]:
-        def make(out: Path) -> Path:
-            short = self._prune(drop)(self.work / "to-heal")
-            recipe = replace(self.options.run.recipe, seed=seed)
-            device = self.options.run.analyze.device
-            finetune.heal_model(
-                short, self.space.dataset, out, recipe, self.progress, tune_layers=tune, device=device, force=True
-            )
-            return out
-
-        return make
-
-    def _heal_dense(self, tune: tuple[int, ...], seed: int) -> Callable[[Path], Path]:
-        def make(out: Path) -> Path:
-            recipe, run = replace(self.options.run.recipe, seed=seed), self.options.run
-            finetune.heal_dense(
-                run.model,
-                self.space.dataset,
-                out,
-                recipe,
-                self.progress,
-                tune_layers=tune,
-                stack=self.dense.facts.stack,
-                device=run.analyze.device,
-                force=True,
-            )
-            return out
-
-        return make
-
-    def _sparsify(self, method: str) -> Callable[[Path], Path]:
-        def make(out: Path) -> Path:
-            run = self.options.run
-            prune.prune_weights(
-                run.model,
-                method,
-                PATTERN,
-                out,
-                self.progress,
-                self.space.dataset,
-                dtype=run.analyze.dtype,
-                device=run.analyze.device,
-                force=True,
-            )
-            return out
-
-        return make
 
     def _make(self, job: _Job, label: str) -> Cell:
         began = time.monotonic()
@@ -328,12 +276,18 @@ class _Grid:
     def _is_current(self, artifact: Artifact, settings: Settings) -> bool:
         return artifact.created_by == build_origin("compare", settings) and artifact.inputs == self.inputs
 
-    def _time(self, drop: tuple[int, ...]) -> SpeedCell | None:
-        """TTFT of dense and short in turns. Where all layers weigh the same, it is their number that counts."""
+    def _find_speed_key(self, job: _Job) -> str | None:
+        """Which timing is a cell's: where all layers weigh the same, it is their number that counts. None for one that
+        computes what the dense model does."""
         if not self.evaluation.speed:
             return None
-        sizes = set(self.dense.facts.layer_bytes)
-        key = str(len(drop)) if len(sizes) == 1 else hashlib.sha256(repr(drop).encode()).hexdigest()[:10]
+        if job.drop:
+            is_even = len(set(self.dense.facts.layer_bytes)) == 1
+            return str(len(job.drop)) if is_even else _hash(job.drop)
+        return "sparse" if job.file in SPARSE and evaluate.has_sparse_kernels(self.evaluation) else None
+
+    def _time(self, key: str, job: _Job) -> SpeedCell:
+        """TTFT of the dense model and of the cell's checkpoint before healing, in turns."""
         path, settings = self.folder / f"speed-{key}.json", evaluate.build_settings(self.evaluation)
         if path.exists():
             try:
@@ -342,10 +296,12 @@ class _Grid:
                 found = None
             if found is not None and self._is_current(found, settings):
                 return found
-        short = self._prune(drop)(self.work / "to-time")
+        short = (self.makers.prune(job.drop) if job.drop else job.make)(self.work / "to-time")
         stack = self.dense.facts.stack
         models = [open_model(where, stack).checkpoint.path for where in (self.options.run.model, short)]
-        dense, pruned = evaluate.time_checkpoints(models, self.space.dataset, self.samples, self.evaluation)
+        dense, pruned = evaluate.time_checkpoints(
+            models, self.space.dataset, self.samples, self.evaluation, self.progress
+        )
         cell = SpeedCell(
             kind=SpeedCell.KIND,
             schema_version=SpeedCell.SCHEMA,
@@ -385,3 +341,7 @@ class _Grid:
     def _describe_grid(self) -> Settings:
         o = self.options
         return {"strategies": list(o.strategies), "ratios": list(o.ratios), "seeds": list(o.seeds)}
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:10]

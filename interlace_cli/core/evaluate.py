@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from interlace_cli.evaluation.quality import Quality
 
 
+SPARSE_KERNELS = "2:4"
+"""The pattern that GPUs have kernels for."""
+
+
 @dataclass(frozen=True)
 class EvaluateOptions:
     """`speed` needs all checkpoints in memory at once; without it they are loaded one after another."""
@@ -132,7 +136,7 @@ def _measure(
     speeds: list[Speed | None] = [None] * len(opened)
     if options.speed and batcher is not None:
         for (_, model), loaded in zip(opened, models, strict=True):
-            if find_sparsity(model.checkpoint.path) == "2:4":
+            if find_sparsity(model.checkpoint.path) == SPARSE_KERNELS:
                 use_sparse_kernels(loaded, progress)
         speeds = list(measure_speed(models, batcher.build_prompts([_find_prompt(samples)]), options.repeats))
     return qualities, speeds, *describe_place(options)
@@ -157,14 +161,26 @@ def answer_samples(
 
 
 def time_checkpoints(
-    paths: Sequence[Path], dataset: Path, samples: Sequence[Sample], options: EvaluateOptions
+    paths: Sequence[Path], dataset: Path, samples: Sequence[Sample], options: EvaluateOptions, progress: Progress
 ) -> list[Speed]:
-    """Timings of checkpoints that take turns, all of them loaded at once."""
+    """Timings of checkpoints that take turns, all of them loaded at once; 2:4 sparse ones on kernels for that."""
+    from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
     from interlace_cli.evaluation.speed import measure_speed
 
     loaded = [_load(path, dataset, options) for path in paths]
+    for path, (model, _) in zip(paths, loaded, strict=True):
+        if find_sparsity(path) == SPARSE_KERNELS:
+            use_sparse_kernels(model, progress)
     prompt = loaded[0][1].build_prompts([_find_prompt(samples)])
     return measure_speed([model for model, _ in loaded], prompt, options.repeats)
+
+
+def has_sparse_kernels(options: EvaluateOptions) -> bool:
+    """Whether the device has kernels for 2:4 sparse weights."""
+    from interlace_cli.evaluation.sparse_kernels import has_kernels
+    from interlace_cli.io.models import choose_device
+
+    return has_kernels(choose_device(options.device))
 
 
 def describe_place(options: EvaluateOptions) -> tuple[str, str]:

@@ -14,10 +14,15 @@ from interlace_cli.domain.progress import Progress
 SIDE = 64
 
 
+def has_kernels(device: torch.device | str) -> bool:
+    """Whether it is such a GPU."""
+    device = torch.device(device)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def use_sparse_kernels(model: nn.Module, progress: Progress) -> int:
     """Puts the model's 2:4 weights into the compressed form, in place, and says how many; 0 where nothing can be."""
-    device = next(model.parameters()).device
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+    if not has_kernels(next(model.parameters()).device):
         progress.say("2:4 weights are timed as dense ones: this device has no kernels for them.")
         return 0
     count = 0

@@ -100,7 +100,9 @@ class _Search:
     def run(self) -> None:
         state = self.state
         losses = self._begin(state.dropped)
-        if state.is_new:
+        if not state.is_new:
+            self._discount()
+        else:
             state.tokens = [int(count) for labels in self.labels for count in (labels != IGNORE).sum(-1)]
             state.dense, state.single = losses, [None] * self.num_layers
             self._count(self.num_layers)
@@ -111,6 +113,7 @@ class _Search:
             layer, streams, recordings = best
             if streams is None or recordings is None:
                 _, streams, recordings = self._try(layer)
+                self._discount()
             for stream, after in zip(self.streams, streams, strict=True):
                 stream.update(after)
             self.recordings = recordings
@@ -178,6 +181,10 @@ class _Search:
 
     def _bypassing(self, drop: Collection[int]) -> AbstractContextManager[None]:
         return bypassed(self.replay.model, sorted(drop), self.stack) if drop else nullcontext()
+
+    def _discount(self) -> None:
+        """What was run only because an earlier call was interrupted is not counted, so that the result is the same."""
+        self.runs_before = self.state.layer_runs - self.replay.layer_runs
 
     def _count(self, naive: int) -> None:
         self.state.layer_runs = self.runs_before + self.replay.layer_runs

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import TINY
+from typer.testing import CliRunner
 
+from interlace_cli.cli.app import app
 from interlace_cli.core.finetune import heal_model
 from interlace_cli.core.prune import prune_by_plan, prune_layers
 from interlace_cli.data.batches import IGNORE, Batcher
@@ -64,6 +66,22 @@ def test_only_the_tuned_layers_change_on_disk(pruned: Path, healed: Path) -> Non
     assert layers == {"2", "4"}, "dense layers 3 and 5 stand at positions 2 and 4"
     assert all(".language_model.layers." in name for name in changed)
     assert len([name for name in changed if ".layers.2." in name]) == 11, "every tensor of a tuned layer has moved"
+
+
+def test_dense_ft_trains_the_plans_layers_and_drops_none(pruned: Path, small_dataset: Path, chain_model: Path) -> None:
+    words = ["finetune", "--dense", "--dataset", small_dataset, "-w", pruned, "--lr", "1e-3", "--out", pruned / "ft"]
+    done = CliRunner().invoke(app, [*map(str, words), str(chain_model)])
+    assert done.exit_code == 0, done.stderr
+    before, after = load_file(chain_model / "model.safetensors"), load_file(pruned / "ft/model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert {name.split(".layers.")[1].split(".")[0] for name in changed} == {"3", "5"}, (
+        "as many as are tuned when healed"
+    )
+    card = json.loads((pruned / "ft/interlace.json").read_text())
+    assert (card["stage"], card["dropped"], card["tune"]) == ("dense-ft", [], [3, 5])
+    done = CliRunner().invoke(app, [*map(str, words), str(chain_model), "--tune-layers", "9"])
+    assert done.exit_code in (1, 2)
 
 
 def test_the_passport_says_what_was_done(healed: Path) -> None:

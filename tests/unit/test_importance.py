@@ -153,6 +153,7 @@ def test_an_interrupted_search_goes_on(
     assert state.path[: len(kept)] == kept
     assert [step.layer for step in state.path] == [step.layer for step in whole.path]
     assert [step.loss for step in state.path] == pytest.approx([step.loss for step in whole.path])
+    assert (state.layer_runs, state.naive_layer_runs) == (whole.layer_runs, whole.naive_layer_runs)
     assert [loss for one in state.single for loss in one or []] == pytest.approx(
         [loss for one in whole.single for loss in one or []]
     )

@@ -1,0 +1,95 @@
+"""What makes the checkpoint of each cell of a comparison: functions of the folder to write, which say where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from interlace_cli.core import finetune, prune
+from interlace_cli.core.opened import OpenedModel
+from interlace_cli.core.run import RunOptions
+from interlace_cli.domain.progress import Progress
+from interlace_cli.io.workspace import Workspace
+from interlace_cli.sparsity.pattern import Pattern
+
+Make = Callable[[Path], Path]
+Layers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Makers:
+    """`work` is a folder for what is needed on the way; all layers are dense indices."""
+
+    space: Workspace
+    run: RunOptions
+    dense: OpenedModel
+    work: Path
+    progress: Progress
+
+    def prune(self, drop: Layers) -> Make:
+        """Without these layers."""
+
+        def make(out: Path) -> Path:
+            stack = self.dense.facts.stack
+            prune.prune_layers(self.run.model, list(drop), out, self.progress, force=True, stack=stack)
+            return out
+
+        return make
+
+    def heal(self, drop: Layers, tune: Layers, seed: int) -> Make:
+        """Without these layers, and others tuned in their place."""
+
+        def make(out: Path) -> Path:
+            short = self.prune(drop)(self.work / "to-heal")
+            finetune.heal_model(
+                short,
+                self.space.dataset,
+                out,
+                replace(self.run.recipe, seed=seed),
+                self.progress,
+                tune_layers=tune,
+                device=self.run.analyze.device,
+                force=True,
+            )
+            return out
+
+        return make
+
+    def heal_dense(self, tune: Layers, seed: int) -> Make:
+        """With all layers, these tuned."""
+
+        def make(out: Path) -> Path:
+            finetune.heal_dense(
+                self.run.model,
+                self.space.dataset,
+                out,
+                replace(self.run.recipe, seed=seed),
+                self.progress,
+                tune_layers=tune,
+                stack=self.dense.facts.stack,
+                device=self.run.analyze.device,
+                force=True,
+            )
+            return out
+
+        return make
+
+    def sparsify(self, method: str, pattern: Pattern) -> Make:
+        """With all layers, and weights dropped inside them."""
+
+        def make(out: Path) -> Path:
+            prune.prune_weights(
+                self.run.model,
+                method,
+                pattern,
+                out,
+                self.progress,
+                self.space.dataset,
+                dtype=self.run.analyze.dtype,
+                device=self.run.analyze.device,
+                force=True,
+            )
+            return out
+
+        return make
