@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 
 
+class Compensate(str, Enum):
+    """How dropped layers are made up for."""
+
+    LINEAR = "linear"
+
+
 class Method(str, Enum):
     """How weights are dropped."""
 
@@ -44,6 +50,10 @@ def prune(
         str | None, typer.Option("--drop-layers", help="Drop exactly these, such as 3,6, with no plan.")
     ] = None,
     stack: StackOption = None,
+    compensate: Annotated[
+        Compensate | None,
+        typer.Option("--compensate", help="Fold a least-squares map into the layer in front of each gap."),
+    ] = None,
     method: Annotated[
         Method | None, typer.Option("--method", help="Drop weights instead of layers, by --sparsity: a baseline.")
     ] = None,
@@ -51,9 +61,9 @@ def prune(
         str, typer.Option("--sparsity", help="Of how many weights how many stay, for --method.")
     ] = "2:4",
     dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="Calibrates --method wanda, instead of the workspace's.")
+        Path | None, typer.Option("--dataset", help="Calibrates --compensate and wanda, instead of the workspace's.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Calibrate --method wanda on this many.")] = 128,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Calibrate on this many.")] = 128,
     verify: Annotated[
         bool, typer.Option("--verify", help="Load both models and compare them, the dropped layers being bypassed.")
     ] = False,
@@ -68,11 +78,11 @@ def prune(
 ) -> None:
     """A new checkpoint without the dropped layers, by surgery on disk: the model is never built."""
     from interlace_cli.core.prune import (
+        Compensation,
         draft_by_plan,
         draft_cut,
         prune_by_plan,
         prune_layers,
-        prune_weights,
         verify_cut,
     )
     from interlace_cli.domain.checkpoint import PruneOutcome
@@ -80,23 +90,27 @@ def prune(
     from interlace_cli.errors import CheckpointError, UsageError
     from interlace_cli.io.models import choose_device
     from interlace_cli.io.workspace import require
-    from interlace_cli.sparsity.pattern import Pattern
 
     space = Workspace(workspace)
     folder, progress = out or space.pruned, BarProgress()
     if method is not None:
-        if plan is not None or drop_layers is not None or stack is not None or verify or dry_run:
+        if any((plan, drop_layers, stack, verify, dry_run, compensate)):
             raise UsageError(
-                "--method drops weights, and --plan, --drop-layers, --stack, --verify and --dry-run are about layers.",
+                "--method drops weights, and --plan, --drop-layers, --stack, --verify, --dry-run and --compensate are"
+                " about layers.",
                 "Give one or the other.",
             )
-        pattern, folder = Pattern.parse(sparsity), out or space.root / method.value
         source = None if method is Method.MAGNITUDE else require(dataset or space.dataset)
-        card = prune_weights(
-            model or "demo", method.value, pattern, folder, progress, source, samples, device=device, force=force
-        )
-        output.result(PruneOutcome(checkpoint=card, fidelity=None), *card.notes, f"{folder}")
+        folder = out or space.root / method.value
+        _prune_weights(model or "demo", method, sparsity, folder, source, samples, device, force)
         return
+    compensation = None
+    if compensate is not None:
+        if verify or dry_run:
+            raise UsageError(
+                "--compensate changes weights, and --verify and --dry-run are about a plain cut.", "Leave one out."
+            )
+        compensation = Compensation(require(dataset or space.dataset), samples, device=device)
     if verify:
         # Before anything is written.
         choose_device(device)
@@ -104,10 +118,9 @@ def prune(
         if stack is not None:
             raise UsageError("--stack belongs to --drop-layers; a plan says its stack itself.", "Leave it out.")
         if dry_run:
-            draft = draft_by_plan(model, plan or space.plan, force)
-            output.result(draft, _build_draft_table(draft), _describe_draft(draft))
+            _show_draft(draft_by_plan(model, plan or space.plan, force))
             return
-        card = prune_by_plan(model, plan or space.plan, folder, progress, force)
+        card = prune_by_plan(model, plan or space.plan, folder, progress, force, compensation)
     else:
         if plan is not None:
             raise UsageError("--plan and --drop-layers both say what to drop.", "Give one of them.")
@@ -115,15 +128,46 @@ def prune(
             raise UsageError("--drop-layers needs a MODEL.", "Such as `interlace prune demo --drop-layers 3,6`.")
         layers = parse_layers(drop_layers, "--drop-layers")
         if dry_run:
-            draft = draft_cut(model, layers, stack or "language")
-            output.result(draft, _build_draft_table(draft), _describe_draft(draft))
+            _show_draft(draft_cut(model, layers, stack or "language"))
             return
-        card = prune_layers(model, layers, folder, progress, force, stack or "language")
+        card = prune_layers(model, layers, folder, progress, force, stack or "language", compensation)
     fidelity = verify_cut(card, model or card.base.location, folder, progress, device) if verify else None
     outcome = PruneOutcome(checkpoint=card, fidelity=fidelity)
     output.result(outcome, _describe(card), *_describe_fidelity(fidelity), f"{folder}")
     if fidelity is not None and not fidelity.is_exact:
         raise CheckpointError(f"{folder} does not compute what it should.", "Please report the model's architecture.")
+
+
+def _prune_weights(
+    model: str,
+    method: Method,
+    sparsity: str,
+    folder: Path,
+    dataset: Path | None,
+    samples: int,
+    device: str,
+    force: bool,
+) -> None:
+    from interlace_cli.core.prune_weights import prune_weights
+    from interlace_cli.domain.checkpoint import PruneOutcome
+    from interlace_cli.sparsity.pattern import Pattern
+
+    card = prune_weights(
+        model,
+        method.value,
+        Pattern.parse(sparsity),
+        folder,
+        BarProgress(),
+        dataset,
+        samples,
+        device=device,
+        force=force,
+    )
+    output.result(PruneOutcome(checkpoint=card, fidelity=None), *card.notes, f"{folder}")
+
+
+def _show_draft(draft: PruneDraft) -> None:
+    output.result(draft, _build_draft_table(draft), _describe_draft(draft))
 
 
 def _describe(card: CheckpointCard) -> str:

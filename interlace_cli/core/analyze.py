@@ -262,8 +262,8 @@ class _Measuring:
     def _measure_loss(self) -> tuple[LossImportance, Arrays]:
         import numpy as np
 
+        from interlace_cli.families.replay import can_replay
         from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
-        from interlace_cli.importance.replay import can_replay
 
         facts = self.opened.facts
         layers, locked = facts.num_layers, frozenset(facts.locked_layers)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from interlace_cli.core import finetune, prune
 from interlace_cli.core.opened import OpenedModel
+from interlace_cli.core.prune_weights import prune_weights
 from interlace_cli.core.run import RunOptions
 from interlace_cli.domain.progress import Progress
 from interlace_cli.io.workspace import Workspace
@@ -79,7 +80,7 @@ class Makers:
         """With all layers, and weights dropped inside them."""
 
         def make(out: Path) -> Path:
-            prune.prune_weights(
+            prune_weights(
                 self.run.model,
                 method,
                 pattern,

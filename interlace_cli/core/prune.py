@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
-from interlace_cli.errors import PlanMismatchError, UnsupportedModelError, UsageError
+from interlace_cli.domain.record import Settings
+from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.config import edit_config
 from interlace_cli.families.limits import check_drop
@@ -21,12 +22,11 @@ from interlace_cli.families.stacks import LANGUAGE, Config
 from interlace_cli.families.tensors import COLUMNS, build_companions, build_numbering, build_renaming, find_stacked
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
 from interlace_cli.io.checkpoints import resolve_location
-from interlace_cli.io.datasets import hash_dataset, load_split
+from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_file
 from interlace_cli.io.surgery import (
     NewTensor,
     Slices,
-    copy_config,
     copy_side_files,
     name_shard,
     select_tensors,
@@ -35,10 +35,6 @@ from interlace_cli.io.surgery import (
     write_tensors,
 )
 from interlace_cli.io.workspace import PASSPORT, require
-from interlace_cli.sparsity.pattern import Pattern
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,25 @@ class Cut:
     inputs: dict[str, str]
 
 
-def prune_by_plan(location: str | None, plan_path: Path, out: Path, progress: Progress, force: bool) -> CheckpointCard:
+@dataclass(frozen=True)
+class Compensation:
+    """What `--compensate linear` is calibrated on: the first `samples` of the dataset's calibration split."""
+
+    dataset: Path
+    samples: int = 128
+    batch_size: int = 8
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+def prune_by_plan(
+    location: str | None,
+    plan_path: Path,
+    out: Path,
+    progress: Progress,
+    force: bool,
+    compensation: Compensation | None = None,
+) -> CheckpointCard:
     """Cuts what the plan drops. `location` defaults to the model that the plan was made for.
 
     Raises PlanMismatchError if the plan was made for another model; `force` goes on if it has as many layers.
@@ -60,11 +74,17 @@ def prune_by_plan(location: str | None, plan_path: Path, out: Path, progress: Pr
     opened = open_model(location, plan.stack)
     check_plan_fits(plan, opened, force)
     cut = Cut(plan.drop, plan.tune, plan.strategy, {"plan": hash_file(plan_path)})
-    return _write(opened, cut, out, progress, force)
+    return _write(opened, cut, out, progress, force, compensation)
 
 
 def prune_layers(
-    location: str, drop: list[int], out: Path, progress: Progress, force: bool, stack: str = LANGUAGE
+    location: str,
+    drop: list[int],
+    out: Path,
+    progress: Progress,
+    force: bool,
+    stack: str = LANGUAGE,
+    compensation: Compensation | None = None,
 ) -> CheckpointCard:
     """Cuts exactly the layers `drop` (dense indices) of the stack."""
     opened = open_model(location, stack)
@@ -74,112 +94,7 @@ def prune_layers(
             f"--drop-layers {describe_layers(drop)} does not fit a model with layers 0 to {layers - 1}.",
             "Name at least one layer, and leave at least one.",
         )
-    return _write(opened, Cut(drop, [], "by hand", {}), out, progress, force)
-
-
-def prune_weights(
-    location: str,
-    method: str,
-    pattern: Pattern,
-    out: Path,
-    progress: Progress,
-    dataset: Path | None,
-    samples: int = 128,
-    batch_size: int = 8,
-    dtype: str = "auto",
-    device: str = "auto",
-    force: bool = False,
-) -> CheckpointCard:
-    """Drops weights and no layers: N:M sparsity of the linear layers in the language model's layers, by `wanda`, on the
-    first `samples` of the dataset's calibration split, or by `magnitude`, which needs no data.
-
-    The result is a plain checkpoint of the same size with zeros in it.
-    """
-    check_free(out, force)
-    opened = open_model(location)
-    calibration = load_split(dataset, "calibration")[:samples] if dataset is not None and method == "wanda" else []
-
-    from interlace_cli.data.batches import Batcher, order_by_length, to_device
-    from interlace_cli.families.modules import find_layers
-    from interlace_cli.healing.trainable import to_bytes
-    from interlace_cli.importance.replay import can_replay
-    from interlace_cli.io.models import load_model, load_processor
-    from interlace_cli.sparsity.magnitude import prune_by_magnitude
-    from interlace_cli.sparsity.wanda import prune_by_wanda
-
-    path = opened.checkpoint.path
-    model = load_model(path, dtype, device)
-    layers = find_layers(model)
-    positions = range(len(layers))
-    collect_stored(opened, model, layers, positions, "meta")
-    with progress.task(f"prune {method}", len(layers), "layers") as advance:
-        if method == "magnitude":
-            prune_by_magnitude(layers, pattern, advance)
-        else:
-            if dataset is None or not calibration:
-                raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
-            batcher = Batcher(load_processor(path), dataset)
-            order = order_by_length(calibration)
-            chosen = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-            batches = [batcher.build_conversations([calibration[i] for i in indices]) for indices in chosen]
-            inputs = [
-                to_device({n: v for n, v in batch.items() if n != "labels"}, model.device, model.dtype)
-                for batch in batches
-            ]
-            if not can_replay(model, layers, inputs[0]):
-                raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
-            prune_by_wanda(model, layers, inputs, pattern, advance)
-    data = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
-    card = _describe_sparse(opened, method, pattern, layers, dataset, len(calibration))
-    checkpoint = opened.checkpoint
-    with folder_being_made(out, force) as draft:
-        copy_config(checkpoint.path, draft)
-        copy_side_files(checkpoint.path, draft)
-        names = {name: name for name in checkpoint.tensors}
-        write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
-        save_artifact(card, draft / PASSPORT)
-    return card
-
-
-def _describe_sparse(
-    opened: OpenedModel, method: str, pattern: Pattern, layers: nn.ModuleList, dataset: Path | None, samples: int
-) -> CheckpointCard:
-    from torch import nn
-
-    facts = opened.facts
-    pruned = zeros = others = 0
-    for parameter_owner in (module for layer in layers for module in layer.modules()):
-        for name, parameter in parameter_owner.named_parameters(recurse=False):
-            is_pruned = isinstance(parameter_owner, nn.Linear) and name == "weight" and pattern.fits(parameter)
-            if is_pruned:
-                pruned += parameter.numel()
-                zeros += int((parameter == 0).sum())
-            elif parameter.ndim > 1:
-                others += parameter.numel()
-    if not pruned:
-        raise UnsupportedModelError(
-            f"{facts.name} has no linear layer whose inputs fall into groups of {pattern.group}."
-        )
-    notes = [f"{zeros:,} of the {pruned:,} weights of the layers' linear maps are zero."]
-    if others:
-        notes.append(f"{others:,} weights that are no plain linear maps (fused experts, say) are as they were.")
-    data = {} if method == "magnitude" or dataset is None else {"dataset": hash_dataset(dataset)}
-    return CheckpointCard(
-        kind=CheckpointCard.KIND,
-        schema_version=CheckpointCard.SCHEMA,
-        created_by=build_origin("prune", {"method": method, "sparsity": str(pattern), "samples": samples}),
-        inputs={"model": facts.fingerprint, **data},
-        stage="sparse",
-        base=facts,
-        stack=facts.stack,
-        strategy=method,
-        ratio=0.0,
-        dense_index=list(range(facts.num_layers)),
-        dropped=[],
-        tune=[],
-        sparsity=str(pattern),
-        notes=notes,
-    )
+    return _write(opened, Cut(drop, [], "by hand", {}), out, progress, force, compensation)
 
 
 def draft_by_plan(location: str | None, plan_path: Path, force: bool) -> PruneDraft:
@@ -194,7 +109,7 @@ def draft_cut(location: str, drop: Sequence[int], stack: str = LANGUAGE) -> Prun
     opened = open_model(location, stack)
     facts = opened.facts
     check_drop(opened.config, opened.stack, facts.num_layers, drop)
-    config, tensors = _select(opened, Cut(list(drop), [], "", {}))
+    config, tensors = _select(opened, drop)
     shards = split_into_shards(tensors, opened.checkpoint)
     return PruneDraft(
         model=facts.name,
@@ -247,10 +162,12 @@ def check_plan_fits(plan: Plan, opened: OpenedModel, force: bool) -> None:
         )
 
 
-def _select(opened: OpenedModel, cut: Cut) -> tuple[Config, list[NewTensor]]:
-    """The new config, and the tensors that stay under their new names."""
+def _select(
+    opened: OpenedModel, drop: Sequence[int], replaced: Mapping[str, bytes] | None = None
+) -> tuple[Config, list[NewTensor]]:
+    """The new config, and the tensors that stay under their new names, some of them `replaced` (by old name)."""
     facts, stack = opened.facts, opened.stack
-    kept = kept_layers(cut.drop, facts.num_layers)
+    kept = kept_layers(drop, facts.num_layers)
     numbering = build_numbering(kept, facts.num_layers, opened.extra)
     companions = build_companions(opened.config, stack, kept, facts.num_layers)
     config = edit_config(opened.config, stack, kept, facts.num_layers)
@@ -258,22 +175,32 @@ def _select(opened: OpenedModel, cut: Cut) -> tuple[Config, list[NewTensor]]:
     names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, companions)
     stacked = find_stacked(opened.checkpoint.tensors) if stack.name != "vision" else {}
     slices = {name: Slices(axis == COLUMNS, kept, facts.num_layers) for name, axis in stacked.items()}
-    return config, select_tensors(opened.checkpoint, names, sliced=slices)
+    return config, select_tensors(opened.checkpoint, names, replaced, slices)
 
 
-def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: bool) -> CheckpointCard:
+def _write(
+    opened: OpenedModel,
+    cut: Cut,
+    out: Path,
+    progress: Progress,
+    force: bool,
+    compensation: Compensation | None = None,
+) -> CheckpointCard:
     facts, checkpoint = opened.facts, opened.checkpoint
     check_free(out, force)
     check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
-    config, tensors = _select(opened, cut)
+    replaced, changed = _compensate(opened, cut.drop, compensation, progress) if compensation else ({}, [])
+    config, tensors = _select(opened, cut.drop, replaced)
     notes = _describe_deepstack(cut.drop, facts.deepstack_layers) + _describe_untested(opened)
+    if changed:
+        notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
     for note in notes:
         progress.say(note)
     kept = kept_layers(cut.drop, facts.num_layers)
     card = CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
-        created_by=build_origin("prune", {"drop_layers": list(cut.drop)}),
+        created_by=build_origin("prune", {"drop_layers": list(cut.drop), **_describe_compensation(compensation)}),
         inputs={"model": facts.fingerprint, **cut.inputs},
         stage="pruned",
         base=facts,
@@ -283,6 +210,7 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
         dense_index=kept,
         dropped=cut.drop,
         tune=[kept.index(layer) for layer in cut.tune],
+        compensated=[kept.index(layer) for layer in changed],
         notes=notes,
     )
     total = sum(tensor.bytes for tensor in tensors)
@@ -292,6 +220,43 @@ def _write(opened: OpenedModel, cut: Cut, out: Path, progress: Progress, force: 
         write_tensors(checkpoint, draft, tensors, advance)
         save_artifact(card, draft / PASSPORT)
     return card
+
+
+def _compensate(
+    opened: OpenedModel, drop: Sequence[int], compensation: Compensation, progress: Progress
+) -> tuple[dict[str, bytes], list[int]]:
+    """New bytes of tensors, by their names in the dense checkpoint, and the layers (dense) that they are of."""
+    if opened.stack.name != LANGUAGE:
+        raise UsageError(f"--compensate is for the language model's layers, not the {opened.stack.name} stack's.")
+    samples = load_split(compensation.dataset, "calibration")[: compensation.samples]
+    if not samples:
+        raise UsageError("--compensate needs a calibration split.", "Run `interlace prepare`.")
+
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.families.replay import can_replay
+    from interlace_cli.healing.compensation import compensate, find_gaps
+    from interlace_cli.healing.loss import keep_label_places
+    from interlace_cli.healing.trainable import to_bytes
+    from interlace_cli.io.models import load_model, load_processor
+
+    path = opened.checkpoint.path
+    model = load_model(path, compensation.dtype, compensation.device)
+    layers = find_layers(model)
+    gaps = find_gaps(drop)
+    collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")
+    batcher = Batcher(load_processor(path), compensation.dataset)
+    inputs = batcher.build_calibration(samples, compensation.batch_size, model, keep_label_places)
+    if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
+        raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")
+    with progress.task("compensate", len(gaps), "gaps") as advance:
+        changed = compensate(model, layers, drop, inputs, advance)
+    stored = collect_stored(opened, model, layers, changed, "cpu")
+    return {name: to_bytes(value) for name, value in stored.items()}, changed
+
+
+def _describe_compensation(compensation: Compensation | None) -> Settings:
+    return {"compensate": "linear", "samples": compensation.samples} if compensation else {}
 
 
 def _compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:

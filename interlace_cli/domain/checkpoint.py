@@ -24,8 +24,9 @@ class Healing(Record):
 
 
 class CheckpointCard(Artifact):
-    """`dense_index[position]` is the layer's index in the dense model `base`; `tune` holds positions. `stage` is
-    pruned, healed, sparse (weights are dropped in the pattern `sparsity`, and no layers) or dense-ft (nothing is)."""
+    """`dense_index[position]` is the layer's index in the dense model `base`; `tune` and `compensated` (layers whose
+    last weight makes up for dropped ones) hold positions. `stage` is pruned, healed, sparse (weights are dropped, in
+    the pattern `sparsity`, and no layers) or dense-ft (nothing is)."""
 
     KIND: ClassVar[str] = "interlace.checkpoint"
 
@@ -37,6 +38,7 @@ class CheckpointCard(Artifact):
     dense_index: list[int]
     dropped: list[int]
     tune: list[int]
+    compensated: list[int] = []
     sparsity: str | None = None
     notes: list[str] = []
     healing: Healing | None = None

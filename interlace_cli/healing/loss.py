@@ -34,3 +34,10 @@ def answer_loss(outputs: Any, labels_BK: Tensor, num_items_in_batch: Tensor | in
     )
     count = (labels_BK != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
     return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+
+def sum_losses(outputs: Any, labels_BK: Tensor) -> list[float]:
+    """The cross-entropies of each sample's labels, summed."""
+    logits_BKV = outputs.logits.float()
+    losses_BK = functional.cross_entropy(logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none")
+    return [float(value) for value in losses_BK.double().sum(-1)]

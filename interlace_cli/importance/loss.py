@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from interlace_cli.data.batches import IGNORE
 from interlace_cli.domain.importance import GreedyStep
 from interlace_cli.domain.progress import Advance
 from interlace_cli.families.modules import bypassed, find_entangled
-from interlace_cli.importance.replay import Inputs, Recording, Replay
+from interlace_cli.families.replay import Inputs, Recording, Replay
+from interlace_cli.healing.loss import sum_losses
 from interlace_cli.importance.search_state import SearchState
 
 Stream = dict[int, Tensor]
@@ -62,15 +62,6 @@ def count_candidates(num_layers: int, limits: Limits) -> int:
     free = num_layers - len(limits.locked | limits.protected)
     greedy = sum(max(free - step, 0) for step in range(1, limits.depth))
     return 1 + num_layers - len(limits.locked) + greedy
-
-
-def sum_losses(outputs: Any, labels_BK: Tensor) -> list[float]:
-    """The cross-entropies of each sample's labels, summed."""
-    logits_BKV = outputs.logits.float()
-    losses_BK = nn.functional.cross_entropy(
-        logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none"
-    )
-    return [float(value) for value in losses_BK.double().sum(-1)]
 
 
 class _Search:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.domain.progress import Advance
-from interlace_cli.importance.replay import Inputs, Replay
+from interlace_cli.families.replay import Inputs, Replay
 from interlace_cli.sparsity.pattern import Pattern
 
 

@@ -16,10 +16,10 @@ from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.progress import Silent
 from interlace_cli.families.modules import bypassed, find_entangled, find_layers
-from interlace_cli.healing.loss import keep_label_places
+from interlace_cli.families.replay import Replay, can_replay
+from interlace_cli.healing.loss import keep_label_places, sum_losses
 from interlace_cli.importance.correlation import compute_spearman
-from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss, sum_losses
-from interlace_cli.importance.replay import Replay, can_replay
+from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
 from interlace_cli.importance.search_state import SearchState
 from interlace_cli.importance.taylor import measure_taylor
 from interlace_cli.io.artifacts import load_artifact

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-from interlace_cli.core.prune import prune_weights
+from interlace_cli.core.prune_weights import prune_weights
 from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UsageError

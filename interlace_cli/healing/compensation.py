@@ -1,0 +1,193 @@
+"""Compensation without training: a linear map that does what it can of the work of dropped layers, folded into a weight
+in front of the gap, so that the checkpoint keeps its plain architecture (Shopkhoev et al. 2025, "ReplaceMe", arXiv
+2505.02819, section 3: T = argmin |M T + Y - X|^2, folded into the down projection).
+
+In front of a gap, a layer leaves Y + M: M is what its last linear map makes of m, M = m W' (+ bias), and Y the rest. T
+solves the ridge regression of X - Y on M, where X is the dense model's hidden state behind the gap; the penalty pulls T
+towards the identity, which is no compensation at all, and is as strong as serves the loss of a quarter of the batches
+best, which the fit has not seen; where none does, the layer stays as it is. Then W becomes T' W. Gaps are closed from
+the front to the back, each on what the ones before it have left, so that later ones also make up for earlier errors.
+
+Shape legend: B samples, T tokens, N tokens that are not padding, H hidden size, I inputs of the linear map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.domain.progress import Advance
+from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.replay import Inputs, Recording, Replay
+from interlace_cli.healing.loss import sum_losses
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Penalties to choose from, relative to the mean of the diagonal of M'M."""
+UNSEEN = 4
+"""Every fourth batch is kept from the fit to choose the penalty by."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Dropped layers `first ... last`, and the layer in front of them, which is compensated."""
+
+    front: int
+    first: int
+    last: int
+
+
+def find_gaps(drop: Sequence[int]) -> list[Gap]:
+    """Runs of dropped layers, front to back; a run that begins with layer 0 has no layer in front of it."""
+    gaps: list[Gap] = []
+    for layer in sorted(drop):
+        if gaps and layer == gaps[-1].last + 1:
+            gaps[-1] = Gap(gaps[-1].front, gaps[-1].first, layer)
+        else:
+            gaps.append(Gap(layer - 1, layer, layer))
+    return [gap for gap in gaps if gap.front >= 0]
+
+
+@torch.no_grad()
+def compensate(
+    model: nn.Module, layers: nn.ModuleList, drop: Sequence[int], batches: Sequence[Inputs], advance: Advance
+) -> list[int]:
+    """Changes the last linear map of layers in front of a gap, in place, and says which layers these are: those where
+    that lowers the loss of the unseen batches.
+
+    `batches` have `attention_mask`, and `labels` of the logits they ask for. Raises UnsupportedModelError where a layer
+    does not end by adding what a linear map makes to the rest.
+    """
+    gaps = find_gaps(drop)
+    changed = []
+    with Replay(model, layers) as replay:
+        state = _State(replay, batches, drop)
+        for gap in gaps:
+            if state.close(gap):
+                changed.append(gap.front)
+            advance(1)
+    return changed
+
+
+class _State:
+    """How far the gaps are closed: both models' hidden states [B, T, H] in front of layer `place`, for each batch."""
+
+    def __init__(self, replay: Replay, batches: Sequence[Inputs], drop: Sequence[int]) -> None:
+        self.replay, self.drop, self.place = replay, drop, 0
+        self.labels = [batch["labels"] for batch in batches]
+        self.recordings: list[Recording] = []
+        self.dense: list[Tensor] = []
+        for batch in batches:
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            recording, hidden = replay.record(inputs, stop=0)
+            self.recordings.append(recording)
+            self.dense.append(hidden)
+        self.short = list(self.dense)
+        last = len(batches) - 1
+        self.unseen = [i for i in range(len(batches)) if i % UNSEEN == UNSEEN - 1] or [last]
+
+    def close(self, gap: Gap) -> bool:
+        """Whether the layer in front of the gap was changed for it."""
+        replay, behind = self.replay, gap.last + 1
+        for i, recording in enumerate(self.recordings):
+            self.dense[i] = replay.run(recording, self.place, self.dense[i], stop=behind)
+            self.short[i] = replay.run(recording, self.place, self.short[i], self.drop, stop=gap.front)
+        linear = _find_last_linear(replay, self.recordings[0], gap.front, self.short[0])
+        seen, unseen = self._sum(gap, linear)
+        original = [parameter.clone() for parameter in linear.parameters()]
+        losses: dict[float | None, float] = {None: self._measure(gap.front)}
+        for ridge in RIDGES:
+            _fold(linear, original, seen.solve(ridge))
+            losses[ridge] = self._measure(gap.front)
+        best = min(losses, key=lambda ridge: losses[ridge])
+        eye = torch.eye(linear.out_features, dtype=torch.float64, device=linear.weight.device)
+        _fold(linear, original, eye if best is None else (seen + unseen).solve(best))
+        for i, recording in enumerate(self.recordings):
+            self.short[i] = replay.run(recording, gap.front, self.short[i], self.drop, stop=behind)
+        self.place = behind
+        return best is not None
+
+    def _sum(self, gap: Gap, linear: nn.Linear) -> tuple[_Sums, _Sums]:
+        seen, unseen = (_Sums.begin(linear.out_features, linear.weight.device) for _ in range(2))
+        for i, recording in enumerate(self.recordings):
+            out, made = _run_layer(self.replay, recording, gap.front, self.short[i], linear)
+            mask_BT = recording.inputs["attention_mask"].bool()
+            wanted = self.dense[i][mask_BT]
+            sums = unseen if i in self.unseen and len(self.recordings) > 1 else seen
+            sums.add(made[mask_BT], wanted - (out - made)[mask_BT], wanted.float().norm(dim=-1))
+        return seen, unseen
+
+    def _measure(self, front: int) -> float:
+        """The loss of the unseen batches without the dropped layers, from layer `front` on."""
+        total = 0.0
+        for i in self.unseen:
+            outputs = self.replay.run(self.recordings[i], front, self.short[i], self.drop)
+            total += sum(sum_losses(outputs, self.labels[i]))
+        return total
+
+
+@dataclass
+class _Sums:
+    """The normal equations of the regression, summed in float64: M'M and M'(X - Y), both [H, H]."""
+
+    gram: Tensor
+    target: Tensor
+
+    @classmethod
+    def begin(cls, width: int, device: torch.device) -> _Sums:
+        """Nothing yet."""
+        gram, target = (torch.zeros(width, width, dtype=torch.float64, device=device) for _ in range(2))
+        return cls(gram, target)
+
+    def add(self, made_NH: Tensor, wanted_NH: Tensor, scale_N: Tensor) -> None:
+        """Tokens count by their relative error, not by the size of their hidden state, which for a few is a hundred
+        times that of the others."""
+        made, wanted = (value.double() / scale_N.double()[:, None] for value in (made_NH, wanted_NH))
+        self.gram += made.T @ made
+        self.target += made.T @ wanted
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.gram + other.gram, self.target + other.target)
+
+    def solve(self, ridge: float) -> Tensor:
+        """T [H, H]."""
+        eye = torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
+        weight = ridge * self.gram.diagonal().mean()
+        return torch.linalg.solve(self.gram + weight * eye, self.target + weight * eye)
+
+
+def _run_layer(
+    replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor, linear: nn.Linear
+) -> tuple[Tensor, Tensor]:
+    """What leaves the layer, and what its linear map made; both [B, T, H]."""
+    made: list[Tensor] = []
+    handle = linear.register_forward_hook(lambda module, args, output: made.append(output))
+    out = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
+    handle.remove()
+    return out, made[0].reshape(out.shape)
+
+
+def _find_last_linear(replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor) -> nn.Linear:
+    """The map whose output the layer adds to the rest at its end: a change of it comes out of the layer as it is."""
+    width = hidden_BTH.shape[-1]
+    plain = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
+    change_H = plain.std() * torch.linspace(-1, 1, width, dtype=plain.dtype, device=plain.device)
+    maps = [m for m in replay.layers[layer].modules() if isinstance(m, nn.Linear) and m.out_features == width]
+    for linear in reversed(maps):
+        handle = linear.register_forward_hook(lambda module, args, output: output + change_H)
+        changed = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
+        handle.remove()
+        if torch.allclose(changed, plain + change_H, rtol=1e-2, atol=float(1e-2 * change_H.abs().max())):
+            return linear
+    raise UnsupportedModelError(
+        f"layer {layer} of {type(replay.model).__name__} does not end with a linear map that is added to the rest.",
+        "Its drop cannot be compensated; leave out --compensate.",
+    )
+
+
+def _fold(linear: nn.Linear, original: Sequence[Tensor], map_HH: Tensor) -> None:
+    """M T = m W' T, so that W becomes T' W, and the bias T' bias."""
+    for parameter, value in zip(linear.parameters(), original, strict=True):
+        parameter.copy_((map_HH.T @ value.double()).to(parameter.dtype))
