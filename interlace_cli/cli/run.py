@@ -11,6 +11,7 @@ from interlace_cli.cli.console import BarProgress, output
 from interlace_cli.cli.options import (
     DEFAULT_WORKSPACE,
     HELP_HOLDOUT,
+    AssignOption,
     CalibrationOption,
     DebugOption,
     DeviceOption,
@@ -24,12 +25,17 @@ from interlace_cli.cli.options import (
     PortionOption,
     ProtectOption,
     QuietOption,
+    RankOption,
     RatioOption,
     SeedOption,
     StackOption,
     StrategyOption,
+    ThresholdOption,
+    TuneOption,
+    WeightOption,
     WorkspaceOption,
 )
+from interlace_cli.domain.scores import Assign, Rank
 from interlace_cli.io.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,6 +56,11 @@ def run(
     stack: StackOption = None,
     protect: ProtectOption = None,
     paper: PaperOption = False,
+    rank: RankOption = Rank.SIMILARITY,
+    assign: AssignOption = Assign.GREEDY,
+    tune: TuneOption = None,
+    threshold: ThresholdOption = None,
+    weight: WeightOption = None,
     portion: PortionOption = 1.0,
     max_samples: MaxSamplesOption = None,
     holdout: Annotated[float | None, typer.Option("--holdout", min=0.0, max=0.9, help=HELP_HOLDOUT)] = None,
@@ -87,7 +98,7 @@ def run(
     options = build_run_options(
         model,
         data,
-        plan=build_plan_options(ratio, drop, strategy, protect, paper, seed),
+        plan=build_plan_options(ratio, drop, strategy, protect, paper, seed, rank, assign, tune, threshold, weight),
         selection={
             "portion": portion,
             "max_samples": max_samples,

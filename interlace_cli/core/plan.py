@@ -32,7 +32,7 @@ from interlace_cli.strategies import DROP_ONLY, NEEDS, STRATEGIES
 from interlace_cli.strategies.interlace import find_pair_bar
 from interlace_cli.strategies.reasons import build_notes
 from interlace_cli.strategies.tuning import assign_tuned
-from interlace_cli.strategies.weighting import build_scores, weigh_scores
+from interlace_cli.strategies.weighting import MODALITIES, build_scores, weigh_scores
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ def find_importances(options: PlanOptions) -> set[str]:
     """What `analyze --importance` has to have measured for these options, beside similarity."""
     needed = {NEEDS.get(options.strategy)} | ({options.rank.value} if options.rank is not Rank.SIMILARITY else set())
     return {name for name in needed if name is not None}
+
+
+def find_groupings(options: PlanOptions) -> set[str]:
+    """What `analyze --by` has to have grouped the samples by, beside modality, for the weights."""
+    return {"source", "kind"} if any(name not in MODALITIES for name, _ in options.weights) else set()
 
 
 def plan_from_analysis(path: Path, options: PlanOptions, stack: str | None = None) -> Plan:

@@ -139,8 +139,12 @@ class _Chain:
 
     def analyze(self) -> None:
         o, path = self.options, self.space.analysis
-        needed = sorted(plan.find_importances(o.plan) - set(o.analyze.importance))
-        wanted = replace(o.analyze, importance=(*o.analyze.importance, *needed))
+        importances, groupings = plan.find_importances(o.plan), plan.find_groupings(o.plan)
+        wanted = replace(
+            o.analyze,
+            importance=(*o.analyze.importance, *sorted(importances - set(o.analyze.importance))),
+            by=(*o.analyze.by, *sorted(groupings - set(o.analyze.by))),
+        )
         inputs = {"model": self.dense.facts.fingerprint, "dataset": hash_dataset(self.space.dataset)}
         is_current = _is_current(path, Analysis, "analyze", analyze.build_settings(wanted), inputs)
         self._unless(

@@ -9,6 +9,7 @@ from interlace_cli.domain.scores import Scores
 from interlace_cli.errors import UsageError
 
 MODALITY = "modality"
+MODALITIES = ("image", "text")
 
 
 def build_scores(analysis: Analysis) -> Scores:

@@ -72,6 +72,21 @@ def test_a_second_run_does_nothing_and_says_the_same(finished: tuple[list[str | 
     }
 
 
+def test_a_run_measures_what_its_strategy_chooses_by(chain_model: Path, tmp_path: Path) -> None:
+    words = ["run", chain_model, "--data", "demo", "--max-samples", "120", "--lr", "1e-3", "--no-speed", "-w", tmp_path]
+    code, out, err = call(*words, "--rank", "loss", "--weight", "chart=1", "--ratio", "0.25", "--json")
+    assert code == 0, err
+    analysis = json.loads((tmp_path / "analysis.json").read_text())
+    assert analysis["loss"]["samples"] > 0
+    assert {group["by"] for group in analysis["groups"]} == {"kind", "source"}
+    record = json.loads(out)
+    code, out, err = call(*words, "--strategy", "sleb", "--drop", "2", "--json")
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == ["prepare", "analyze"], "the loss is measured once"
+    assert json.loads(out)["plan"]["strategy"] == "sleb"
+    assert record["plan"]["strategy"] == "interlace"
+
+
 @pytest.mark.parametrize(("stack", "layers"), [("language", [8, 6, 6]), ("vision", [6, 5, 5])])
 def test_the_chain_on_a_llava(stack: str, layers: list[int], tmp_path: Path) -> None:
     save_llava_chain_model(tmp_path / "llava")
