@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,8 @@ from interlace_cli.report.figure import build_figure
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies import STRATEGIES
 
+TIMED = 41
+"""How many times two models are timed in turns."""
 SPARSE = ("wanda", "magnitude")
 BASELINES = (*SPARSE, "dense-ft")
 PATTERN = Pattern(2, 4)
@@ -299,16 +302,18 @@ class _Grid:
         short = (self.makers.prune(job.drop) if job.drop else job.make)(self.work / "to-time")
         stack = self.dense.facts.stack
         models = [open_model(where, stack).checkpoint.path for where in (self.options.run.model, short)]
-        dense, pruned = evaluate.time_checkpoints(
-            models, self.space.dataset, self.samples, self.evaluation, self.progress
+        times = evaluate.time_checkpoints(
+            models, self.space.dataset, self.samples, self.evaluation, TIMED, self.progress
         )
         cell = SpeedCell(
             kind=SpeedCell.KIND,
             schema_version=SpeedCell.SCHEMA,
             created_by=build_origin("compare", settings),
             inputs=self.inputs,
-            dense=dense,
-            short=pruned,
+            dense_ttft_ms=1000 * statistics.median(dense for dense, _ in times),
+            short_ttft_ms=1000 * statistics.median(short for _, short in times),
+            speedup=statistics.median(dense / short for dense, short in times),
+            repeats=TIMED,
         )
         save_artifact(cell, path)
         return cell

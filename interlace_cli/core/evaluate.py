@@ -161,18 +161,24 @@ def answer_samples(
 
 
 def time_checkpoints(
-    paths: Sequence[Path], dataset: Path, samples: Sequence[Sample], options: EvaluateOptions, progress: Progress
-) -> list[Speed]:
-    """Timings of checkpoints that take turns, all of them loaded at once; 2:4 sparse ones on kernels for that."""
+    paths: Sequence[Path],
+    dataset: Path,
+    samples: Sequence[Sample],
+    options: EvaluateOptions,
+    repeats: int,
+    progress: Progress,
+) -> list[list[float]]:
+    """Seconds to the first token, `[repeat][checkpoint]`, of checkpoints that take turns, all of them loaded at once;
+    2:4 sparse ones on kernels for that."""
     from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
-    from interlace_cli.evaluation.speed import measure_speed
+    from interlace_cli.evaluation.speed import time_first_token
 
     loaded = [_load(path, dataset, options) for path in paths]
     for path, (model, _) in zip(paths, loaded, strict=True):
         if find_sparsity(path) == SPARSE_KERNELS:
             use_sparse_kernels(model, progress)
     prompt = loaded[0][1].build_prompts([_find_prompt(samples)])
-    return measure_speed([model for model, _ in loaded], prompt, options.repeats)
+    return time_first_token([model for model, _ in loaded], prompt, repeats)
 
 
 def has_sparse_kernels(options: EvaluateOptions) -> bool:

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from interlace_cli.domain.evaluation import Speed
 from interlace_cli.domain.record import Artifact, Record
 
 
@@ -26,12 +25,15 @@ class Cell(Artifact):
 
 
 class SpeedCell(Artifact):
-    """The dense model and one that lacks layers, timed in turns."""
+    """The dense model and one that lacks layers or weights, timed in turns: medians of the time to the first token, and
+    the median of the ratio of each two that were timed one after the other, which a drifting machine moves least."""
 
     KIND: ClassVar[str] = "interlace.speed-cell"
 
-    dense: Speed
-    short: Speed
+    dense_ttft_ms: float
+    short_ttft_ms: float
+    speedup: float
+    repeats: int
 
 
 class Row(Record):

@@ -46,6 +46,12 @@ def measure_speed(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: in
     return results
 
 
+def time_first_token(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int) -> list[list[float]]:
+    """Seconds to the first token, `[repeat][model]`, the models taking turns."""
+    times = [[_time(model, inputs, 1) for model in models] for _ in range(WARM_UPS + repeats)]
+    return times[WARM_UPS:]
+
+
 @torch.inference_mode()
 def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> float:
     """Seconds to generate exactly `new_tokens` from inputs that are on the device already."""

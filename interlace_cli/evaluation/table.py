@@ -64,7 +64,7 @@ def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequ
         tuned=one.cells[0].tuned,
         is_healed=one.is_healed,
         seeds=[cell.seed for cell in one.cells if cell.seed is not None],
-        ttft_speedup=speed.dense.ttft_ms / speed.short.ttft_ms if speed else None,
+        ttft_speedup=speed.speedup if speed else None,
         families=_score_families(hits, samples),
         score=sum(scores) / len(scores),
         score_deviation=find_deviation(scores),
