@@ -83,12 +83,13 @@ def finetune(
         report_to=report_to,
         seed=seed,
     )
-    source, progress = require(dataset or space.dataset), BarProgress()
+    progress = BarProgress()
     if dense:
         made = load_artifact(require(plan or space.plan), Plan)
         where = str(checkpoint) if checkpoint else made.model.location if made.model else None
         if where is None:
             raise UsageError("the plan names no model.", "Give the dense model.")
+        source = require(dataset or space.dataset)
         tuned = made.tune if tune_layers is None else parse_layers(tune_layers, "--tune-layers")
         card = heal_dense(where, source, folder, recipe, progress, tuned, made.stack, device, force)
     else:
@@ -96,7 +97,7 @@ def finetune(
             plan = space.plan
         card = heal_model(
             require(checkpoint or space.pruned),
-            source,
+            require(dataset or space.dataset),
             folder,
             recipe,
             progress,

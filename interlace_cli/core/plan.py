@@ -192,6 +192,7 @@ def build_plan(
 ) -> Plan:
     """Chooses, explains and counts. Raises UsageError for senseless options, RatioError for too high a ratio."""
     check_options(options)
+    _check_scores(scores, options)
     layers, model = scores.num_layers, known.model
     if options.paper:
         scores = scores.without_last()
@@ -294,7 +295,6 @@ def _protected(options: PlanOptions, layers: int, known: Known) -> frozenset[int
 def _select(task: Task, options: PlanOptions, known: Known) -> list[Pick]:
     """The strategy's picks. Raises RatioError that names the largest ratio and what stands in its way."""
     select = STRATEGIES[options.strategy]
-    _check_scores(task.scores, options)
     picks = select(task)
     if sum(len(pick.drop) for pick in picks) == task.count:
         return picks

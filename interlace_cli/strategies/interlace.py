@@ -80,16 +80,25 @@ def _build_pick(task: Task, rule: str, span: list[int], value: float) -> Pick:
 
 
 def _select_optimal(task: Task) -> list[Pick]:
-    options = []
-    for length in (3, 2):
-        for start, value in enumerate(rate_spans(task, length)):
-            span = list(range(start, start + length))
-            is_free = span[-1] < task.scores.num_layers and task.protected.isdisjoint(span)
-            if is_free and _passes(task, span):
-                options.append(Option(start, length, value))
-    chosen = find_best_set(options, task.count, task.scores.num_layers)
+    """Triplets alone if that many fit; else triplets and pairs, all of them above the bar, so that no poor triplet is
+    taken for the sake of one pair less."""
+    chosen = find_best_set(_list_options(task, [3], None), task.count, task.scores.num_layers)
+    if len(chosen) < task.count:
+        chosen = find_best_set(_list_options(task, [3, 2], task.pair_bar), task.count, task.scores.num_layers)
     chosen.sort(key=lambda option: (-option.length, -option.value, option.start))
     return [
         _build_pick(task, TRIPLET if o.length == 3 else PAIR, list(range(o.start, o.start + o.length)), o.value)
         for o in chosen
     ]
+
+
+def _list_options(task: Task, lengths: Sequence[int], bar: float | None) -> list[Option]:
+    scores, options = task.scores, []
+    for length in lengths:
+        similarity = scores.s3 if length == 3 else scores.s2
+        for start, value in enumerate(rate_spans(task, length)):
+            span = range(start, start + length)
+            is_free = span[-1] < scores.num_layers and task.protected.isdisjoint(span)
+            if is_free and (bar is None or similarity[start] >= bar):
+                options.append(Option(start, length, value))
+    return options

@@ -82,12 +82,17 @@ def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int
     protected = data.draw(st.frozensets(st.integers(0, table.num_layers - 1), max_size=3))
     bar = data.draw(st.none() | st.floats(-1, 1))
     task = Task(table, count, protected, 0, rank, Assign.OPTIMAL, bar)
-    spans = [
-        (list(range(start, start + length)), value)
-        for length in (3, 2)
+    both = [
+        (list(range(start, start + length)), value, bar is None or similarity[start] >= bar)
+        for length, similarity in ((3, table.s3), (2, table.s2))
         for start, value in enumerate(rate_spans(task, length))
-        if protected.isdisjoint(range(start, start + length)) and (length == 3 or bar is None or table.s2[start] >= bar)
+        if protected.isdisjoint(range(start, start + length))
     ]
+    triplets = [(span, value) for span, value, _ in both if len(span) == 3]
+    are_enough = any(
+        len({layer for span, _ in chosen for layer in span}) == 3 * count for chosen in combinations(triplets, count)
+    )
+    spans = triplets if are_enough else [(span, value) for span, value, passes in both if passes]
 
     def worth(chosen: list[tuple[list[int], float]]) -> tuple[int, int, float]:
         return len(chosen), sum(len(span) == 3 for span, _ in chosen), sum(value for _, value in chosen)
