@@ -95,9 +95,15 @@ CalibrationOption = Annotated[
 ImageRootOption = Annotated[
     Path | None, typer.Option("--image-root", help="Folder that image paths are relative to. Default: the file's.")
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
-
 HELP_HOLDOUT = "Share of the samples to hold out for `eval`."
+HoldoutOption = Annotated[float | None, typer.Option("--holdout", min=0.0, max=0.9, help=HELP_HOLDOUT)]
+HealEpochsOption = Annotated[float | None, typer.Option("--epochs", min=0.0, help="Of healing.")]
+HealRateOption = Annotated[
+    float | None, typer.Option("--lr", min=0.0, help="Of healing. Default: the paper's; the demo's own.")
+]
+HealBatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Of healing.")]
+HealAccumOption = Annotated[int | None, typer.Option("--grad-accum", min=1, help="Of healing.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from interlace_cli.core.opened import OpenedModel, open_model
 from interlace_cli.domain.analysis import Analysis, Calibration
@@ -30,6 +30,8 @@ from interlace_cli.io.files import check_free
 from interlace_cli.io.scores import save_scores
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from interlace_cli.data.batches import Inputs
     from interlace_cli.importance.search_state import SearchFile
 
@@ -236,17 +238,17 @@ class _Measuring:
         )
         return self._save(analysis, arrays), arrays
 
-    def _order(self) -> list[list[int]]:
-        """Batches of indices of the samples that losses are measured on, longest first."""
+    def _restore_order(self, values: Sequence[Any]) -> np.ndarray:
+        """What was measured sample by sample, last axis in the order of the batches -> in the order of the split."""
+        import numpy as np
+
         from interlace_cli.data.batches import order_by_length
 
-        order = order_by_length(self.samples[: self.options.loss_samples])
-        size = self.options.batch_size
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        place = np.argsort(order_by_length(self.samples[: self.options.loss_samples]))
+        return np.array(values)[..., place]
 
     def _iter_batches(self) -> Iterator[Inputs]:
         """Whole conversations, with labels at the places where the model is asked for logits."""
-        from interlace_cli.data.batches import to_device
         from interlace_cli.healing.loss import keep_label_places
 
         if self.model.config.is_encoder_decoder or not self.model.can_generate():
@@ -255,13 +257,10 @@ class _Measuring:
                 " prompt.",
                 "Only similarity can.",
             )
-        for chosen in self._order():
-            batch = self.batcher.build_conversations([self.samples[index] for index in chosen])
-            yield to_device(keep_label_places(batch), self.model.device, self.model.dtype)
+        samples = self.samples[: self.options.loss_samples]
+        return self.batcher.iter_calibration(samples, self.options.batch_size, self.model, keep_label_places)
 
     def _measure_loss(self) -> tuple[LossImportance, Arrays]:
-        import numpy as np
-
         from interlace_cli.families.replay import can_replay
         from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
 
@@ -305,33 +304,28 @@ class _Measuring:
             layer_runs=state.layer_runs,
             naive_layer_runs=state.naive_layer_runs,
         )
-        place = np.argsort([index for chosen in self._order() for index in chosen])
         missing = [float("nan")] * len(state.tokens)
-        arrays = {
-            "loss_tokens": np.array(state.tokens, dtype=np.int32)[place],
-            "loss_dense": np.array(state.dense)[place],
-            "loss_single": np.array([missing if one is None else one for one in state.single])[:, place],
+        return importance, {
+            "loss_tokens": self._restore_order(state.tokens).astype("int32"),
+            "loss_dense": self._restore_order(state.dense),
+            "loss_single": self._restore_order([missing if one is None else one for one in state.single]),
         }
-        return importance, arrays
 
     def _measure_taylor(self) -> tuple[TaylorImportance, Arrays]:
-        import numpy as np
-
         from interlace_cli.importance.taylor import measure_taylor
 
         count = len(self.samples[: self.options.loss_samples])
         with self.progress.task("analyze taylor", count, "samples") as advance:
             found = measure_taylor(self.model, self.layers, self._iter_batches(), advance)
         tokens = sum(found.tokens)
-        place = np.argsort([index for chosen in self._order() for index in chosen])
         importance = TaylorImportance(
             sensitivity=found.sensitivity,
             first_order=[sum(estimates) / tokens for estimates in found.first_order],
             samples=len(found.tokens),
         )
         return importance, {
-            "first_order": np.array(found.first_order)[:, place],
-            "first_order_tokens": np.array(found.tokens, dtype=np.int32)[place],
+            "first_order": self._restore_order(found.first_order),
+            "first_order_tokens": self._restore_order(found.tokens).astype("int32"),
         }
 
     def _find_search(self) -> SearchFile:

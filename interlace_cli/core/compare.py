@@ -7,12 +7,12 @@ goes on with the next one.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar
 
 from interlace_cli.core import evaluate, plan
 from interlace_cli.core.cells import Make, Makers
@@ -28,13 +28,14 @@ from interlace_cli.errors import ArtifactError, RatioError, UsageError
 from interlace_cli.evaluation.table import Measured, build_rows
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
-from interlace_cli.io.files import write_atomically
+from interlace_cli.io.files import hash_bytes, write_atomically
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.report.comparison import build_csv, build_markdown
 from interlace_cli.report.figure import build_figure
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies import STRATEGIES
 
+A = TypeVar("A", bound=Artifact)
 TIMED = 41
 """How many times two models are timed in turns."""
 SPARSE = ("wanda", "magnitude")
@@ -155,7 +156,6 @@ class _Grid:
         self.inputs = {"model": dense.facts.fingerprint, "dataset": hash_dataset(space.dataset)}
         self.plans: dict[tuple[str, float], Plan] = {}
         self.unreached: list[Unreached] = []
-        self.seconds = 0.0
 
     def complete(self) -> Comparison:
         """Every cell, then the table."""
@@ -267,17 +267,19 @@ class _Grid:
 
     def _load(self, job: _Job) -> Cell | None:
         """The cell, if it is there and was made of the same and by the same settings."""
-        path = self.folder / f"{job.file}.json"
+        cell = self._find(job.file, Cell, job.settings)
+        return cell if cell is not None and len(cell.hits) == len(self.samples) else None
+
+    def _find(self, file: str, cls: type[A], settings: Settings) -> A | None:
+        path = self.folder / f"{file}.json"
         if not path.exists():
             return None
         try:
-            cell = load_artifact(path, Cell)
+            found = load_artifact(path, cls)
         except ArtifactError:
             return None
-        return cell if self._is_current(cell, job.settings) and len(cell.hits) == len(self.samples) else None
-
-    def _is_current(self, artifact: Artifact, settings: Settings) -> bool:
-        return artifact.created_by == build_origin("compare", settings) and artifact.inputs == self.inputs
+        is_current = found.created_by == build_origin("compare", settings) and found.inputs == self.inputs
+        return found if is_current else None
 
     def _find_speed_key(self, job: _Job) -> str | None:
         """Which timing is a cell's: where all layers weigh the same, it is their number that counts. None for one that
@@ -291,14 +293,10 @@ class _Grid:
 
     def _time(self, key: str, job: _Job) -> SpeedCell:
         """TTFT of the dense model and of the cell's checkpoint before healing, in turns."""
-        path, settings = self.folder / f"speed-{key}.json", evaluate.build_settings(self.evaluation)
-        if path.exists():
-            try:
-                found = load_artifact(path, SpeedCell)
-            except ArtifactError:
-                found = None
-            if found is not None and self._is_current(found, settings):
-                return found
+        file, settings = f"speed-{key}", evaluate.build_settings(self.evaluation)
+        found = self._find(file, SpeedCell, settings)
+        if found is not None:
+            return found
         short = (self.makers.prune(job.drop) if job.drop else job.make)(self.work / "to-time")
         stack = self.dense.facts.stack
         models = [open_model(where, stack).checkpoint.path for where in (self.options.run.model, short)]
@@ -315,7 +313,7 @@ class _Grid:
             speedup=statistics.median(dense / short for dense, short in times),
             repeats=TIMED,
         )
-        save_artifact(cell, path)
+        save_artifact(cell, self.folder / f"{file}.json")
         return cell
 
     def _conclude(self, measured: Sequence[Measured], cells: dict[str, Cell]) -> Comparison:
@@ -349,4 +347,4 @@ class _Grid:
 
 
 def _hash(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:10]
+    return hash_bytes(repr(value).encode())[:10]

@@ -17,12 +17,12 @@ from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import UsageError
 from interlace_cli.evaluation.metrics import (
-    bootstrap_retention,
     is_exact_match,
     score_kinds,
     score_macro,
     score_retention,
 )
+from interlace_cli.evaluation.statistics import bootstrap_retention
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
@@ -90,10 +90,7 @@ def evaluate_checkpoints(
     opened = [(name, open_model(location, stack)) for name, location in checkpoints]
     samples = load_split(dataset, "heldout")[: options.samples]
     qualities, speeds, device, dtype = _measure(opened, dataset, samples, options, progress)
-    correct = [
-        [is_exact_match(answer, sample.answer) for answer, sample in zip(quality.answers, samples, strict=True)]
-        for quality in qualities
-    ]
+    correct = [_find_hits(quality, samples) for quality in qualities]
     results = _build_results(opened, samples, qualities, correct, speeds, options.seed)
     evaluation = Evaluation(
         kind=Evaluation.KIND,
@@ -118,8 +115,6 @@ def _measure(
     options: EvaluateOptions,
     progress: Progress,
 ) -> tuple[list[Quality], list[Speed | None], str, str]:
-    from interlace_cli.evaluation.quality import measure_quality
-    from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
     from interlace_cli.evaluation.speed import measure_speed
 
     models: list[Any] = []
@@ -127,17 +122,12 @@ def _measure(
     batcher = None
     for name, model in opened:
         loaded, batcher = _load(model.checkpoint.path, dataset, options)
-        with progress.task(f"eval {name}", len(samples), "samples") as advance:
-            qualities.append(
-                measure_quality(loaded, batcher, samples, options.batch_size, options.max_new_tokens, advance)
-            )
+        qualities.append(_answer(name, loaded, batcher, samples, options, progress))
         if options.speed:
             models.append(loaded)
     speeds: list[Speed | None] = [None] * len(opened)
     if options.speed and batcher is not None:
-        for (_, model), loaded in zip(opened, models, strict=True):
-            if find_sparsity(model.checkpoint.path) == SPARSE_KERNELS:
-                use_sparse_kernels(loaded, progress)
+        _use_kernels([model.checkpoint.path for _, model in opened], models, progress)
         speeds = list(measure_speed(models, batcher.build_prompts([_find_prompt(samples)]), options.repeats))
     return qualities, speeds, *describe_place(options)
 
@@ -151,13 +141,8 @@ def answer_samples(
     progress: Progress,
 ) -> tuple[Quality, list[bool]]:
     """One checkpoint's answers and loss, and which of the answers are right."""
-    from interlace_cli.evaluation.quality import measure_quality
-
-    loaded, batcher = _load(opened.checkpoint.path, dataset, options)
-    with progress.task(f"eval {name}", len(samples), "samples") as advance:
-        quality = measure_quality(loaded, batcher, samples, options.batch_size, options.max_new_tokens, advance)
-    hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(quality.answers, samples, strict=True)]
-    return quality, hits
+    quality = _answer(name, *_load(opened.checkpoint.path, dataset, options), samples, options, progress)
+    return quality, _find_hits(quality, samples)
 
 
 def time_checkpoints(
@@ -170,15 +155,12 @@ def time_checkpoints(
 ) -> list[list[float]]:
     """Seconds to the first token, `[repeat][checkpoint]`, of checkpoints that take turns, all of them loaded at once;
     2:4 sparse ones on kernels for that."""
-    from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
     from interlace_cli.evaluation.speed import time_first_token
 
     loaded = [_load(path, dataset, options) for path in paths]
-    for path, (model, _) in zip(paths, loaded, strict=True):
-        if find_sparsity(path) == SPARSE_KERNELS:
-            use_sparse_kernels(model, progress)
-    prompt = loaded[0][1].build_prompts([_find_prompt(samples)])
-    return time_first_token([model for model, _ in loaded], prompt, repeats)
+    models = [model for model, _ in loaded]
+    _use_kernels(paths, models, progress)
+    return time_first_token(models, loaded[0][1].build_prompts([_find_prompt(samples)]), repeats)
 
 
 def has_sparse_kernels(options: EvaluateOptions) -> bool:
@@ -209,6 +191,33 @@ def _load(path: Path, dataset: Path, options: EvaluateOptions) -> tuple[PreTrain
 
     model = load_model(path, options.dtype, options.device, options.attention)
     return model, Batcher(load_processor(path, options.min_pixels, options.max_pixels), dataset)
+
+
+def _answer(
+    name: str,
+    model: PreTrainedModel,
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    options: EvaluateOptions,
+    progress: Progress,
+) -> Quality:
+    from interlace_cli.evaluation.quality import measure_quality
+
+    with progress.task(f"eval {name}", len(samples), "samples") as advance:
+        return measure_quality(model, batcher, samples, options.batch_size, options.max_new_tokens, advance)
+
+
+def _find_hits(quality: Quality, samples: Sequence[Sample]) -> list[bool]:
+    """Which of the answers are right."""
+    return [is_exact_match(answer, sample.answer) for answer, sample in zip(quality.answers, samples, strict=True)]
+
+
+def _use_kernels(paths: Sequence[Path], models: Sequence[PreTrainedModel], progress: Progress) -> None:
+    from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
+
+    for path, model in zip(paths, models, strict=True):
+        if find_sparsity(path) == SPARSE_KERNELS:
+            use_sparse_kernels(model, progress)
 
 
 def _find_prompt(samples: Sequence[Sample]) -> Sample:

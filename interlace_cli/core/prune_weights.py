@@ -62,7 +62,7 @@ def prune_weights(
             if dataset is None or not calibration:
                 raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
             batcher = Batcher(load_processor(path), dataset)
-            inputs = batcher.build_calibration(calibration, batch_size, model)
+            inputs = list(batcher.iter_calibration(calibration, batch_size, model))
             if not can_replay(model, layers, inputs[0]):
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
             prune_by_wanda(model, layers, inputs, pattern, advance)

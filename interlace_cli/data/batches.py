@@ -6,7 +6,7 @@ generates. Shape legend: B samples, T tokens of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,21 +69,19 @@ class Batcher:
             batch[name] = torch.tensor([[fill] * (longest - len(f[name])) + f[name] for f in rows])
         return batch
 
-    def build_calibration(
+    def iter_calibration(
         self, samples: Sequence[Sample], batch_size: int, model: Any, labelled: Callable[[Inputs], Inputs] | None = None
-    ) -> list[Inputs]:
-        """Whole conversations on the model's device, longest first: without labels, or with those that `labelled` makes
-        of a batch."""
+    ) -> Iterator[Inputs]:
+        """Whole conversations on the model's device, in the order of `order_by_length`: without labels, or with those
+        that `labelled` makes of a batch."""
         order = order_by_length(samples)
-        batches = []
         for start in range(0, len(order), batch_size):
             batch = self.build_conversations([samples[i] for i in order[start : start + batch_size]])
             if labelled is None:
                 del batch["labels"]
             else:
                 batch = labelled(batch)
-            batches.append(to_device(batch, model.device, model.dtype))
-        return batches
+            yield to_device(batch, model.device, model.dtype)
 
     def _append(self, fields: dict[str, list[int]], piece: Piece) -> None:
         tokens = self.tokenizer.encode(piece.text, add_special_tokens=False)

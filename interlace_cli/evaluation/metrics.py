@@ -1,4 +1,4 @@
-"""Scores from answers. Pure, but for numpy in the bootstrap.
+"""Scores from answers. Pure.
 
 A sample's `kind` plays the part of a task: `score` is the macro mean over kinds, `retention` the mean over kinds of
 the ratio to the dense model's score, in percent (method.md, "Words").
@@ -7,10 +7,6 @@ the ratio to the dense model's score, in percent (method.md, "Words").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def normalize_answer(text: str) -> str:
@@ -42,26 +38,3 @@ def score_retention(by_kind: dict[str, float], dense: dict[str, float]) -> float
     there is no such kind."""
     ratios = [by_kind[kind] / value for kind, value in dense.items() if value > 0]
     return 100 * sum(ratios) / len(ratios) if ratios else None
-
-
-def bootstrap_retention(
-    correct: np.ndarray, dense: np.ndarray, kinds: Sequence[str], seed: int, resamples: int = 2000
-) -> tuple[float, float]:
-    """95% interval of the retention. Samples are drawn again within each kind, the same ones for both models (paired
-    percentile bootstrap; Efron and Tibshirani 1993, chapter 13). `correct` and `dense` are 0/1 arrays [samples]."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(kinds)
-    ratios = []
-    for kind in sorted(set(kinds)):
-        members = np.flatnonzero(labels == kind)
-        if not dense[members].any():
-            continue
-        drawn = members[rng.integers(len(members), size=(resamples, len(members)))]
-        below = dense[drawn].mean(1)
-        # A resample without one dense hit has no ratio; it counts as the kind's own.
-        own = correct[members].mean() / dense[members].mean()
-        ratios.append(np.where(below > 0, correct[drawn].mean(1) / np.where(below > 0, below, 1), own))
-    low, high = np.percentile(100 * np.mean(ratios, axis=0), [2.5, 97.5])
-    return float(low), float(high)

@@ -6,6 +6,7 @@ Shape legend: R resamples, S healing seeds, N samples, n samples of one kind.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,9 @@ def resample_retentions(
     among those that a row has; kinds on which the dense model scores nothing have no ratio and are left out."""
     import numpy as np
 
-    rng = np.random.default_rng(seed)
+    rng, rng_seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     labels = np.asarray(kinds)
-    shares = [rng.multinomial(len(hits), [1 / len(hits)] * len(hits), size=resamples) / len(hits) for hits in rows]
+    shares = [_draw_shares(len(hits), resamples, rng_seeds) for hits in rows]
     total, used = np.zeros((resamples, len(rows))), 0
     for kind in sorted(set(kinds)):
         members = np.flatnonzero(labels == kind)
@@ -32,7 +33,7 @@ def resample_retentions(
         if not dense.any():
             continue
         used += 1
-        counts_Rn = rng.multinomial(len(members), [1 / len(members)] * len(members), size=resamples)
+        counts_Rn = _count_drawn(len(members), resamples, rng)
         below_R = counts_Rn @ dense / len(members)
         for place, hits in enumerate(rows):
             mean_R = ((counts_Rn @ hits[:, members].T) / len(members) * shares[place]).sum(1)
@@ -40,6 +41,28 @@ def resample_retentions(
             own = hits[:, members].mean() / dense.mean()
             total[:, place] += np.where(below_R > 0, mean_R / np.where(below_R > 0, below_R, 1), own)
     return 100 * total / max(used, 1)
+
+
+def bootstrap_retention(
+    correct_N: np.ndarray, dense_N: np.ndarray, kinds: Sequence[str], seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """95% interval of one checkpoint's retention. `correct_N` and `dense_N` are 0/1 arrays."""
+    return find_interval(resample_retentions([correct_N[None]], dense_N, kinds, seed, resamples)[:, 0])
+
+
+def _count_drawn(samples: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each sample is in each resample [R, n]."""
+    import numpy as np
+
+    drawn = rng.integers(samples, size=(resamples, samples))
+    counts = np.zeros((resamples, samples))
+    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1)
+    return counts
+
+
+def _draw_shares(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """The weight of each seed in each resample [R, S]."""
+    return _count_drawn(seeds, resamples, rng) / seeds
 
 
 def find_interval(values_R: np.ndarray) -> tuple[float, float]:
@@ -52,7 +75,4 @@ def find_interval(values_R: np.ndarray) -> tuple[float, float]:
 
 def find_deviation(values: Sequence[float]) -> float | None:
     """Standard deviation of a sample (divided by n - 1); None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    mean = sum(values) / len(values)
-    return float((sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 
@@ -10,11 +11,10 @@ def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float |
     values, or where one side is all equal."""
     if len(first) < 3:
         return None
-    a, b = _rank(first), _rank(second)
-    mean = (len(a) - 1) / 2
-    covariance = sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
-    spread = sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b)
-    return covariance / spread**0.5 if spread else None
+    try:
+        return statistics.correlation(_rank(first), _rank(second))
+    except statistics.StatisticsError:
+        return None
 
 
 def _rank(values: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ from interlace_cli.errors import DatasetError
 from interlace_cli.families.modules import find_image_token
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.means import Arrays
-from interlace_cli.importance.similarity import SpanTap
+from interlace_cli.importance.similarity import MODALITIES, SPANS, SpanTap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,8 +93,8 @@ def build_arrays(found: Rows, num_layers: int) -> Arrays:
         "tokens": np.array([row.tokens for row in found.rows], dtype=np.int32),
         "image_tokens": np.array([row.image_tokens for row in found.rows], dtype=np.int32),
     }
-    for m, modality in enumerate(("all", "image", "text")):
-        for p in (1, 2, 3):
+    for m, modality in enumerate(MODALITIES):
+        for p in SPANS:
             arrays[f"{modality}_s{p}"] = np.ascontiguousarray(similarity[:, p - 1, : num_layers - p + 1, m])
     return arrays
 

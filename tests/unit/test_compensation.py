@@ -70,7 +70,7 @@ def demo(small_dataset: Path) -> tuple[Any, list[dict[str, torch.Tensor]]]:
     model = load_model(CHECKPOINT)
     batcher = Batcher(load_processor(CHECKPOINT), small_dataset)
     samples = load_split(small_dataset, "calibration")
-    return model, batcher.build_calibration(samples, 6, model, keep_label_places)
+    return model, list(batcher.iter_calibration(samples, 6, model, keep_label_places))
 
 
 def measure(model: Any, batches: list[dict[str, torch.Tensor]]) -> float:

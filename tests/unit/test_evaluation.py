@@ -14,13 +14,13 @@ from interlace_cli.data.batches import Batcher
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.progress import Silent
 from interlace_cli.evaluation.metrics import (
-    bootstrap_retention,
     is_exact_match,
     score_kinds,
     score_macro,
     score_retention,
 )
 from interlace_cli.evaluation.quality import compute_loss, generate_answers
+from interlace_cli.evaluation.statistics import bootstrap_retention
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 

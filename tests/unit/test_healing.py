@@ -80,8 +80,10 @@ def test_dense_ft_trains_the_plans_layers_and_drops_none(pruned: Path, small_dat
     )
     card = json.loads((pruned / "ft/interlace.json").read_text())
     assert (card["stage"], card["dropped"], card["tune"]) == ("dense-ft", [], [3, 5])
+    words[-1] = pruned / "none"
     done = CliRunner().invoke(app, [*map(str, words), str(chain_model), "--tune-layers", "9"])
-    assert done.exit_code in (1, 2)
+    assert done.exit_code == 2
+    assert "there is no layer 9 to tune" in done.stderr
 
 
 def test_the_passport_says_what_was_done(healed: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from tiny import TINY
 from torch import Tensor
 
@@ -51,6 +52,24 @@ def test_a_model_run_on_from_any_layer_computes_the_same(name: str) -> None:
             torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
             torch.testing.assert_close(entering, stream[drop[0] + 2])
     assert not [module for module in model.modules() if "forward" in vars(module)], "the model is as it was"
+
+
+@pytest.mark.parametrize("name", ["gemma4", "pix2struct"])
+def test_a_model_that_cannot_be_run_on_is_found_out(name: str) -> None:
+    """Their later layers take more from earlier ones than the hidden state."""
+    config = zoo.build_config(name)
+    model = zoo.build_model(config)
+    assert not can_replay(model, find_layers(model), zoo.build_inputs(name, config))
+    assert not [module for module in model.modules() if "forward" in vars(module)]
+
+
+def test_a_forward_that_was_replaced_before_is_there_again(loaded: tuple[Any, Any, list[dict[str, Tensor]]]) -> None:
+    model, layers, _ = loaded
+    layers[3].forward = own = layers[3].forward
+    with Replay(model, layers):
+        assert layers[3].forward is not own
+    assert vars(layers[3])["forward"] is own
+    del layers[3].forward
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +151,7 @@ class Killed(Exception):  # noqa: N818 - not an error
 
 
 @pytest.mark.parametrize("after", [1, 4, 9, 12, 15])
-def test_an_interrupted_search_goes_on(
-    loaded: tuple[Any, Any, list[dict[str, Tensor]]], after: int, chain_model: Path, small_dataset: Path
-) -> None:
+def test_an_interrupted_search_goes_on(loaded: tuple[Any, Any, list[dict[str, Tensor]]], after: int) -> None:
     model, layers, batches = loaded
     limits, whole, state = Limits(frozenset(), frozenset({7}), 4), SearchState(), SearchState()
     search_by_loss(model, layers, "language", batches, limits, whole, forget, forget, True)
