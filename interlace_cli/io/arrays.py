@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Same arrays, same bytes: no metadata, tensors in the order of their names."""
+    import numpy as np
     from safetensors.numpy import save
 
-    write_atomically(path, save({name: arrays[name] for name in sorted(arrays)}))
+    # safetensors writes the memory as it lies, whatever the order of the axes.
+    write_atomically(path, save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

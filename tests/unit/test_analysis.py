@@ -42,6 +42,9 @@ def reference(model: Any, inputs: dict[str, torch.Tensor], image_token: int) -> 
     is_image = inputs["input_ids"] == image_token
     result = {}
     for name, mask in (("all", real), ("image", real & is_image), ("text", real & ~is_image)):
+        last = torch.stack([state[:, -1] for state in x], dim=1)
+        cosine = torch.cosine_similarity(last[:, :, None], last[:, None], dim=-1).clamp(-1, 1)
+        result["angles"] = (torch.arccos(cosine) / torch.pi).numpy()
         for p in (1, 2, 3):
             rows = []
             for row in range(len(real)):
@@ -66,6 +69,8 @@ def test_one_pass_equals_the_reference_for_every_family(name: str) -> None:
             spans = wanted[f"{modality}_s{p}"]
             np.testing.assert_allclose(found[p - 1, : spans.shape[1], :, m].T, spans, atol=2e-6)
             assert not found[p - 1, spans.shape[1] :].any(), "no span ends behind the last layer"
+    off_diagonal = ~np.eye(len(wanted["angles"][0]), dtype=bool)
+    np.testing.assert_allclose(tap.angles.numpy()[:, off_diagonal], wanted["angles"][:, off_diagonal], atol=2e-4)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -96,6 +101,8 @@ def test_the_command_equals_the_reference_sample_by_sample(
     for index, sample in enumerate(samples):
         wanted = reference(model, batcher.build_prompts([sample]), 5)
         for name, values in wanted.items():
+            if name == "angles":
+                continue
             np.testing.assert_allclose(arrays[name][index], values[0], atol=1e-5, err_msg=f"{name} of sample {index}")
 
 

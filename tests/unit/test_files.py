@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from interlace_cli.errors import ArtifactError, InterlaceError
+from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, hash_file, write_atomically
 from interlace_cli.io.scores import load_scores
 
@@ -205,3 +207,10 @@ def test_the_draft_of_a_killed_process_is_cleared_away_and_that_of_a_living_one_
         assert names(tmp_path) == sorted([draft.name, other.name])
         (draft / "a").write_text("a")
     assert names(tmp_path) == ["out"]
+
+
+def test_arrays_come_back_as_they_were_however_they_lie_in_memory(tmp_path: Path) -> None:
+    array = np.arange(6.0).reshape(2, 3)
+    for one in (array, array.T, array[:, [2, 0, 1]], array[:, ::-1]):
+        save_arrays({"one": one}, tmp_path / "a.safetensors")
+        assert np.array_equal(load_arrays(tmp_path / "a.safetensors")["one"], one)

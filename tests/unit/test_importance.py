@@ -23,6 +23,7 @@ from interlace_cli.importance.correlation import compute_spearman
 from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
 from interlace_cli.importance.search_state import SearchState
 from interlace_cli.importance.taylor import measure_taylor
+from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
@@ -133,12 +134,20 @@ def test_no_layer_is_run_twice_on_the_same_input(loaded: tuple[Any, Any, list[di
             seen.append(index.to_bytes(1, "big") + hidden.numpy().tobytes())
 
         handles.append(layer.self_attn.register_forward_pre_hook(on_input, with_kwargs=True))
+    towers = 0
+
+    def on_tower(*_: Any) -> None:
+        nonlocal towers
+        towers += 1
+
+    handles.append(model.model.visual.blocks[0].register_forward_pre_hook(on_tower))
     state = SearchState()
     # DeepStack layers need what lies in front of the layers to be computed anew.
     limits = Limits(find_entangled(model), frozenset({7}), 3)
     search_by_loss(model, layers, "language", batches, limits, state, forget, forget, True)
     for handle in handles:
         handle.remove()
+    assert towers == len(batches), "what lies in front of the layers is computed once for a batch"
     assert len(seen) == len(set(seen)) == state.layer_runs
     free = 8 - len(limits.locked)
     naive = 8 + free * 7 + (free - 2) * 6 + (free - 3) * 5
@@ -246,6 +255,22 @@ def test_importances_are_added_to_the_analysis_and_measured_once(
         whole = getattr(both.similarity, p)[2]
         parts = sum(group.samples * getattr(group.similarity, p)[2] for group in both.groups) / 20
         assert parts == pytest.approx(whole)
+    # And of what was measured on the first twelve alone, weighted by answer tokens.
+    arrays = load_arrays(out.with_suffix(".safetensors"))
+    kinds = [sample.kind for sample in load_split(small_dataset, "calibration")[:12]]
+    for group in both.groups:
+        members = [index for index, kind in enumerate(kinds) if kind == group.name]
+        assert (group.damage is None) == (not members)
+        if members:
+            rise = (arrays["loss_single"] - arrays["loss_dense"])[2, members].sum() / arrays["loss_tokens"][
+                members
+            ].sum()
+            assert (group.damage or [])[2] == pytest.approx(rise)
+            slope = arrays["first_order"][2, members].sum() / arrays["first_order_tokens"][members].sum()
+            assert (group.first_order or [])[2] == pytest.approx(slope)
+    assert second.loss.damage[2] == pytest.approx(
+        (arrays["loss_single"] - arrays["loss_dense"])[2].sum() / arrays["loss_tokens"].sum()
+    )
     data = json.loads(out.read_text())
     assert -1 <= data["correlation"] <= 1
 
