@@ -46,6 +46,29 @@ def finetune(
     min_pixels: Annotated[int, typer.Option("--min-pixels", min=1)] = 784,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1)] = 50176,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = "auto",
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective",
+            help="ce, distill, anchor or local; terms are joined by +, a first stage local by a comma: local,distill.",
+        ),
+    ] = "ce",
+    distill_weight: Annotated[
+        float, typer.Option("--distill-weight", min=0.0, max=1.0, help="Share of the KL divergence in `distill`.")
+    ] = 0.5,
+    anchor_weight: Annotated[
+        float, typer.Option("--anchor-weight", min=0.0, help="Of `anchor`, beside other terms.")
+    ] = 1.0,
+    local_share: Annotated[
+        float,
+        typer.Option("--local-share", min=0.0, max=1.0, help="Share of the steps in a first stage local."),
+    ] = 0.5,
+    optim: Annotated[
+        str, typer.Option("--optim", help="An optimizer of the Trainer: adamw_torch, adamw_torch_fused, adamw_8bit ...")
+    ] = "adamw_torch",
+    save_every: Annotated[
+        int, typer.Option("--save-every", min=0, help="Steps. Default: a twentieth of them all.")
+    ] = 0,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
@@ -64,7 +87,7 @@ def finetune(
     from interlace_cli.domain.layers import describe_layers, parse_layers
     from interlace_cli.domain.plan import Plan
     from interlace_cli.errors import UsageError
-    from interlace_cli.healing.recipe import Recipe
+    from interlace_cli.healing.recipe import Execution, Recipe
     from interlace_cli.io.artifacts import load_artifact
     from interlace_cli.io.workspace import require
 
@@ -79,9 +102,15 @@ def finetune(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
         precision=precision,
-        gradient_checkpointing=gradient_checkpointing,
-        report_to=report_to,
+        objective=objective,
+        distill_weight=distill_weight,
+        anchor_weight=anchor_weight,
+        local_share=local_share,
+        optim=optim,
         seed=seed,
+    )
+    how = Execution(
+        device=device, gradient_checkpointing=gradient_checkpointing, save_every=save_every, report_to=report_to
     )
     progress = BarProgress()
     if dense:
@@ -91,7 +120,7 @@ def finetune(
             raise UsageError("the plan names no model.", "Give the dense model.")
         source = require(dataset or space.dataset)
         tuned = made.tune if tune_layers is None else parse_layers(tune_layers, "--tune-layers")
-        card = heal_dense(where, source, folder, recipe, progress, tuned, made.stack, device, force)
+        card = heal_dense(where, source, folder, recipe, progress, tuned, made.stack, how, force)
     else:
         if plan is None and checkpoint is None and space.plan.exists():
             plan = space.plan
@@ -103,7 +132,7 @@ def finetune(
             progress,
             plan_path=plan,
             tune_layers=None if tune_layers is None else parse_layers(tune_layers, "--tune-layers"),
-            device=device,
+            how=how,
             force=force,
         )
     healing = card.healing

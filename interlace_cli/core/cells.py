@@ -11,6 +11,7 @@ from interlace_cli.core.opened import OpenedModel
 from interlace_cli.core.prune_weights import prune_weights
 from interlace_cli.core.run import RunOptions
 from interlace_cli.domain.progress import Progress
+from interlace_cli.healing.recipe import Execution
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.sparsity.pattern import Pattern
 
@@ -50,7 +51,7 @@ class Makers:
                 replace(self.run.recipe, seed=seed),
                 self.progress,
                 tune_layers=tune,
-                device=self.run.analyze.device,
+                how=Execution(device=self.run.analyze.device),
                 force=True,
             )
             return out
@@ -69,7 +70,7 @@ class Makers:
                 self.progress,
                 tune_layers=tune,
                 stack=self.dense.facts.stack,
-                device=self.run.analyze.device,
+                how=Execution(device=self.run.analyze.device),
                 force=True,
             )
             return out

@@ -328,7 +328,7 @@ class _Grid:
             samples=len(self.samples),
             device=device,
             dtype=dtype,
-            recipe={name: value for name, value in asdict(self.options.run.recipe).items() if name != "report_to"},
+            recipe=asdict(self.options.run.recipe),
             correlation=load_artifact(self.space.analysis, Analysis).correlation,
             rows=build_rows(measured, self.samples, self.evaluation.seed),
             unreached=self.unreached,

@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING
 
 from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
+from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.healing.recipe import PRECISIONS, Recipe
+from interlace_cli.healing.recipe import PRECISIONS, Execution, Recipe
+from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
-from interlace_cli.io.files import check_free, folder_being_made
-from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
+from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
+from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
 if TYPE_CHECKING:
-    pass
+    from interlace_cli.healing.heal import History
+
+EXECUTION = Execution()
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def build_settings(recipe: Recipe) -> Settings:
@@ -39,7 +44,7 @@ def heal_model(
     progress: Progress,
     plan_path: Path | None = None,
     tune_layers: Sequence[int] | None = None,
-    device: str = "auto",
+    how: Execution = EXECUTION,
     force: bool = False,
 ) -> CheckpointCard:
     """Trains the tuned layers of `pruned` on the dataset's training split and writes the checkpoint `out`.
@@ -52,7 +57,7 @@ def heal_model(
     positions = _choose_positions(card, plan_path, tune_layers, force)
     opened = open_model(pruned, card.stack)
     card = card.model_copy(update={"stage": "healed", "tune": list(positions)})
-    return _train(opened, {"pruned": opened.facts.fingerprint}, card, dataset, out, recipe, progress, device, force)
+    return _heal(opened, {"pruned": opened.facts.fingerprint}, card, dataset, out, recipe, progress, how, force)
 
 
 def heal_dense(
@@ -63,7 +68,7 @@ def heal_dense(
     progress: Progress,
     tune_layers: Sequence[int],
     stack: str = LANGUAGE,
-    device: str = "auto",
+    how: Execution = EXECUTION,
     force: bool = False,
 ) -> CheckpointCard:
     """Dense-FT, the paper's baseline: `tune_layers` are trained in the dense model, with nothing dropped."""
@@ -87,10 +92,10 @@ def heal_dense(
         dropped=[],
         tune=sorted(tune_layers),
     )
-    return _train(opened, {}, card, dataset, out, recipe, progress, device, force)
+    return _heal(opened, {}, card, dataset, out, recipe, progress, how, force)
 
 
-def _train(
+def _heal(
     opened: OpenedModel,
     inputs: dict[str, str],
     card: CheckpointCard,
@@ -98,56 +103,122 @@ def _train(
     out: Path,
     recipe: Recipe,
     progress: Progress,
-    device: str,
+    how: Execution,
     force: bool,
 ) -> CheckpointCard:
     """Trains the layers that the card says are tuned, and writes what came of it."""
     if recipe.precision not in PRECISIONS:
         raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
-    path, positions = opened.checkpoint.path, card.tune
+    stages = recipe.stages
+    if card.stage == "dense-ft" and any(stage.needs_teacher for stage in stages):
+        raise UsageError("--dense: the dense model cannot be its own teacher.", "Take --objective ce.")
     samples = load_split(dataset, "train")
-
-    from interlace_cli.data.batches import Batcher
-    from interlace_cli.families.modules import find_layers
-    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen, to_bytes
-    from interlace_cli.healing.trainer import train
-    from interlace_cli.io.models import choose_device, load_model, load_processor
-
-    settings = build_settings(recipe)
-    recipe = replace(recipe, precision=_choose_precision(recipe.precision, choose_device(device)))
-    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[recipe.precision]
-    model = load_model(path, dtype, device)
-    processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
-    layers = find_layers(model, card.stack)
-    apply_trainable_set(model, layers, positions)
-    check_trainable_set(model, layers, positions)
-    collect_stored(opened, model, layers, positions, "meta")
-    before = hash_frozen(model)
-    history = train(model, Batcher(processor, dataset, recipe.max_length), samples, recipe, progress)
-    after = hash_frozen(model)
-    if after != before:
-        raise TrainableSetError("a frozen tensor has changed while training.", "Nothing was written; please report it.")
-
-    healing = Healing(
-        dataset=load_manifest(dataset).source,
-        recipe={name: value for name, value in asdict(recipe).items() if name != "report_to"},
-        steps=len(history.losses),
-        samples=len(samples),
-        first_loss=history.first,
-        last_loss=history.last,
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        frozen_sha256=after,
-    )
+    asked = recipe
+    recipe = replace(recipe, precision=_choose_precision(recipe.precision, how.device))
+    inputs = {**card.inputs, **inputs, "dataset": hash_dataset(dataset)}
+    state = State(out, _build_key(recipe, inputs, card))
+    healing = _Healing(opened, card, dataset, samples, recipe, how, state, progress)
+    history = healing.run()
     healed = card.model_copy(
         update={
-            "created_by": build_origin("finetune", settings),
-            "inputs": {**card.inputs, **inputs, "dataset": hash_dataset(dataset)},
-            "healing": healing,
+            "created_by": build_origin("finetune", build_settings(asked)),
+            "inputs": inputs,
+            "healing": Healing(
+                dataset=load_manifest(dataset).source,
+                recipe=asdict(recipe),
+                steps=history.steps,
+                samples=len(samples),
+                first_loss=history.first,
+                last_loss=history.last,
+                trained_parameters=healing.trained_parameters,
+                frozen_sha256=healing.frozen_sha256,
+            ),
         }
     )
-    tuned = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
-    _write(opened, tuned, healed, out, force)
+    _write(opened, healing.collect(), healed, out, force)
+    state.clear()
     return healed
+
+
+def _build_key(recipe: Recipe, inputs: dict[str, str], card: CheckpointCard) -> str:
+    """Stands for all that decides the weights."""
+    origin = build_origin("finetune", asdict(recipe))
+    return hash_bytes(repr((origin, sorted(inputs.items()), card.dense_index, card.tune)).encode())[:10]
+
+
+class _Healing:
+    """The model that is healed, and its teacher, from loading to the tensors that are to be written."""
+
+    def __init__(
+        self,
+        opened: OpenedModel,
+        card: CheckpointCard,
+        dataset: Path,
+        samples: Sequence[Sample],
+        recipe: Recipe,
+        how: Execution,
+        state: State,
+        progress: Progress,
+    ) -> None:
+        from interlace_cli.data.batches import Batcher
+        from interlace_cli.families.modules import find_layers
+        from interlace_cli.healing.heal import Dense, Healer, Student
+        from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+        from interlace_cli.io.models import load_model, load_processor
+
+        path, dtype = opened.checkpoint.path, _DTYPES[recipe.precision]
+        self.opened, self.positions = opened, card.tune
+        self.model = load_model(path, dtype, how.device)
+        self.layers = find_layers(self.model, card.stack)
+        apply_trainable_set(self.model, self.layers, card.tune)
+        check_trainable_set(self.model, self.layers, card.tune)
+        collect_stored(opened, self.model, self.layers, card.tune, "meta")
+        self.frozen_sha256 = hash_frozen(self.model)
+        self.trained_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        dense = None
+        if any(stage.needs_teacher for stage in recipe.stages):
+            model = load_model(_open_base(card).checkpoint.path, dtype, "cpu")
+            dense = Dense(model, find_layers(model, card.stack))
+        processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
+        self.healer = Healer(
+            Student(self.model, self.layers, card.dense_index, card.tune),
+            dense,
+            Batcher(processor, dataset, recipe.max_length),
+            samples,
+            recipe,
+            how,
+            state,
+            progress,
+        )
+
+    def run(self) -> History:
+        """Trains. Raises TrainableSetError if a frozen tensor has moved."""
+        from interlace_cli.healing.trainable import hash_frozen
+
+        history = self.healer.heal()
+        if hash_frozen(self.model) != self.frozen_sha256:
+            raise TrainableSetError(
+                "a frozen tensor has changed while training.", "Nothing was written; please report it."
+            )
+        return history
+
+    def collect(self) -> dict[str, bytes]:
+        """Name on disk -> bytes of each tensor that was tuned."""
+        from interlace_cli.healing.trainable import to_bytes
+
+        stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu")
+        return {name: to_bytes(value) for name, value in stored.items()}
+
+
+def _open_base(card: CheckpointCard) -> OpenedModel:
+    """The dense model, which the teacher is. Raises PlanMismatchError if another lies there now."""
+    opened = open_model(card.base.location, card.stack)
+    if opened.facts.fingerprint != card.base.fingerprint:
+        raise PlanMismatchError(
+            f"{card.base.location} is not the model any more that the checkpoint was cut from.",
+            "Prune again, or take --objective ce, which needs no dense model.",
+        )
+    return opened
 
 
 def _write(opened: OpenedModel, tuned: dict[str, bytes], healed: CheckpointCard, out: Path, force: bool) -> None:
@@ -155,8 +226,7 @@ def _write(opened: OpenedModel, tuned: dict[str, bytes], healed: CheckpointCard,
     with folder_being_made(out, force) as draft:
         copy_config(checkpoint.path, draft)
         copy_side_files(checkpoint.path, draft)
-        names = {name: name for name in checkpoint.tensors}
-        write_tensors(checkpoint, draft, select_tensors(checkpoint, names, tuned))
+        replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / PASSPORT).exists())
         save_artifact(healed, draft / PASSPORT)
 
 
@@ -188,6 +258,8 @@ def _choose_positions(
 def _choose_precision(precision: str, device: str) -> str:
     import torch
 
+    from interlace_cli.io.models import choose_device
+
     if precision != "auto":
         return precision
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if choose_device(device).startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"

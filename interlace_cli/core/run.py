@@ -19,7 +19,7 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Artifact, Record, Settings
 from interlace_cli.errors import ArtifactError, InterlaceError
-from interlace_cli.healing.recipe import Recipe
+from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import MANIFEST, hash_dataset
 from interlace_cli.io.files import hash_file
@@ -202,7 +202,7 @@ class _Chain:
                 o.recipe,
                 self.progress,
                 plan_path=space.plan,
-                device=o.analyze.device,
+                how=Execution(device=o.analyze.device),
                 force=self._may_replace("healed"),
             ),
         )

@@ -21,7 +21,8 @@ from interlace_cli.io.datasets import load_images
 IGNORE = -100
 Inputs = dict[str, Tensor]
 _ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
-_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""Fields with a value for every token."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ class Batcher:
         rows: list[dict[str, list[int]]] = []
         for row, parts in enumerate(pieces):
             is_real = prompts["attention_mask"][row].bool()
-            fields = {name: prompts[name][row][is_real].tolist() for name in _PER_TOKEN if name in prompts}
+            fields = {name: prompts[name][row][is_real].tolist() for name in PER_TOKEN if name in prompts}
             fields["labels"] = [IGNORE] * len(fields["input_ids"])
             for piece in parts[1:]:
                 self._append(fields, piece)
             rows.append(fields)
-        batch = {name: value for name, value in prompts.items() if name not in _PER_TOKEN}
+        batch = {name: value for name, value in prompts.items() if name not in PER_TOKEN}
         padding = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE}
         longest = max(len(fields["input_ids"]) for fields in rows)
         for name in rows[0]:

@@ -1,73 +1,164 @@
-"""Healing with transformers' Trainer, through its own extension points: a collator, a loss function, callbacks."""
+"""The stages that train through the model, with transformers' Trainer: optimizers, schedules, engines, resuming and
+trackers are its own. Ours is what an optimizer step does: `HealingTrainer.training_step`.
+
+A step's samples are laid out in as few rows as they need, whatever the device; so the number of devices, the length of
+rows and rows that had to be halved for want of memory change a step's result by rounding alone.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import Dataset
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from interlace_cli.data.batches import Batcher, Inputs
-from interlace_cli.domain.dataset import Sample
-from interlace_cli.domain.progress import Advance, Progress
+from interlace_cli.data.rows import Encoded, EncodedSteps, Row
+from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError
-from interlace_cli.healing.loss import answer_loss, keep_label_places
-from interlace_cli.healing.recipe import Recipe
+from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.state import mark_complete
+from interlace_cli.healing.step import RowLoss
 from interlace_cli.io.models import import_transformers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import TrainingArguments
 
 transformers = import_transformers()
+TUNED = "tuned.pt"
+WORKERS = 4
 
 
-@dataclass(frozen=True)
-class History:
-    """`losses[i]` is the mean loss of an answer token in optimizer step i."""
+class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
+    """Trains what requires gradients in `model`, on `steps`: one item is one optimizer step."""
 
-    losses: list[float]
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        steps: EncodedSteps,
+        row_loss: RowLoss,
+        layout: Callable[[Sequence[Encoded], int], list[Row]],
+        max_tokens: int,
+        say: Callable[[str], None],
+        **more: Any,
+    ) -> None:
+        super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only, **more)
+        self.row_loss, self.layout, self.max_tokens, self.say = row_loss, layout, max_tokens, say
+        self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The steps in their order. accelerate does not wrap it: each process knows its own share of a step."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(self.train_dataset, batch_size=None, shuffle=False, num_workers=workers, pin_memory=False)
+
+    def training_step(self, model: Any, inputs: list[Encoded], num_items_in_batch: Any = None) -> Tensor:
+        """One optimizer step's gradients. Returns the mean cross-entropy of a label (the mean error of a token where no
+        term is one of labels)."""
+        del num_items_in_batch
+        model.train()
+        while True:
+            try:
+                return self._accumulate(model, inputs)
+            except torch.OutOfMemoryError as error:
+                self._make_room(model, inputs, error)
+
+    def _make_room(self, model: Any, samples: Sequence[Encoded], error: torch.OutOfMemoryError) -> None:
+        """Rows half as long from now on. The step begins anew: nothing of it has been applied."""
+        longest = max(sample.length for sample in samples)
+        tokens = max(row.places for row in self._rows(samples)) // 2
+        if self.args.world_size > 1 or tokens < longest:
+            raise InterlaceError(
+                f"a row of {max(2 * tokens, longest)} tokens does not fit into this device's memory.",
+                "Add --gradient-checkpointing, or take a smaller --max-length, --optim adamw_8bit, or --engine"
+                " zero3-offload.",
+            ) from error
+        self.max_tokens = tokens
+        self.say(f"out of memory: rows of {tokens} tokens from now on; the effective batch stays as it is")
+        model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _rows(self, samples: Sequence[Encoded]) -> list[Row]:
+        return self.layout(samples, self.max_tokens)
+
+    def _accumulate(self, model: Any, samples: Sequence[Encoded]) -> Tensor:
+        rows = self._rows(samples)
+        labels, tokens, count = self._agree(rows)
+        # Engines average over processes; here it is to be a sum.
+        world = self.args.world_size
+        total = torch.zeros((), device=self.args.device)
+        for number in range(count):
+            is_real = number < len(rows)
+            row = rows[number] if is_real else self._build_any_row()
+            with self._synced(model, number == count - 1):
+                with self.compute_loss_context_manager():
+                    sums = self.row_loss.compute(model, row.to(self.args.device, self.dtype))
+                    token, anchor = sums.token / max(labels, 1), sums.anchor / max(tokens, 1)
+                    loss = token + self.row_loss.weights.anchor * anchor if self._has_head else anchor
+                self.accelerator.backward(loss * world * is_real, **self._scale)
+            shown = (
+                sums.ce / max(labels, 1) if self.row_loss.stage.needs_head else sums.anchor.detach() / max(tokens, 1)
+            )
+            total += shown.detach() * is_real
+        if world > 1:
+            total = self.accelerator.reduce(total, "sum")
+        return total
+
+    def _agree(self, rows: Sequence[Row]) -> tuple[int, int, int]:
+        """Labels and tokens of the step on all processes, and how many rows each has to run: sharded weights are
+        gathered by all of them together."""
+        labels, tokens = sum(int(row.is_label_BK.sum()) for row in rows), sum(row.tokens for row in rows)
+        if self.args.world_size == 1:
+            return labels, tokens, len(rows)
+        mine = torch.tensor([[labels, tokens, len(rows)]], device=self.args.device)
+        everywhere = self.accelerator.gather(mine)
+        return int(everywhere[:, 0].sum()), int(everywhere[:, 1].sum()), int(everywhere[:, 2].max())
+
+    def _build_any_row(self) -> Row:
+        dataset: EncodedSteps = self.train_dataset
+        return self.layout([dataset.encode_any()], self.max_tokens)[0]
+
+    @contextmanager
+    def _synced(self, model: Any, is_last: bool) -> Iterator[None]:
+        """Gradients are exchanged once, after the last row; DeepSpeed also takes its optimizer step then."""
+        self.accelerator.gradient_state._set_sync_gradients(is_last)
+        wait = not is_last and self.args.world_size > 1 and not self.is_deepspeed_enabled
+        with self.accelerator.no_sync(model) if wait else nullcontext():
+            yield
 
     @property
-    def first(self) -> float:
-        """Mean over the first tenth of the steps."""
-        return self._mean(self.losses[: self._tenth])
+    def _scale(self) -> dict[str, bool]:
+        return {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
 
-    @property
-    def last(self) -> float:
-        """Mean over the last tenth of the steps."""
-        return self._mean(self.losses[-self._tenth :])
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted here: the Trainer's rule knows neither frozen layers nor rows."""
+        del inputs
+        return 0
 
-    @property
-    def _tenth(self) -> int:
-        return max(len(self.losses) // 10, 1)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The tuned tensors alone, as they are trained. Engines that shard them write them with their own state."""
+        if self.args.should_save and not self.is_deepspeed_enabled and not self.is_fsdp_enabled:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save({n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}, folder / TUNED)
 
-    @staticmethod
-    def _mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # The Trainer has no public place for weights of one's own; the tests of resuming fail if this is not called.
+        tuned = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True)
+        (model or self.model).load_state_dict(tuned, strict=False)
 
-
-class _Samples(Dataset[Sample]):
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Likewise: there is no callback after all of a checkpoint is written and before the older ones are looked at.
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
 
-class _Collator:
-    def __init__(self, batcher: Batcher) -> None:
-        self.batcher = batcher
-
-    def __call__(self, samples: Sequence[Sample]) -> Inputs:
-        return keep_label_places(self.batcher.build_conversations(samples))
-
-
-class _ProgressCallback(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
     """Tells the listener of every optimizer step and its loss."""
 
     def __init__(self, advance: Advance) -> None:
@@ -79,59 +170,56 @@ class _ProgressCallback(transformers.TrainerCallback):  # type: ignore[misc, nam
             self.advance(1, f"loss {logs['loss']:.4f}")
 
 
-def train(
-    model: PreTrainedModel, batcher: Batcher, samples: Sequence[Sample], recipe: Recipe, progress: Progress
-) -> History:
-    """Trains the parameters of `model` that require gradients, in place."""
-    steps = recipe.count_steps(len(samples))
-    model.config.get_text_config().use_cache = False
-    with tempfile.TemporaryDirectory(prefix="interlace-") as folder, progress.task("heal", steps, "steps") as advance:
-        trainer = transformers.Trainer(
-            model=model,
-            args=_build_arguments(model, recipe, folder),
-            train_dataset=_Samples(samples),
-            data_collator=_Collator(batcher),
-            compute_loss_func=answer_loss,
-            callbacks=[_ProgressCallback(advance)],
-        )
-        # It would print every log on stdout, which belongs to the result.
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advance) -> list[float]:
+    """Runs the Trainer, from `checkpoint` on if there is one. Returns the loss of each step."""
+    trainer.add_callback(_Progress(advance))
+    # It would print every log on stdout, which belongs to the result.
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     broken = next((step for step, loss in enumerate(losses, start=1) if not loss < float("inf")), None)
     if broken is not None:
         raise InterlaceError(f"the loss is not a finite number at step {broken}.", "Use a smaller --lr.")
-    return History(losses)
+    return losses
 
 
-def _build_arguments(model: PreTrainedModel, recipe: Recipe, folder: str) -> TrainingArguments:
+def build_arguments(recipe: Recipe, how: Execution, steps: int, folder: Path, device: str) -> TrainingArguments:
+    """The Trainer's arguments for a stage of `steps` optimizer steps."""
     return transformers.TrainingArguments(
-        output_dir=folder,
-        num_train_epochs=recipe.epochs,
+        output_dir=str(folder),
+        max_steps=steps,
         learning_rate=recipe.lr,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.grad_accum,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        optim="adamw_torch",
+        optim=recipe.optim,
         bf16=recipe.precision == "bf16",
         fp16=recipe.precision == "fp16",
         logging_steps=1,
-        save_strategy="no",
-        report_to=recipe.report_to,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=how.save_every or max(steps // 20, 1),
+        # While the newest is being written, the one before it is the complete one.
+        save_total_limit=2,
+        # The steps that are done are left out by the dataset itself.
+        ignore_data_skip=True,
+        report_to=how.report_to,
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=model.device.type == "cuda",
-        use_cpu=model.device.type == "cpu",
+        dataloader_num_workers=0 if device == "cpu" else WORKERS,
+        use_cpu=device == "cpu",
         seed=recipe.seed,
-        **_checkpointing(recipe),
+        **_checkpointing(how),
     )
 
 
-def _checkpointing(recipe: Recipe) -> dict[str, Any]:
+def _checkpointing(how: Execution) -> dict[str, Any]:
     """transformers 5.23 has other names for gradient checkpointing, and warns of the old ones."""
     fields = transformers.TrainingArguments.__dataclass_fields__
     name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    return {name: recipe.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False}}
+    return {name: how.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False}}
+
+
+def _only(item: list[Encoded]) -> list[Encoded]:
+    return item

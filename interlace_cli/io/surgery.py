@@ -152,6 +152,33 @@ def write_tensors(source: Checkpoint, out: Path, tensors: Sequence[NewTensor], a
         (out / INDEX_FILE).write_bytes(orjson.dumps(index, option=options))
 
 
+def replace_tensors(source: Checkpoint, out: Path, replaced: Mapping[str, bytes], share: bool) -> None:
+    """The same files with new bytes for some tensors. Files in which nothing is new are shared with the source by hard
+    link if `share`, else copied, which some file systems do by sharing blocks."""
+    names = {name: name for name in source.tensors}
+    by_file: dict[Path, list[NewTensor]] = {shard: [] for shard in source.shards}
+    for tensor in select_tensors(source, names, replaced):
+        by_file[tensor.source.file].append(tensor)
+    with ExitStack() as files:
+        pieces: list[Piece] = []
+        for shard, members in by_file.items():
+            is_new = any(tensor.data is not None for tensor in members)
+            if is_new or not (share and _link(shard, out / shard.name)):
+                metadata = source.metadata[shard.name] or {"format": "pt"}
+                pieces += _begin_shard(out / shard.name, members, metadata, files)
+        _write_pieces(pieces, None)
+    if (source.path / INDEX_FILE).exists():
+        shutil.copyfile(source.path / INDEX_FILE, out / INDEX_FILE)
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        return False
+    return True
+
+
 def write_config(config: dict[str, Any], out: Path) -> None:
     """In the order of its fields, as it was read."""
     (out / "config.json").write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

@@ -22,7 +22,7 @@ from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.modules import find_layers
 from interlace_cli.healing.loss import answer_loss, keep_label_places
-from interlace_cli.healing.recipe import Recipe
+from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.datasets import load_split
@@ -118,11 +118,12 @@ def test_another_seed_heals_differently(pruned: Path, healed: Path, small_datase
     assert (healed / "model.safetensors").read_bytes() != (tmp_path / "other/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"batch_size": 32, "grad_accum": 1}])
-def test_checkpointing_and_accumulation_do_not_change_the_result(
+@pytest.mark.parametrize("change", [{}, {"batch_size": 32, "grad_accum": 1}, {"max_length": 100}])
+def test_checkpointing_accumulation_and_row_length_do_not_change_the_result(
     change: dict[str, int], pruned: Path, healed: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    heal_model(pruned / "pruned", small_dataset, tmp_path / "out", replace(RECIPE, **change), Silent())
+    how = Execution(gradient_checkpointing=not change)
+    heal_model(pruned / "pruned", small_dataset, tmp_path / "out", replace(RECIPE, **change), Silent(), how=how)
     ours, other = load_file(healed / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
     for name, tensor in ours.items():
         torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=0)

@@ -1,0 +1,183 @@
+"""Encoded samples -> the rows of a training step.
+
+Shape legend: T tokens of a sample; B samples in a row that is padded (1 if it is packed), N places in it; K places at
+which any sample has a target; R rows of position ids (1, or 4 for M-RoPE: text, time, height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from interlace_cli.data.batches import IGNORE, PER_TOKEN, Batcher, Inputs
+from interlace_cli.data.packing import group_alike, pack_rows
+from interlace_cli.domain.dataset import Sample
+
+CACHE = 1 << 30
+"""Bytes of encoded samples that are kept for the next epoch."""
+Positions = Callable[[Inputs], Tensor]
+"""Inputs of one sample -> its position ids [R, 1, T]."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample: `tokens` are fields [T], `whole` those that are not per token (pixels), `targets_T` the next token
+    where that is an answer's and IGNORE elsewhere, `pad_token` what a batch is filled up with."""
+
+    tokens: Inputs
+    whole: Inputs
+    targets_T: Tensor
+    positions_RT: Tensor
+    pad_token: int
+
+    @property
+    def length(self) -> int:
+        """In tokens; 0 where there is nothing to learn."""
+        return len(self.targets_T) if bool((self.targets_T != IGNORE).any()) else 0
+
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        held = [*self.tokens.values(), *self.whole.values(), self.targets_T, self.positions_RT]
+        return sum(tensor.nbytes for tensor in held)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one forward takes: the model's inputs, among them `logits_to_keep`, and the targets at these places."""
+
+    inputs: Inputs
+    targets_BK: Tensor
+
+    @property
+    def is_label_BK(self) -> Tensor:
+        """Where there is a target."""
+        return self.targets_BK != IGNORE
+
+    @property
+    def places(self) -> int:
+        """Tokens, and padding between them."""
+        return self.inputs["input_ids"].numel()
+
+    @property
+    def tokens(self) -> int:
+        """Places that are no padding."""
+        mask_BN = self.inputs.get("attention_mask")
+        return self.places if mask_BN is None else int(mask_BN.sum())
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Row:
+        """On another device; pixels also in another dtype."""
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+            for name, value in self.inputs.items()
+        }
+        return Row(moved, self.targets_BK.to(device, non_blocking=True))
+
+
+class EncodedSteps(Dataset[list[Encoded]]):
+    """Item `i`: the encoded samples of optimizer step `start + i`."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        steps: Sequence[Sequence[int]],
+        batcher: Batcher,
+        positions: Positions,
+        start: int = 0,
+    ) -> None:
+        self.samples, self.steps, self.batcher, self.positions = samples, steps, batcher, positions
+        self.start = start
+        self._kept: dict[int, Encoded] = {}
+        self._room = CACHE
+
+    def __len__(self) -> int:
+        return len(self.steps) - self.start
+
+    def __getitem__(self, index: int) -> list[Encoded]:
+        return [self._encode(i) for i in self.steps[self.start + index]]
+
+    def _encode(self, index: int) -> Encoded:
+        """The next epoch finds it encoded, if there was room."""
+        found = self._kept.get(index)
+        if found is None:
+            found = encode(self.samples[index], self.batcher, self.positions)
+            self._room -= found.bytes
+            if self._room > 0:
+                self._kept[index] = found
+        return found
+
+    def encode_any(self) -> Encoded:
+        """Some sample with something to learn."""
+        encoded = (encode(sample, self.batcher, self.positions) for sample in self.samples)
+        return next(sample for sample in encoded if sample.length)
+
+
+def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
+    """The sample as the model takes it, alone."""
+    batch = batcher.build_conversations([sample])
+    labels_T = batch.pop("labels")[0]
+    positions_RT = positions(batch)[:, 0]
+    tokens = {name: batch.pop(name)[0] for name in PER_TOKEN if name in batch}
+    return Encoded(
+        tokens, batch, functional.pad(labels_T[1:], (0, 1), value=IGNORE), positions_RT, batcher.tokenizer.pad_token_id
+    )
+
+
+def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int) -> list[Row]:
+    """The rows of a step, of at most `max_tokens` places; padded ones of at most `max_samples` samples."""
+    lengths = [sample.length for sample in samples]
+    if is_packed:
+        return [pack([samples[i] for i in row]) for row in pack_rows(lengths, max_tokens)]
+    return [pad([samples[i] for i in group]) for group in group_alike(lengths, max_tokens, max_samples)]
+
+
+def pack(samples: Sequence[Encoded]) -> Row:
+    """The samples end to end in one row. There is no attention mask: positions that begin anew are what tells
+    transformers where a sample begins (`masking_utils.find_packed_sequence_indices`)."""
+    names = [name for name in samples[0].tokens if name != "attention_mask"]
+    inputs = {name: torch.cat([sample.tokens[name] for sample in samples])[None] for name in names}
+    positions_R1N = torch.cat([sample.positions_RT for sample in samples], 1)[:, None]
+    inputs["position_ids"] = positions_R1N if len(positions_R1N) > 1 else positions_R1N[0]
+    return _finish(samples, inputs, torch.cat([sample.targets_T for sample in samples])[None])
+
+
+def pad(samples: Sequence[Encoded]) -> Row:
+    """A batch, padded on the left."""
+    longest = max(len(sample.targets_T) for sample in samples)
+    inputs = {
+        name: torch.stack(
+            [_pad_left(s.tokens[name], longest, s.pad_token if name == "input_ids" else 0) for s in samples]
+        )
+        for name in samples[0].tokens
+    }
+    return _finish(samples, inputs, torch.stack([_pad_left(s.targets_T, longest, IGNORE) for s in samples]))
+
+
+def _finish(samples: Sequence[Encoded], inputs: Inputs, targets_BN: Tensor) -> Row:
+    for name in samples[0].whole:
+        inputs[name] = _join([sample.whole[name] for sample in samples if name in sample.whole])
+    places_K = (targets_BN != IGNORE).any(0).nonzero()[:, 0]
+    inputs["logits_to_keep"] = places_K
+    return Row(inputs, targets_BN[:, places_K])
+
+
+def _pad_left(values_T: Tensor, length: int, fill: int) -> Tensor:
+    return functional.pad(values_T, (length - len(values_T), 0), value=fill)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """One behind the other. Where they differ in another axis (tiles of an image, say), the smaller are filled up with
+    zeros, as processors do it."""
+    shape = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
+    filled = []
+    for part in parts:
+        pads: list[int] = []
+        for axis in range(part.ndim - 1, 0, -1):
+            pads += [0, shape[axis - 1] - part.shape[axis]]
+        filled.append(functional.pad(part, pads) if any(pads) else part)
+    return torch.cat(filled)

@@ -1,0 +1,251 @@
+"""Healing a model in memory: the stages of a recipe, one behind the other, from wherever an earlier run was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interlace_cli.data.batches import Batcher
+from interlace_cli.data.rows import Encoded, EncodedSteps, Row, build_rows
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.progress import Advance, Progress
+from interlace_cli.errors import InterlaceError
+from interlace_cli.families.packing import find_positions
+from interlace_cli.healing.head import choose_loss
+from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
+from interlace_cli.healing.local import Learner, LocalTrainer
+from interlace_cli.healing.meeting import LocalSpan, find_anchors, find_local_spans
+from interlace_cli.healing.objective import Stage
+from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.state import State
+from interlace_cli.healing.step import RowLoss, Teacher, Weights
+from interlace_cli.healing.teacher import share_frozen
+from interlace_cli.healing.trainer import HealingTrainer, build_arguments, train_stage
+from interlace_cli.io.models import import_transformers
+
+
+@dataclass(frozen=True)
+class Student:
+    """The model that is healed: its layers, the dense index of each, and which positions are tuned."""
+
+    model: Any
+    layers: nn.ModuleList
+    dense_index: Sequence[int]
+    tuned: Sequence[int]
+
+    @property
+    def tuned_dense(self) -> list[int]:
+        """Dense indices of the tuned layers."""
+        return [self.dense_index[position] for position in self.tuned]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The dense model and its layers."""
+
+    model: Any
+    layers: nn.ModuleList
+
+
+@dataclass(frozen=True)
+class History:
+    """`losses[i]` of optimizer step `i`, in each stage: mean cross-entropy of a label, or what takes its place.
+    `layout` is how rows were laid out."""
+
+    losses: list[list[float]]
+    layout: str
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(map(len, self.losses))
+
+    @property
+    def first(self) -> float:
+        """Mean over the first tenth of the last stage's steps."""
+        return _mean(self.losses[-1][: self._tenth])
+
+    @property
+    def last(self) -> float:
+        """Mean over the last tenth of the last stage's steps."""
+        return _mean(self.losses[-1][-self._tenth :])
+
+    @property
+    def _tenth(self) -> int:
+        return max(len(self.losses[-1]) // 10, 1)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+class Healer:
+    """What the stages share."""
+
+    def __init__(
+        self,
+        student: Student,
+        dense: Dense | None,
+        batcher: Batcher,
+        samples: Sequence[Sample],
+        recipe: Recipe,
+        how: Execution,
+        state: State,
+        progress: Progress,
+    ) -> None:
+        self.student, self.dense, self.recipe, self.how = student, dense, recipe, how
+        self.state, self.progress = state, progress
+        self.device = student.model.device
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+        self.model_dtype = student.model.dtype
+        self.plan = recipe.divide_steps(recipe.plan_steps(len(samples)))
+        self.source = partial(EncodedSteps, samples, batcher=batcher, positions=find_positions(student.model))
+        probe = [sample for sample in self.source(steps=self.plan[0][1][:1])[0] if sample.length]
+        if not probe:
+            raise InterlaceError("the first samples have no answer to learn.", "Look at the dataset, and --max-length.")
+        student.model.config.get_text_config().use_cache = False
+        self.layout: Layout = choose_layout(student.model, probe, self.dtype)
+        self.probe = self._build_rows(probe[:1], recipe.max_length)[0].to(self.device, self.model_dtype)
+        if dense is not None:
+            apply_layout(dense.model, self.layout)
+            names = _find_prefixes(student, dense)
+            dense.model.requires_grad_(False)
+            share_frozen(student.model, dense.model, names)
+            dense.model.to(self.device)
+
+    def heal(self) -> History:
+        """All stages."""
+        losses = []
+        total = sum(len(steps) for _, steps in self.plan)
+        with self.progress.task("heal", total, "steps") as advance:
+            for number, (stage, steps) in enumerate(self.plan):
+                if not steps:
+                    continue
+                run = self._learn_locally if stage.is_local else self._train
+                losses.append(run(number, stage, steps, advance))
+        return History(losses, self.layout.attention)
+
+    def _train(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
+        checkpoint = self.state.find_checkpoint(number)
+        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        if done:
+            self.progress.say(f"going on from step {done} of {len(steps)}")
+            advance(done)
+        arguments = build_arguments(self.recipe, self.how, len(steps), self.state.stage(number), self.device.type)
+        mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
+        trainer = HealingTrainer(
+            self.student.model,
+            arguments,
+            self.source(steps=mine, start=done),
+            self._build_loss(stage),
+            self._build_rows,
+            self.recipe.max_length,
+            self.progress.say,
+        )
+        return train_stage(trainer, checkpoint, advance)
+
+    def _build_loss(self, stage: Stage) -> RowLoss:
+        weights = Weights(self.recipe.distill_weight, self.recipe.anchor_weight)
+        with torch.no_grad(), self._autocast():
+            loss = choose_loss(self.student.model, self.probe)
+        student, dense = self.student, self.dense
+        if not stage.needs_teacher or dense is None:
+            return RowLoss(stage, loss, weights)
+        with torch.no_grad(), self._autocast():
+            dense_loss = choose_loss(dense.model, self.probe)
+        anchors = find_anchors(student.dense_index, student.tuned_dense)
+        place = {layer: position for position, layer in enumerate(student.dense_index)}
+        teacher = Teacher(
+            dense.model,
+            list(dense.layers),
+            dense_loss,
+            [layer + 1 for layer in anchors],
+            list(student.layers),
+            [place[layer] + 1 for layer in anchors],
+        )
+        return RowLoss(stage, loss, weights, teacher)
+
+    def _build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[Row]:
+        return build_rows(samples, self.layout.is_packed, max_tokens, self.recipe.batch_size)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def _learn_locally(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
+        del stage
+        assert self.dense is not None
+        student = self.student
+        spans = find_local_spans(student.dense_index, student.tuned_dense, len(self.dense.layers))
+        if not spans:
+            raise InterlaceError("no tuned layer lies beside a dropped one: local has nothing to learn.", "Use ce.")
+        arguments = build_arguments(self.recipe, self.how, len(steps), self.state.stage(number), self.device.type)
+        learners = [self._build_learner(span, arguments, len(steps)) for span in spans]
+        file = self.state.stage(number) / "learners.pt"
+        done = self._load_learners(file, learners)
+        if done:
+            self.progress.say(f"going on from local step {done} of {len(steps)}")
+            advance(done)
+
+        def save(finished: int) -> None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_suffix(".draft")
+            torch.save({"done": finished, "learners": [learner.state_dict() for learner in learners]}, draft)
+            draft.replace(file)
+
+        def lay_out(samples: list[Encoded]) -> list[Row]:
+            rows = self._build_rows(samples, self.recipe.max_length)
+            return [row.to(self.device, self.model_dtype) for row in rows]
+
+        def iter_steps() -> Iterator[list[Encoded]]:
+            source = self.source(steps=steps, start=done)
+            return (source[i] for i in range(len(source)))
+
+        LocalTrainer(
+            self.dense.model,
+            list(self.dense.layers),
+            learners,
+            lay_out,
+            self._autocast,
+            self.device,
+            save,
+            arguments.save_steps,
+        ).train(iter_steps(), done, advance)
+        save(len(steps))
+        for learner in learners:
+            learner.layer.to(self.device)
+        return [_mean(values) for values in zip(*(learner.losses for learner in learners), strict=True)]
+
+    def _load_learners(self, file: Path, learners: Sequence[Learner]) -> int:
+        if not file.exists():
+            return 0
+        saved = torch.load(file, map_location=self.device, weights_only=True)
+        for learner, state in zip(learners, saved["learners"], strict=True):
+            learner.load_state_dict(state)
+        return int(saved["done"])
+
+    def _build_learner(self, span: LocalSpan, arguments: Any, steps: int) -> Learner:
+        transformers = import_transformers()
+        layer = self.student.layers[self.student.dense_index.index(span.layer)]
+        make, options = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, self.student.model)
+        optimizer = make(layer.parameters(), **{"weight_decay": 0.0, **options})
+        schedule = transformers.get_cosine_schedule_with_warmup(optimizer, arguments.get_warmup_steps(steps), steps)
+        return Learner(span, layer, optimizer, schedule)
+
+
+def _find_prefixes(student: Student, dense: Dense) -> dict[str, str]:
+    """Prefix of each of the student's layers -> that of the dense layer it is."""
+
+    def find(model: nn.Module, layers: nn.ModuleList) -> str:
+        return next(name for name, module in model.named_modules() if module is layers)
+
+    here, there = find(student.model, student.layers), find(dense.model, dense.layers)
+    return {f"{here}.{position}.": f"{there}.{layer}." for position, layer in enumerate(student.dense_index)}

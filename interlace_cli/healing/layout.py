@@ -1,0 +1,99 @@
+"""How rows are laid out for a model: packed, if it computes in a packed row what it computes of each sample alone. That
+is found out on the user's own samples, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interlace_cli.data.rows import Encoded, Row, pack, pad
+from interlace_cli.families.packing import SEGMENTS, register_segments
+from interlace_cli.healing.head import LogitsLoss
+
+SAMPLES = 3
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
+"""Of the relative difference of logits. Samples that see each other differ by more than half."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`attention` is `flash`, `segments`, `sdpa` (transformers' mask over the whole row) or `padded`."""
+
+    attention: str
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether rows hold samples end to end."""
+        return self.attention != "padded"
+
+
+@torch.no_grad()
+def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) -> Layout:
+    """The fastest layout in which the model computes the same, and leaves the model with its attention."""
+    probe = [sample for sample in samples if sample.length][:SAMPLES]
+    original = _read_attention(model)
+    alone = torch.cat([_run(model, pad([sample]), dtype) for sample in probe])
+    for attention in ("flash", "segments", "sdpa"):
+        if not _set_attention(model, attention, original):
+            continue
+        try:
+            packed = _run(model, pack(probe), dtype)
+        except torch.OutOfMemoryError:
+            raise
+        # Whatever a model or an attention raises at a row that it does not understand: it is not packed then.
+        except Exception:
+            continue
+        if packed.shape == alone.shape and _differ(packed, alone) < TOLERANCE[dtype]:
+            return Layout(attention)
+    _set_attention(model, "sdpa", original)
+    return Layout("padded")
+
+
+def apply_layout(model: Any, layout: Layout) -> None:
+    """Gives another model the attention that a layout was chosen with."""
+    if layout.attention in ("flash", "segments"):
+        _set_attention(model, layout.attention, _read_attention(model))
+
+
+def _run(model: Any, row: Row, dtype: torch.dtype) -> Tensor:
+    """Logits at the targets [K, V]."""
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+        return LogitsLoss().remember(model, row.to(model.device, dtype)).float()
+
+
+def _differ(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def _read_attention(model: Any) -> dict[str, str]:
+    """Name of each sub-config -> its attention; the empty name is the whole model's."""
+    config = model.config
+    names = [name for name in config.sub_configs if getattr(config, name, None) is not None]
+    return {"": config._attn_implementation} | {name: getattr(config, name)._attn_implementation for name in names}
+
+
+def _set_attention(model: Any, attention: str, original: dict[str, str]) -> bool:
+    """Changes the language model's; whether it could be."""
+    from transformers.utils import is_flash_attn_2_available
+
+    text = model.config.get_text_config()
+    name = next((name for name in original if name and getattr(model.config, name) is text), "")
+    if attention == "flash":
+        is_half = model.dtype in (torch.bfloat16, torch.float16)
+        if not (is_half and model.device.type == "cuda" and is_flash_attn_2_available()):
+            return False
+        wanted = "flash_attention_2"
+    elif attention == "segments":
+        register_segments()
+        wanted = SEGMENTS
+    else:
+        wanted = original[name]
+    try:
+        model.set_attn_implementation({**original, name: wanted})
+    except (ValueError, ImportError):
+        return False
+    return True

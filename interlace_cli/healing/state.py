@@ -1,0 +1,46 @@
+"""Where unfinished healing is kept, so that the same command goes on from it.
+
+A folder beside the one to be written, named by what decides the result: another recipe or another checkpoint never goes
+on from it. What is in it is complete, or is not looked at.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+COMPLETE = "complete"
+
+
+class State:
+    """The unfinished healing of `out`; `key` stands for everything that decides the result."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        self.out, self.folder = out, out.parent / f".{out.name}.healing-{key}"
+
+    def find_checkpoint(self, stage: int) -> Path | None:
+        """The last complete checkpoint of the stage's Trainer; incomplete ones are removed."""
+        found = sorted(self.stage(stage).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        for path in found:
+            if not (path / COMPLETE).exists():
+                shutil.rmtree(path, ignore_errors=True)
+        return next((path for path in reversed(found) if path.exists()), None)
+
+    def stage(self, stage: int) -> Path:
+        """Folder of a stage."""
+        return self.folder / f"stage-{stage}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.folder.exists()
+
+    def clear(self) -> None:
+        """Healing is finished: neither this state nor one of another recipe for the same folder is of use."""
+        for folder in self.out.parent.glob(f".{self.out.name}.healing-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def mark_complete(folder: Path) -> None:
+    """Says that all of the folder is written."""
+    (folder / COMPLETE).touch()

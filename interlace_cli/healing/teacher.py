@@ -1,0 +1,95 @@
+"""The dense model as a teacher that costs no second model: it shares every frozen tensor with the student, and holds
+only the dropped layers and the original copies of the tuned ones beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.families.modules import get_hidden
+
+
+class Stop(Exception):  # noqa: N818 - not an error
+    """Raised where the rest of a forward is of no use."""
+
+
+def share_frozen(student: nn.Module, teacher: nn.Module, rename: Mapping[str, str]) -> int:
+    """Puts the student's frozen tensors in the place of the teacher's wherever they are the same to the bit; `rename`
+    leads from a layer's prefix in the student to that in the teacher. Returns how many bytes the teacher still has for
+    itself."""
+    own = dict(teacher.named_parameters(remove_duplicate=False)) | dict(teacher.named_buffers(remove_duplicate=False))
+    shared: set[int] = set()
+    kinds = (
+        ("_parameters", student.named_parameters(remove_duplicate=False)),
+        ("_buffers", student.named_buffers(remove_duplicate=False)),
+    )
+    for kind, named in kinds:
+        for name, tensor in named:
+            there = _rename(name, rename)
+            if tensor.requires_grad or there not in own or not _is_same(tensor, own[there]):
+                continue
+            path, _, last = there.rpartition(".")
+            getattr(teacher.get_submodule(path), kind)[last] = tensor
+            shared.add(id(tensor))
+    rest = {id(tensor): tensor for tensor in teacher.parameters() if id(tensor) not in shared}
+    return sum(tensor.nbytes for tensor in rest.values())
+
+
+def _rename(name: str, rename: Mapping[str, str]) -> str:
+    before = next((prefix for prefix in rename if name.startswith(prefix)), None)
+    return name if before is None else rename[before] + name[len(before) :]
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b.to(a.device))
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a layer was called: the hidden state [B, N, H] among its arguments, and all of them."""
+
+    hidden: Tensor
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def tapped(layers: Sequence[nn.Module], places: Sequence[int], stop: bool = False) -> Iterator[dict[int, Call]]:
+    """Collects the call of layer `i` for each of `places`; what leaves the last layer is at `len(layers)`. With `stop`,
+    the forward ends by raising Stop as soon as all are there."""
+    found: dict[int, Call] = {}
+    handles = []
+
+    def end() -> None:
+        if stop and len(found) == len(set(places)):
+            raise Stop
+
+    def enter(place: int) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            del layer
+            # Gradient checkpointing runs a layer twice; the first time counts.
+            found.setdefault(place, Call(get_hidden(args, kwargs), args, kwargs))
+            end()
+
+        return hook
+
+    def leave(layer: nn.Module, args: Any, output: Any) -> None:
+        del layer, args
+        found.setdefault(len(layers), Call(output[0] if isinstance(output, tuple) else output))
+        end()
+
+    for place in places:
+        if place == len(layers):
+            handles.append(layers[-1].register_forward_hook(leave))
+        else:
+            handles.append(layers[place].register_forward_pre_hook(enter(place), with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
