@@ -163,7 +163,12 @@ class _Healing:
         from interlace_cli.data.batches import Batcher
         from interlace_cli.families.modules import find_layers
         from interlace_cli.healing.heal import Dense, Healer, Student
-        from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+        from interlace_cli.healing.trainable import (
+            apply_checkpointing,
+            apply_trainable_set,
+            check_trainable_set,
+            hash_frozen,
+        )
         from interlace_cli.io.models import load_model, load_processor
 
         path, dtype = opened.checkpoint.path, _DTYPES[recipe.precision]
@@ -172,6 +177,8 @@ class _Healing:
         self.layers = find_layers(self.model, card.stack)
         apply_trainable_set(self.model, self.layers, card.tune)
         check_trainable_set(self.model, self.layers, card.tune)
+        if how.gradient_checkpointing:
+            apply_checkpointing(self.model, self.layers, card.tune)
         collect_stored(opened, self.model, self.layers, card.tune, "meta")
         self.frozen_sha256 = hash_frozen(self.model)
         self.trained_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)

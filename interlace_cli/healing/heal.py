@@ -18,7 +18,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError
 from interlace_cli.families.packing import find_positions
-from interlace_cli.healing.head import choose_loss
+from interlace_cli.healing.head import LogitsLoss, choose_loss
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.local import Learner, LocalTrainer
 from interlace_cli.healing.meeting import LocalSpan, find_anchors, find_local_spans
@@ -160,6 +160,9 @@ class Healer:
             return RowLoss(stage, loss, weights)
         with torch.no_grad(), self._autocast():
             dense_loss = choose_loss(dense.model, self.probe)
+        if isinstance(dense_loss, LogitsLoss):
+            # Hidden states and logits cannot be compared.
+            loss = dense_loss
         anchors = find_anchors(student.dense_index, student.tuned_dense)
         place = {layer: position for position, layer in enumerate(student.dense_index)}
         teacher = Teacher(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from interlace_cli.errors import TrainableSetError
+from interlace_cli.errors import TrainableSetError, UnsupportedModelError
 
 
 def apply_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
@@ -16,6 +18,26 @@ def apply_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequ
     model.requires_grad_(False)
     for position in positions:
         layers[position].float().requires_grad_(True)
+
+
+def apply_checkpointing(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
+    """Keeps only what enters each layer from the first tuned one on, and computes the rest again in the backward pass.
+
+    Not with transformers' own switch: that makes the embeddings require gradients, and so every layer below the first
+    tuned one record and be computed again, for nothing. Raises UnsupportedModelError where layers cannot do it.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    frozen = {id(layer) for layer in layers[: min(positions)]}
+    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not {id(layer) for layer in layers} <= {id(module) for module in found}:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot compute its layers again in the backward pass.",
+            "Leave out --gradient-checkpointing.",
+        )
+    for module in (module for module in found if id(module) not in frozen):
+        module.gradient_checkpointing = True
+        module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:

@@ -210,15 +210,7 @@ def build_arguments(recipe: Recipe, how: Execution, steps: int, folder: Path, de
         dataloader_num_workers=0 if device == "cpu" else WORKERS,
         use_cpu=device == "cpu",
         seed=recipe.seed,
-        **_checkpointing(how),
     )
-
-
-def _checkpointing(how: Execution) -> dict[str, Any]:
-    """transformers 5.23 has other names for gradient checkpointing, and warns of the old ones."""
-    fields = transformers.TrainingArguments.__dataclass_fields__
-    name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    return {name: how.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _only(item: list[Encoded]) -> list[Encoded]:
