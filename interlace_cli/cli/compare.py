@@ -60,6 +60,14 @@ def compare(
     more_seeds_at: Annotated[
         float | None, typer.Option("--more-seeds-at", help="Heal with more than the first seed at this ratio alone.")
     ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option("--objective", help="Of healing, as `finetune` takes it; may be repeated. Default: ce."),
+    ] = None,
+    compensate: Annotated[
+        list[str] | None,
+        typer.Option("--compensate", help="Before healing: none or linear; may be repeated. Default: none."),
+    ] = None,
     baselines: Annotated[
         str | None, typer.Option("--baselines", help=f"Beside them; an empty string for none. Default: {BASELINES}.")
     ] = None,
@@ -102,7 +110,8 @@ def compare(
 
 _CONFIGURED = frozenset(
     {
-        *("model", "data", "strategies", "ratios", "seeds", "more_seeds_at", "baselines", "protect", "stack"),
+        *("model", "data", "strategies", "ratios", "seeds", "more_seeds_at", "objective", "compensate"),
+        *("baselines", "protect", "stack"),
         *("max_samples", "holdout", "image_root", "epochs", "lr", "batch_size", "grad_accum"),
     }
 )
@@ -151,6 +160,8 @@ def _build_options(
         ratios=ratios,
         seeds=_read_numbers("seeds", given["seeds"], int),
         more_seeds_at=given["more_seeds_at"],
+        objectives=_listed(given["objective"]) or CompareOptions.objectives,
+        compensations=_listed(given["compensate"]) or CompareOptions.compensations,
         baselines=_split(BASELINES) if given["baselines"] is None else baselines,
         keep=keep,
     )
@@ -159,6 +170,11 @@ def _build_options(
 def _split(value: Any) -> tuple[str, ...]:
     """A list from a file, or text with commas."""
     return tuple(map(str, value)) if isinstance(value, (list, tuple)) else split_names(value or "")
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    """A list, or a single word of a file."""
+    return (value,) if isinstance(value, str) else tuple(map(str, value or ()))
 
 
 def _read_numbers(name: str, value: Any, kind: Any) -> tuple[Any, ...]:

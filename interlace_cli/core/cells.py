@@ -29,26 +29,35 @@ class Makers:
     work: Path
     progress: Progress
 
-    def prune(self, drop: Layers) -> Make:
-        """Without these layers."""
+    def prune(self, drop: Layers, is_compensated: bool = False) -> Make:
+        """Without these layers; what is in front of a gap may make up for it."""
 
         def make(out: Path) -> Path:
-            stack = self.dense.facts.stack
-            prune.prune_layers(self.run.model, list(drop), out, self.progress, force=True, stack=stack)
+            how = self.run.analyze
+            compensation = prune.Compensation(self.space.dataset, dtype=how.dtype, device=how.device)
+            prune.prune_layers(
+                self.run.model,
+                list(drop),
+                out,
+                self.progress,
+                force=True,
+                stack=self.dense.facts.stack,
+                compensation=compensation if is_compensated else None,
+            )
             return out
 
         return make
 
-    def heal(self, drop: Layers, tune: Layers, seed: int) -> Make:
+    def heal(self, drop: Layers, tune: Layers, seed: int, objective: str, is_compensated: bool) -> Make:
         """Without these layers, and others tuned in their place."""
 
         def make(out: Path) -> Path:
-            short = self.prune(drop)(self.work / "to-heal")
+            short = self.prune(drop, is_compensated)(self.work / "to-heal")
             finetune.heal_model(
                 short,
                 self.space.dataset,
                 out,
-                replace(self.run.recipe, seed=seed),
+                replace(self.run.recipe, seed=seed, objective=objective),
                 self.progress,
                 tune_layers=tune,
                 how=Execution(device=self.run.analyze.device),
@@ -66,7 +75,7 @@ class Makers:
                 self.run.model,
                 self.space.dataset,
                 out,
-                replace(self.run.recipe, seed=seed),
+                replace(self.run.recipe, seed=seed, objective="ce"),
                 self.progress,
                 tune_layers=tune,
                 stack=self.dense.facts.stack,

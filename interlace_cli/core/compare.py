@@ -26,6 +26,7 @@ from interlace_cli.domain.record import Artifact, Settings
 from interlace_cli.domain.scores import Assign, Rank, Tune
 from interlace_cli.errors import ArtifactError, RatioError, UsageError
 from interlace_cli.evaluation.table import Measured, build_rows
+from interlace_cli.healing.objective import parse_objective
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
 from interlace_cli.io.files import hash_bytes, write_atomically
@@ -41,11 +42,13 @@ TIMED = 41
 SPARSE = ("wanda", "magnitude")
 BASELINES = (*SPARSE, "dense-ft")
 PATTERN = Pattern(2, 4)
+COMPENSATIONS = ("none", "linear")
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """`run` has the options of each step. A strategy may carry words for its options: `interlace/optimal`,
+    """`run` has the options of each step; every plan is healed by each of the `objectives`, after each of the
+    `compensations`. A strategy may carry words for its options: `interlace/optimal`,
     `interlace/loss`, `sleb/paired`. `keep` leaves the checkpoints, in `compare/checkpoints`."""
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -53,6 +56,8 @@ class CompareOptions:
     ratios: tuple[float, ...] = (0.25,)
     seeds: tuple[int, ...] = (0,)
     more_seeds_at: float | None = None
+    objectives: tuple[str, ...] = ("ce",)
+    compensations: tuple[str, ...] = ("none",)
     baselines: tuple[str, ...] = BASELINES
     keep: bool = False
 
@@ -100,6 +105,11 @@ def _check_options(options: CompareOptions) -> list[_Method]:
     wrong = next((name for name in options.baselines if name not in BASELINES), None)
     if wrong is not None:
         raise UsageError(f"--baselines does not take {wrong!r}.", f"It takes {', '.join(BASELINES)}.")
+    wrong = next((name for name in options.compensations if name not in COMPENSATIONS), None)
+    if wrong is not None:
+        raise UsageError(f"--compensate does not take {wrong!r}.", f"It takes {', '.join(COMPENSATIONS)}.")
+    for objective in options.objectives:
+        parse_objective(objective)
     if not options.strategies or not options.ratios or not options.seeds:
         raise UsageError("compare needs a strategy, a ratio and a seed.", f"Strategies are {', '.join(STRATEGIES)}.")
     grid = []
@@ -208,11 +218,26 @@ class _Grid:
         for (name, ratio), made in self.plans.items():
             drop, tune = tuple(made.drop), tuple(made.tune)
             gone = len(drop) / self.dense.facts.num_layers
-            lines.append(_Line(name, ratio, gone, [self._job("pruned", drop, (), None, self.makers.prune(drop))]))
-            if tune:
-                seeds = self._seeds_at(ratio)
-                jobs = [self._job("healed", drop, tune, seed, self.makers.heal(drop, tune, seed)) for seed in seeds]
-                lines.append(_Line(name, ratio, gone, jobs))
+            for compensation in self.options.compensations:
+                is_compensated = compensation != "none"
+                label, extra = (f"{name} + {compensation}", (compensation,)) if is_compensated else (name, ())
+                job = self._job("pruned", drop, (), None, self.makers.prune(drop, is_compensated), extra)
+                lines.append(_Line(label, ratio, gone, [job]))
+                for objective in self.options.objectives if tune else ():
+                    jobs = [
+                        self._job(
+                            "healed",
+                            drop,
+                            tune,
+                            seed,
+                            self.makers.heal(drop, tune, seed, objective, is_compensated),
+                            extra,
+                            objective,
+                        )
+                        for seed in self._seeds_at(ratio)
+                    ]
+                    shown = f"{label}, {objective}" if len(self.options.objectives) > 1 else label
+                    lines.append(_Line(shown, ratio, gone, jobs))
         return lines
 
     def _seeds_at(self, ratio: float) -> tuple[int, ...]:
@@ -232,12 +257,16 @@ class _Grid:
         tune: tuple[int, ...],
         seed: int | None,
         make: Make,
+        extra: tuple[str, ...] = (),
+        objective: str = "ce",
     ) -> _Job:
-        key = _hash((drop, tune)) if drop or tune else ""
+        """`extra` words and an `objective` other than `ce` are part of its file's name."""
+        words = (*extra, *((objective,) if objective != "ce" else ()))
+        key = _hash((drop, tune, *words)) if drop or tune else ""
         file = "-".join(part for part in (stage, key, "" if seed is None else f"seed{seed}") if part)
         settings: Settings = {"evaluate": {**evaluate.build_settings(self.evaluation), "speed": False, "repeats": 0}}
         if seed is not None:
-            settings["recipe"] = {**asdict(self.options.run.recipe), "seed": seed}
+            settings["recipe"] = {**asdict(self.options.run.recipe), "seed": seed, "objective": objective}
         return _Job(file, drop, tune, seed, settings, make)
 
     def _make(self, job: _Job, label: str) -> Cell:
@@ -343,7 +372,13 @@ class _Grid:
 
     def _describe_grid(self) -> Settings:
         o = self.options
-        return {"strategies": list(o.strategies), "ratios": list(o.ratios), "seeds": list(o.seeds)}
+        return {
+            "strategies": list(o.strategies),
+            "ratios": list(o.ratios),
+            "seeds": list(o.seeds),
+            "objectives": list(o.objectives),
+            "compensations": list(o.compensations),
+        }
 
 
 def _hash(value: object) -> str:
