@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -84,16 +86,28 @@ def interlace(
     del version
 
 
-app.command("run")(run.run)
-app.command("prepare")(prepare.prepare)
-app.command("analyze")(analyze.analyze)
-app.command("plan")(plan.plan)
-app.command("prune")(prune.prune)
-app.command("finetune")(finetune.finetune)
-app.command("eval")(evaluate.evaluate)
-app.command("export")(export.export)
-app.command("compare")(compare.compare)
-app.command("schema")(schema.schema)
+def _answering(command: Any) -> Callable[..., None]:
+    @wraps(command)
+    def run_command(**options: Any) -> None:
+        with output.own_stdout():
+            command(**options)
+
+    return run_command
+
+
+for _name, _command in {
+    "run": run.run,
+    "prepare": prepare.prepare,
+    "analyze": analyze.analyze,
+    "plan": plan.plan,
+    "prune": prune.prune,
+    "finetune": finetune.finetune,
+    "eval": evaluate.evaluate,
+    "export": export.export,
+    "compare": compare.compare,
+    "schema": schema.schema,
+}.items():
+    app.command(_name)(_answering(_command))
 
 
 def main() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, TextIO
 
 from interlace_cli.domain.progress import Advance
 
@@ -23,6 +24,32 @@ class Output:
         self.as_json = False
         self.quiet = False
         self.debug = False
+        self.stream: TextIO | None = None
+
+    @contextmanager
+    def own_stdout(self) -> Iterator[None]:
+        """Sends to stderr whatever libraries print meanwhile, compilers that they start included: stdout is for
+        results."""
+        original = sys.stdout
+        is_real = original is sys.__stdout__
+        kept = os.dup(1) if is_real else -1
+        self.stream = os.fdopen(os.dup(1), "w", encoding="utf-8") if is_real else original
+        if is_real:
+            os.dup2(2, 1)
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            self.stream.flush()
+            if is_real:
+                os.dup2(kept, 1)
+                os.close(kept)
+                self.stream.close()
+            self.stream = None
+
+    def find_stdout(self) -> int | None:
+        """The open file of stdout as it was, for another process to answer on; None where there is none."""
+        return self.stream.fileno() if self.stream is not None and self.stream is not sys.__stdout__ else None
 
     def configure(self, as_json: bool, quiet: bool, debug: bool) -> None:
         """Sets the answer's form; the boundary resets it before each call."""
@@ -33,8 +60,9 @@ class Output:
         if self.as_json:
             from interlace_cli.io.artifacts import to_json
 
-            sys.stdout.write(to_json(record).decode())
-            sys.stdout.flush()
+            stream = self.stream or sys.stdout
+            stream.write(to_json(record).decode())
+            stream.flush()
         elif not self.quiet:
             console = build_console(stderr=False)
             for part in parts:
@@ -59,8 +87,8 @@ def build_console(stderr: bool) -> Console:
     """On a terminal as wide as it is; elsewhere wide enough that no table is cut."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160)
+    stream = sys.stderr if stderr else output.stream or sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 160)
 
 
 class BarProgress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,13 @@ def finetune(
     save_every: Annotated[
         int, typer.Option("--save-every", min=0, help="Steps. Default: a twentieth of them all.")
     ] = 0,
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="auto, ddp, fsdp, zero2, zero3, zero3-offload, or a DeepSpeed config file."),
+    ] = "auto",
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
+    ] = 1,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
@@ -87,8 +95,10 @@ def finetune(
     from interlace_cli.domain.layers import describe_layers, parse_layers
     from interlace_cli.domain.plan import Plan
     from interlace_cli.errors import UsageError
+    from interlace_cli.healing.processes import find_processes
     from interlace_cli.healing.recipe import Execution, Recipe
     from interlace_cli.io.artifacts import load_artifact
+    from interlace_cli.io.launch import run_processes
     from interlace_cli.io.workspace import require
 
     space = Workspace(workspace)
@@ -110,8 +120,16 @@ def finetune(
         seed=seed,
     )
     how = Execution(
-        device=device, gradient_checkpointing=gradient_checkpointing, save_every=save_every, report_to=report_to
+        device=device,
+        engine=engine,
+        gradient_checkpointing=gradient_checkpointing,
+        save_every=save_every,
+        report_to=report_to,
     )
+    here = find_processes()
+    if here.size == 1 and not here.is_launched and (processes > 1 or engine not in ("auto", "ddp", "fsdp")):
+        raise typer.Exit(run_processes(sys.argv[1:], processes, output.find_stdout()))
+    output.quiet = output.quiet or not here.is_main
     progress = BarProgress()
     if dense:
         made = load_artifact(require(plan or space.plan), Plan)

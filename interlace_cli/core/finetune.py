@@ -12,10 +12,11 @@ from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.healing.processes import find_processes
 from interlace_cli.healing.recipe import PRECISIONS, Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
@@ -112,8 +113,12 @@ def _heal(
     stages = recipe.stages
     if card.stage == "dense-ft" and any(stage.needs_teacher for stage in stages):
         raise UsageError("--dense: the dense model cannot be its own teacher.", "Take --objective ce.")
+    processes = find_processes()
+    if not processes.is_main:
+        progress = Silent()
     samples = load_split(dataset, "train")
     asked = recipe
+    how = replace(how, device=processes.place(how.device))
     recipe = replace(recipe, precision=_choose_precision(recipe.precision, how.device))
     inputs = {**card.inputs, **inputs, "dataset": hash_dataset(dataset)}
     state = State(out, _build_key(recipe, inputs, card))
@@ -135,8 +140,13 @@ def _heal(
             ),
         }
     )
-    _write(opened, healing.collect(), healed, out, force)
-    state.clear()
+    tuned = healing.collect()
+    from interlace_cli.healing.engine import leave_processes
+
+    if processes.is_main:
+        _write(opened, tuned, healed, out, force)
+        state.clear()
+    leave_processes()
     return healed
 
 
@@ -162,6 +172,7 @@ class _Healing:
     ) -> None:
         from interlace_cli.data.batches import Batcher
         from interlace_cli.families.modules import find_layers
+        from interlace_cli.healing.engine import Engine
         from interlace_cli.healing.heal import Dense, Healer, Student
         from interlace_cli.healing.trainable import (
             apply_checkpointing,
@@ -172,8 +183,9 @@ class _Healing:
         from interlace_cli.io.models import load_model, load_processor
 
         path, dtype = opened.checkpoint.path, _DTYPES[recipe.precision]
+        engine = Engine(how.engine, find_processes().size)
         self.opened, self.positions = opened, card.tune
-        self.model = load_model(path, dtype, how.device)
+        self.model = load_model(path, dtype, "cpu" if engine.shards_weights else how.device)
         self.layers = find_layers(self.model, card.stack)
         apply_trainable_set(self.model, self.layers, card.tune)
         check_trainable_set(self.model, self.layers, card.tune)
@@ -194,6 +206,7 @@ class _Healing:
             samples,
             recipe,
             how,
+            engine,
             state,
             progress,
         )
@@ -211,9 +224,10 @@ class _Healing:
 
     def collect(self) -> dict[str, bytes]:
         """Name on disk -> bytes of each tensor that was tuned."""
+        from interlace_cli.healing.engine import gather
         from interlace_cli.healing.trainable import to_bytes
 
-        stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu")
+        stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu", gather)
         return {name: to_bytes(value) for name, value in stored.items()}
 
 

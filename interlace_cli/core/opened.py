@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -80,9 +80,15 @@ def find_cut_stack(location: str | Path) -> str:
 
 
 def collect_stored(
-    opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList, positions: Sequence[int], device: str
+    opened: OpenedModel,
+    model: PreTrainedModel,
+    layers: nn.ModuleList,
+    positions: Sequence[int],
+    device: str,
+    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Name on disk -> the layers' tensors as the model holds them now, in the dtype that the checkpoint has there.
+    """Name on disk -> the layers' tensors as the model holds them now, in the dtype that the checkpoint has there;
+    `gather` makes a whole of those that are divided between processes.
 
     Raises CheckpointError if it does not store one as the model holds it; on the device `meta` that is found out before
     training, for nothing."""
@@ -93,7 +99,7 @@ def collect_stored(
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     prefix = next(name for name, module in model.named_modules() if module is layers)
     held = {
-        f"{prefix}.{position}.{name}": parameter.detach().to(device)
+        f"{prefix}.{position}.{name}": (gather(parameter) if gather else parameter.detach()).to(device)
         for position in positions
         for name, parameter in layers[position].named_parameters()
     }

@@ -18,6 +18,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError
 from interlace_cli.families.packing import find_positions
+from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.head import LogitsLoss, choose_loss
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.local import Learner, LocalTrainer
@@ -97,11 +98,12 @@ class Healer:
         samples: Sequence[Sample],
         recipe: Recipe,
         how: Execution,
+        engine: Engine,
         state: State,
         progress: Progress,
     ) -> None:
         self.student, self.dense, self.recipe, self.how = student, dense, recipe, how
-        self.state, self.progress = state, progress
+        self.engine, self.state, self.progress = engine, state, progress
         self.device = student.model.device
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
         self.model_dtype = student.model.dtype
@@ -117,12 +119,14 @@ class Healer:
             apply_layout(dense.model, self.layout)
             names = _find_prefixes(student, dense)
             dense.model.requires_grad_(False)
-            share_frozen(student.model, dense.model, names)
+            if not engine.shards_weights:
+                share_frozen(student.model, dense.model, names)
             dense.model.to(self.device)
 
     def heal(self) -> History:
         """All stages."""
         losses = []
+        self._begin()
         total = sum(len(steps) for _, steps in self.plan)
         with self.progress.task("heal", total, "steps") as advance:
             for number, (stage, steps) in enumerate(self.plan):
@@ -132,22 +136,35 @@ class Healer:
                 losses.append(run(number, stage, steps, advance))
         return History(losses, self.layout.attention)
 
+    def _begin(self) -> None:
+        """Several processes wait for the first one to clear up."""
+        arguments = build_arguments(self.recipe, self.how, 1, self.state.folder, self.device.type)
+        if arguments.process_index == 0:
+            self.state.remove_incomplete()
+        if arguments.world_size > 1:
+            torch.distributed.barrier()
+
     def _train(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
         checkpoint = self.state.find_checkpoint(number)
         done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if done:
             self.progress.say(f"going on from step {done} of {len(steps)}")
             advance(done)
-        arguments = build_arguments(self.recipe, self.how, len(steps), self.state.stage(number), self.device.type)
+        arguments = build_arguments(
+            self.recipe, self.how, len(steps), self.state.stage(number), self.device.type, self.engine.config
+        )
         mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
+        loss = self._build_loss(stage)
+        self.engine.shard(self.student.model, self.student.layers, arguments.device)
         trainer = HealingTrainer(
             self.student.model,
             arguments,
             self.source(steps=mine, start=done),
-            self._build_loss(stage),
+            loss,
             self._build_rows,
             self.recipe.max_length,
             self.progress.say,
+            self.engine,
         )
         return train_stage(trainer, checkpoint, advance)
 
@@ -199,6 +216,8 @@ class Healer:
             advance(done)
 
         def save(finished: int) -> None:
+            if arguments.process_index:
+                return
             file.parent.mkdir(parents=True, exist_ok=True)
             draft = file.with_suffix(".draft")
             torch.save({"done": finished, "learners": [learner.state_dict() for learner in learners]}, draft)
@@ -209,7 +228,8 @@ class Healer:
             return [row.to(self.device, self.model_dtype) for row in rows]
 
         def iter_steps() -> Iterator[list[Encoded]]:
-            source = self.source(steps=steps, start=done)
+            mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
+            source = self.source(steps=mine, start=done)
             return (source[i] for i in range(len(source)))
 
         LocalTrainer(

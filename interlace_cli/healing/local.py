@@ -104,19 +104,34 @@ class LocalTrainer:
 
     def _take(self, learner: Learner, lessons: Sequence[Lesson]) -> float:
         """One optimizer step. Returns the mean relative error of a token."""
-        tokens = sum(_count_tokens(lesson) for lesson in lessons)
-        total = 0.0
+        tokens = self.sum_over_processes(torch.tensor(sum(map(_count_tokens, lessons)), device=self.device))
+        total = torch.zeros((), device=self.device)
         for lesson in lessons:
             with self.autocast():
                 output = self._call(learner.layer, lesson)
                 loss = sum_errors([output], [lesson.leaving.to(self.device)], lesson.mask_BN) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            total += loss.detach()
+        self._exchange(learner.layer)
         torch.nn.utils.clip_grad_norm_(learner.layer.parameters(), MAX_NORM)
         learner.optimizer.step()
         learner.schedule.step()
         learner.optimizer.zero_grad()
-        return total
+        return float(self.sum_over_processes(total))
+
+    def _exchange(self, layer: nn.Module) -> None:
+        """Sums the gradients over all processes, also where one has had nothing to learn in this step."""
+        for parameter in layer.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            self.sum_over_processes(parameter.grad)
+
+    @staticmethod
+    def sum_over_processes(tensor: Tensor) -> Tensor:
+        """In place."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(tensor)
+        return tensor
 
     def _call(self, layer: nn.Module, lesson: Lesson) -> Tensor:
         hidden, call = lesson.entering.to(self.device), lesson.call

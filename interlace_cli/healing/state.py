@@ -19,12 +19,15 @@ class State:
         self.out, self.folder = out, out.parent / f".{out.name}.healing-{key}"
 
     def find_checkpoint(self, stage: int) -> Path | None:
-        """The last complete checkpoint of the stage's Trainer; incomplete ones are removed."""
-        found = sorted(self.stage(stage).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        for path in found:
+        """The last complete checkpoint of the stage's Trainer."""
+        found = [path for path in self.stage(stage).glob("checkpoint-*") if (path / COMPLETE).exists()]
+        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def remove_incomplete(self) -> None:
+        """What was being written when an earlier run was stopped."""
+        for path in self.folder.glob("stage-*/checkpoint-*"):
             if not (path / COMPLETE).exists():
                 shutil.rmtree(path, ignore_errors=True)
-        return next((path for path in reversed(found) if path.exists()), None)
 
     def stage(self, stage: int) -> Path:
         """Folder of a stage."""

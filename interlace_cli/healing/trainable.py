@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from interlace_cli.errors import TrainableSetError, UnsupportedModelError
+from interlace_cli.healing.engine import gather
 
 
 def apply_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
@@ -53,13 +54,13 @@ def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequ
 
 
 def hash_frozen(model: nn.Module) -> str:
-    """sha256 over name and bytes of every parameter and buffer that does not train."""
+    """sha256 over name and bytes of every parameter and buffer that does not train. Where an engine has divided them,
+    all processes call it together."""
     digest = hashlib.sha256()
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in trainable:
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if not tensor.requires_grad:
             digest.update(name.encode())
-            digest.update(to_bytes(tensor))
+            digest.update(to_bytes(gather(tensor)))
     return digest.hexdigest()
 
 

@@ -13,22 +13,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.utils.data import DataLoader
 
 from interlace_cli.data.rows import Encoded, EncodedSteps, Row
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError
+from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import mark_complete
 from interlace_cli.healing.step import RowLoss
+from interlace_cli.io.launch import is_abandoned
 from interlace_cli.io.models import import_transformers
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 transformers = import_transformers()
-TUNED = "tuned.pt"
+TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
 WORKERS = 4
 
 
@@ -44,9 +52,10 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         layout: Callable[[Sequence[Encoded], int], list[Row]],
         max_tokens: int,
         say: Callable[[str], None],
-        **more: Any,
+        engine: Engine,
     ) -> None:
-        super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only, **more)
+        super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only)
+        self.engine = engine
         self.row_loss, self.layout, self.max_tokens, self.say = row_loss, layout, max_tokens, say
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
 
@@ -59,6 +68,8 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         """One optimizer step's gradients. Returns the mean cross-entropy of a label (the mean error of a token where no
         term is one of labels)."""
         del num_items_in_batch
+        if is_abandoned():
+            raise KeyboardInterrupt
         model.train()
         while True:
             try:
@@ -126,8 +137,10 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
     def _synced(self, model: Any, is_last: bool) -> Iterator[None]:
         """Gradients are exchanged once, after the last row; DeepSpeed also takes its optimizer step then."""
         self.accelerator.gradient_state._set_sync_gradients(is_last)
-        wait = not is_last and self.args.world_size > 1 and not self.is_deepspeed_enabled
-        with self.accelerator.no_sync(model) if wait else nullcontext():
+        if self.engine.name == "fsdp":
+            model.set_requires_gradient_sync(is_last)
+        waits = not is_last and isinstance(model, nn.parallel.DistributedDataParallel)
+        with model.no_sync() if waits else nullcontext():
             yield
 
     @property
@@ -140,20 +153,46 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The tuned tensors alone, as they are trained. Engines that shard them write them with their own state."""
-        if self.args.should_save and not self.is_deepspeed_enabled and not self.is_fsdp_enabled:
+        """The tuned tensors alone, as they are trained. DeepSpeed writes them with its own state."""
+        if self.is_deepspeed_enabled:
+            return
+        tuned = {name: gather(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+        if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save({n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}, folder / TUNED)
+            torch.save(tuned, folder / TUNED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The Trainer has no public place for weights of one's own; the tests of resuming fail if this is not called.
         tuned = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True)
-        (model or self.model).load_state_dict(tuned, strict=False)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(model or self.model, tuned, options=options)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        # Likewise: the Trainer would write the first process's shards of what `fully_shard` has divided.
+        if self.engine.name != "fsdp":
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=options)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / SHARDED)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.engine.name != "fsdp" or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / SHARDED, map_location="cpu", weights_only=True)
+        options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True)
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=options)
+        scheduler = torch.load(Path(checkpoint) / "scheduler.pt", map_location="cpu", weights_only=True)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Likewise: there is no callback after all of a checkpoint is written and before the older ones are looked at.
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
@@ -183,7 +222,9 @@ def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advan
     return losses
 
 
-def build_arguments(recipe: Recipe, how: Execution, steps: int, folder: Path, device: str) -> TrainingArguments:
+def build_arguments(
+    recipe: Recipe, how: Execution, steps: int, folder: Path, device: str, deepspeed: Any = None
+) -> TrainingArguments:
     """The Trainer's arguments for a stage of `steps` optimizer steps."""
     return transformers.TrainingArguments(
         output_dir=str(folder),
@@ -210,6 +251,8 @@ def build_arguments(recipe: Recipe, how: Execution, steps: int, folder: Path, de
         dataloader_num_workers=0 if device == "cpu" else WORKERS,
         use_cpu=device == "cpu",
         seed=recipe.seed,
+        deepspeed=deepspeed,
+        ddp_find_unused_parameters=False,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -129,6 +130,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 def import_transformers() -> Any:
     """transformers, with the two troubles of torchvision out of the way and its own progress bars and hints off."""
     _repair_torchvision()
+    _settle_deepspeed()
     try:
         import transformers
     except ImportError as error:
@@ -168,6 +170,17 @@ def _repair_torchvision() -> None:
             )
         # The schemas live as long as the library object.
         torch.library._interlace_torchvision = library  # type: ignore[attr-defined]
+
+
+@cache
+def _settle_deepspeed() -> None:
+    """Where DeepSpeed is installed, accelerate loads it, and without a GPU it says on stdout that it takes the CPU."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _do_without_video_processors() -> None:

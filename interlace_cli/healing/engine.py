@@ -1,0 +1,106 @@
+"""How training is spread over processes: `--engine`. What differs between engines is here, and nowhere else.
+
+- `ddp`: every process holds the model; gradients of the tuned layers are averaged.
+- `fsdp`: torch's `fully_shard`, layer by layer; every tensor is divided, frozen ones too. Done here and not by
+  accelerate, which on CPUs runs DDP instead without a word.
+- `zero2`, `zero3`, `zero3-offload`: DeepSpeed, by the configs in `engines/`; or a config FILE of one's own.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interlace_cli.errors import InterlaceError, UsageError
+
+ENGINES = ("auto", "ddp", "fsdp", "zero2", "zero3", "zero3-offload")
+CONFIGS = Path(__file__).parent / "engines"
+
+
+class Engine:
+    """One of ENGINES, or a DeepSpeed config file, for `size` processes. Raises UsageError for anything else."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name, self.size = name, size
+        self.config = self._load_config()
+        if self.config is not None and find_spec("deepspeed") is None:
+            raise InterlaceError(
+                f"--engine {name} needs DeepSpeed, which is not installed.", 'pip install "interlace-cli[deepspeed]".'
+            )
+        if name == "fsdp" and size == 1:
+            raise UsageError("--engine fsdp is for several processes.", "Add --processes N, or leave it out.")
+
+    def _load_config(self) -> dict[str, Any] | None:
+        if self.name in ("auto", "ddp", "fsdp"):
+            return None
+        path = CONFIGS / f"{self.name}.json" if self.name in ENGINES else Path(self.name)
+        try:
+            config = json.loads(path.read_text())
+        except OSError as error:
+            raise UsageError(
+                f"--engine does not take {self.name!r}.", f"It takes {', '.join(ENGINES)}, or a DeepSpeed config."
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"--engine {path} is no JSON: {error}.") from error
+        if not isinstance(config, dict) or "zero_optimization" not in config:
+            raise UsageError(f"--engine {path} has no zero_optimization.", "Give a DeepSpeed config.")
+        return config
+
+    @property
+    def stage(self) -> int:
+        """DeepSpeed's; 0 where it is not DeepSpeed."""
+        return 0 if self.config is None else int(self.config["zero_optimization"].get("stage", 0))
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether a process holds only a part of each tensor."""
+        return self.name == "fsdp" or self.stage == 3
+
+    def shard(self, model: Any, layers: nn.ModuleList, device: torch.device) -> None:
+        """Divides the model where that is ours to do, and tells accelerate that nothing is left for it to wrap."""
+        if self.name != "fsdp":
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(device.type, (self.size,))
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        # accelerate's own mark; without it, it would wrap the shards in DDP. tests/chain/test_engines.py looks at them.
+        model._is_accelerate_prepared = True
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The whole of a tensor, in full precision where its engine keeps that apart. All processes call it together."""
+    from torch.distributed.tensor import DTensor
+
+    if tensor.requires_grad and (hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        master = safe_get_full_fp32_param(tensor)
+        if master is not None:
+            whole: Tensor = master.detach()
+            return whole
+    if hasattr(tensor, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor().detach()
+    return tensor.detach()
+
+
+def leave_processes() -> None:
+    """Waits for the other processes at the end and closes their group: without that, some have been seen to abort."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,42 @@
+"""Which of several processes this one is, as torchrun, `accelerate launch` and Slurm say it. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Processes:
+    """`rank` of `size` in all; `local` is the rank on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one writes."""
+        return self.rank == 0
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether somebody has started this process as one of a number, if only of one."""
+        return "WORLD_SIZE" in os.environ
+
+    def place(self, device: str) -> str:
+        """`cuda` and `auto` become this process's own GPU, where there are several processes."""
+        if self.size == 1 or device not in ("auto", "cuda"):
+            return device
+        import torch
+
+        return f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"
+
+
+def find_processes() -> Processes:
+    """From the environment. What Slurm says is passed on in torchrun's names, which torch and accelerate read."""
+    names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "SLURM_STEP_ID" in os.environ:
+        os.environ.update({name: os.environ[slurm] for name, slurm in names.items() if slurm in os.environ})
+    rank, size, local = (int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True))
+    return Processes(rank, size, local)
