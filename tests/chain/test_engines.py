@@ -1,0 +1,165 @@
+"""Two processes (gloo) with each engine: the losses of one, the keys of the base checkpoint, and really divided."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from interlace_cli.core.finetune import heal_model
+from interlace_cli.core.prune import prune_layers
+from interlace_cli.domain.progress import Silent
+from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.healing.engine import CONFIGS, Engine
+from interlace_cli.healing.recipe import Recipe
+from interlace_cli.healing.state import COMPLETE
+
+RECIPE = Recipe(lr=1e-3, epochs=1.0, batch_size=20, grad_accum=1, max_length=150)
+WORDS = "--lr 1e-3 --epochs 1 --batch-size 20 --grad-accum 1 --max-length 150 --tune-layers 3,5 --device cpu"
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+deepspeed = [pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3", "zero3-offload")]
+
+
+@pytest.fixture(scope="module")
+def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines") / "pruned"
+    prune_layers(str(chain_model), [2, 6], folder, Silent(), force=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(pruned: Path, small_dataset: Path) -> Path:
+    """Healed by one process. 169 samples: the last step's nine are uneven, and one of two processes has more rows."""
+    out = pruned.parent / "alone"
+    heal_model(pruned, small_dataset, out, RECIPE, Silent(), tune_layers=[3, 5])
+    return out
+
+
+def call(pruned: Path, dataset: Path, out: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "interlace_cli", "finetune", str(pruned), "--dataset", str(dataset)]
+    return [*words, "--out", str(out), "--json", "--processes", "2", *WORDS.split(), *more]
+
+
+def check_equal(one: Path, two: Path) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        torch.testing.assert_close(b[name], tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", *deepspeed])
+def test_two_processes_do_what_one_does(
+    engine: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    words = call(pruned, small_dataset, tmp_path / "out", "--engine", engine)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    healing = json.loads(done.stdout)["healing"]
+    wanted = json.loads((alone / "interlace.json").read_text())["healing"]
+    assert healing["steps"] == wanted["steps"]
+    assert healing["frozen_sha256"] == wanted["frozen_sha256"]
+    assert healing["first_loss"] == pytest.approx(wanted["first_loss"], rel=1e-5)
+    assert healing["last_loss"] == pytest.approx(wanted["last_loss"], rel=1e-5)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in alone.iterdir()}
+    check_equal(alone, tmp_path / "out")
+
+
+LOOK = """
+import sys
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from interlace_cli.healing import heal
+original = heal.train_stage
+def look(trainer, checkpoint, advance):
+    for parameter in trainer.model.parameters():
+        assert isinstance(parameter, DTensor)
+        assert dist.get_world_size() == 2
+        assert parameter.to_local().numel() < parameter.numel()
+    print("divided", file=sys.stderr)
+    return original(trainer, checkpoint, advance)
+heal.train_stage = look
+from interlace_cli.cli.app import main
+main()
+"""
+
+
+def test_fsdp_really_divides_every_tensor(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """accelerate's FSDP on CPUs runs DDP without a word."""
+    words = call(pruned, small_dataset, tmp_path / "out", "--engine", "fsdp", "--epochs", "0.1")[3:]
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOOK, *words],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert "divided" in said[0]
+
+
+@pytest.mark.parametrize("engine", ["fsdp", *deepspeed[1:2]])
+def test_killed_they_go_on(engine: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path) -> None:
+    words = call(pruned, small_dataset, tmp_path / "out", "--engine", engine, "--save-every", "3")
+    running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while running.poll() is None and not list(tmp_path.glob(f".out.healing-*/stage-0/*/{COMPLETE}")):
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "out").exists()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    check_equal(alone, tmp_path / "out")
+
+
+@pytest.mark.parametrize("objective", ["local,distill"])
+def test_objectives_over_two_processes(objective: str, pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "objective": objective})
+    heal_model(pruned, small_dataset, tmp_path / "one", recipe, Silent(), tune_layers=[3, 5])
+    words = call(pruned, small_dataset, tmp_path / "two", "--objective", objective)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    check_equal(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_failure_is_one_sentence_and_ends_all(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    words = call(pruned, small_dataset, tmp_path / "out", "--objective", "kl")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("does not take 'kl'") == 1
+
+
+def test_engines_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--engine does not take 'zero4'"):
+        Engine("zero4", 2)
+    with pytest.raises(UsageError, match="for several processes"):
+        Engine("fsdp", 1)
+    (tmp_path / "own.json").write_text("{")
+    with pytest.raises(UsageError, match="is no JSON"):
+        Engine(str(tmp_path / "own.json"), 2)
+    (tmp_path / "own.json").write_text("{}")
+    with pytest.raises(UsageError, match="no zero_optimization"):
+        Engine(str(tmp_path / "own.json"), 2)
+    if find_spec("deepspeed") is None:
+        with pytest.raises(InterlaceError, match="needs DeepSpeed"):
+            Engine("zero2", 2)
+
+
+def test_the_configs_ship_with_the_package() -> None:
+    for name, stage in (("zero2", 2), ("zero3", 3), ("zero3-offload", 3)):
+        assert json.loads((CONFIGS / f"{name}.json").read_text())["zero_optimization"]["stage"] == stage
