@@ -20,11 +20,13 @@ from interlace_cli.cli.options import (
     ImportanceOption,
     JsonOption,
     OutOption,
+    ProcessesOption,
     ProtectOption,
     QuietOption,
     StackOption,
     WorkspaceOption,
     split_names,
+    spread,
 )
 from interlace_cli.io.workspace import Workspace
 
@@ -65,6 +67,7 @@ def analyze(
         float, typer.Option("--search-ratio", help="How far the greedy search by loss goes; 0 for each layer alone.")
     ] = 0.5,
     protect: ProtectOption = None,
+    processes: ProcessesOption = 1,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     attention: AttentionOption = None,
@@ -81,6 +84,7 @@ def analyze(
     from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
     from interlace_cli.domain.layers import parse_layers
 
+    spread(processes)
     space = Workspace(workspace)
     path = out or space.analysis
     options = AnalyzeOptions(

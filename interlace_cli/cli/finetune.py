@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +15,17 @@ from interlace_cli.cli.options import (
     ForceOption,
     JsonOption,
     OutOption,
+    ProcessesOption,
     QuietOption,
     SeedOption,
     WorkspaceOption,
+    spread,
 )
 from interlace_cli.io.workspace import Workspace
+
+if TYPE_CHECKING:
+    from interlace_cli.core.finetune import Job
+    from interlace_cli.domain.checkpoint import HealingEstimate
 
 
 def finetune(
@@ -74,9 +79,10 @@ def finetune(
         str,
         typer.Option("--engine", help="auto, ddp, fsdp, zero2, zero3, zero3-offload, or a DeepSpeed config file."),
     ] = "auto",
-    processes: Annotated[
-        int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
-    ] = 1,
+    processes: ProcessesOption = 1,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what time and memory it will take here, after a short trial.")
+    ] = False,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
@@ -90,15 +96,11 @@ def finetune(
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Heals the tuned layers of a pruned checkpoint; nothing else moves. The defaults are the paper's recipe."""
-    from interlace_cli.core.finetune import heal_dense, heal_model
-    from interlace_cli.domain.layers import describe_layers, parse_layers
-    from interlace_cli.domain.plan import Plan
-    from interlace_cli.errors import UsageError
-    from interlace_cli.healing.processes import find_processes
+    """Heals the tuned layers of a pruned checkpoint; nothing else moves. Interrupted, the same command goes on. The
+    defaults are the paper's recipe."""
+    from interlace_cli.core.finetune import estimate_healing, heal
+    from interlace_cli.domain.layers import describe_layers
     from interlace_cli.healing.recipe import Execution, Recipe
-    from interlace_cli.io.artifacts import load_artifact
-    from interlace_cli.io.launch import run_processes
     from interlace_cli.io.workspace import require
 
     space = Workspace(workspace)
@@ -119,40 +121,15 @@ def finetune(
         optim=optim,
         seed=seed,
     )
-    how = Execution(
-        device=device,
-        engine=engine,
-        gradient_checkpointing=gradient_checkpointing,
-        save_every=save_every,
-        report_to=report_to,
-    )
-    here = find_processes()
-    if here.size == 1 and not here.is_launched and (processes > 1 or engine not in ("auto", "ddp", "fsdp")):
-        raise typer.Exit(run_processes(sys.argv[1:], processes, output.find_stdout()))
-    output.quiet = output.quiet or not here.is_main
-    progress = BarProgress()
-    if dense:
-        made = load_artifact(require(plan or space.plan), Plan)
-        where = str(checkpoint) if checkpoint else made.model.location if made.model else None
-        if where is None:
-            raise UsageError("the plan names no model.", "Give the dense model.")
-        source = require(dataset or space.dataset)
-        tuned = made.tune if tune_layers is None else parse_layers(tune_layers, "--tune-layers")
-        card = heal_dense(where, source, folder, recipe, progress, tuned, made.stack, how, force)
-    else:
-        if plan is None and checkpoint is None and space.plan.exists():
-            plan = space.plan
-        card = heal_model(
-            require(checkpoint or space.pruned),
-            require(dataset or space.dataset),
-            folder,
-            recipe,
-            progress,
-            plan_path=plan,
-            tune_layers=None if tune_layers is None else parse_layers(tune_layers, "--tune-layers"),
-            how=how,
-            force=force,
-        )
+    how = Execution(device, engine, gradient_checkpointing, save_every, report_to)
+    spread(processes, is_needed=engine not in ("auto", "ddp", "fsdp"))
+    job = _choose_job(space, checkpoint, plan, tune_layers, dense, force)
+    source = require(dataset or space.dataset)
+    if estimate:
+        found = estimate_healing(job, source, recipe, how)
+        output.result(found, *_describe_estimate(found))
+        return
+    card = heal(job, source, folder, recipe, BarProgress(), how, force)
     healing = card.healing
     assert healing is not None
     tuned = [card.dense_index[position] for position in card.tune]
@@ -162,3 +139,44 @@ def finetune(
         f" loss {healing.first_loss:.4f} → {healing.last_loss:.4f}; every other tensor is unchanged to the bit",
         f"{folder}",
     )
+
+
+def _choose_job(
+    space: Workspace, checkpoint: Path | None, plan: Path | None, tune_layers: str | None, dense: bool, force: bool
+) -> Job:
+    from interlace_cli.core.finetune import choose_dense, choose_pruned
+    from interlace_cli.domain.layers import parse_layers
+    from interlace_cli.domain.plan import Plan
+    from interlace_cli.errors import UsageError
+    from interlace_cli.io.artifacts import load_artifact
+    from interlace_cli.io.workspace import require
+
+    tuned = None if tune_layers is None else parse_layers(tune_layers, "--tune-layers")
+    if dense:
+        made = load_artifact(require(plan or space.plan), Plan)
+        where = str(checkpoint) if checkpoint else made.model.location if made.model else None
+        if where is None:
+            raise UsageError("the plan names no model.", "Give the dense model.")
+        return choose_dense(where, made.tune if tuned is None else tuned, made.stack)
+    if plan is None and checkpoint is None and space.plan.exists():
+        plan = space.plan
+    return choose_pruned(require(checkpoint or space.pruned), plan, tuned, force)
+
+
+def _describe_estimate(found: HealingEstimate) -> list[str]:
+    steps = ", ".join(f"{seconds:.2f} s" for seconds in found.seconds_per_step)
+    where = "of the device" if found.device != "cpu" else "of the process"
+    return [
+        f"{found.steps} steps of {found.tokens_per_step:,} tokens ({found.labels_per_step:,} with a label), {steps}"
+        f" each; rows: {found.layout}",
+        f"about {_describe_time(found.seconds)} on this {found.device}, and {found.peak_memory_bytes / 2**30:.2f} GiB"
+        f" {where}",
+        f"{found.flops_per_step / 1e12:.3g} TFLOP a step without vision and attention; the released recipe's way takes"
+        f" {found.released_flops_per_step / found.flops_per_step:.2f} times as many",
+    ]
+
+
+def _describe_time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

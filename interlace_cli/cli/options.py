@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -104,6 +105,22 @@ HealRateOption = Annotated[
 HealBatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Of healing.")]
 HealAccumOption = Annotated[int | None, typer.Option("--grad-accum", min=1, help="Of healing.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
+
+ProcessesOption = Annotated[
+    int, typer.Option("--processes", min=1, help="Processes on this machine, one for each GPU.")
+]
+
+
+def spread(processes: int, is_needed: bool = False) -> None:
+    """Starts the command anew in several processes (also in one, if `is_needed`), and ends with their exit code. Inside
+    of them, or of a launcher's own, only the first one speaks."""
+    from interlace_cli.io.launch import run_processes
+    from interlace_cli.io.processes import find_processes
+
+    here = find_processes()
+    if not here.is_launched and (processes > 1 or is_needed):
+        raise typer.Exit(run_processes(sys.argv[1:], processes, output.find_stdout()))
+    output.quiet = output.quiet or not here.is_main
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.importance import LossImportance, TaylorImportance
 from interlace_cli.domain.layers import count_drops
-from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import ArtifactError, InterlaceError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
@@ -27,6 +27,7 @@ from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
 from interlace_cli.io.files import check_free
+from interlace_cli.io.processes import find_processes, leave_processes
 from interlace_cli.io.scores import save_scores
 
 if TYPE_CHECKING:
@@ -118,8 +119,9 @@ def analyze_model(
         check_free(out, may_replace)
     if found is None or not has_importances(found[0], options):
         found = _Measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
+        leave_processes()
     analysis, arrays = found
-    if scores_folder is not None:
+    if scores_folder is not None and find_processes().is_main:
         save_scores(scores_folder, [arrays[f"all_s{p}"] for p in (1, 2, 3)])
     return analysis
 
@@ -159,6 +161,10 @@ def _choose_protected(options: AnalyzeOptions, layers: int, deepstack: int) -> f
     return frozenset(options.protect)
 
 
+def _keep(state: object) -> None:
+    """What the first process writes down need not be written twice."""
+
+
 class _Measuring:
     """One analysis being made: each part is saved as soon as it is there."""
 
@@ -178,8 +184,9 @@ class _Measuring:
 
         path = opened.checkpoint.path
         self.opened, self.samples, self.out, self.options = opened, samples, out, options
-        self.progress, self.inputs = progress, inputs
-        self.model = load_model(path, options.dtype, options.device, options.attention)
+        self.processes = find_processes()
+        self.progress, self.inputs = progress if self.processes.is_main else Silent(), inputs
+        self.model = load_model(path, options.dtype, self.processes.place(options.device), options.attention)
         self.batcher = Batcher(load_processor(path), dataset)
         self.layers = find_layers(self.model, options.stack)
 
@@ -194,7 +201,8 @@ class _Measuring:
             known = [pair for pair in pairs if pair[1] != float("inf")]
             correlation = compute_spearman([a for a, _ in known], [b for _, b in known])
             analysis = self._save(analysis.model_copy(update={"loss": loss, "correlation": correlation}), arrays)
-            self._find_search().remove()
+            if self.processes.is_main:
+                self._find_search().remove()
         if "taylor" in wanted and analysis.taylor is None:
             taylor, more = self._measure_taylor()
             arrays |= more
@@ -204,8 +212,9 @@ class _Measuring:
         return self._save(analysis.model_copy(update={"groups": groups}), arrays), arrays
 
     def _save(self, analysis: Analysis, arrays: Arrays) -> Analysis:
-        save_arrays(arrays, self.out.with_suffix(".safetensors"))
-        save_artifact(analysis, self.out)
+        if self.processes.is_main:
+            save_arrays(arrays, self.out.with_suffix(".safetensors"))
+            save_artifact(analysis, self.out)
         return analysis
 
     def _measure_similarity(self) -> tuple[Analysis, Arrays]:
@@ -289,7 +298,7 @@ class _Measuring:
                 batches,
                 limits,
                 state,
-                file.save,
+                file.save if self.processes.is_main else _keep,
                 advance,
                 is_replayable,
             )

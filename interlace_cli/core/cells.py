@@ -71,14 +71,12 @@ class Makers:
         """With all layers, these tuned."""
 
         def make(out: Path) -> Path:
-            finetune.heal_dense(
-                self.run.model,
+            finetune.heal(
+                finetune.choose_dense(self.run.model, tune, self.dense.facts.stack),
                 self.space.dataset,
                 out,
                 replace(self.run.recipe, seed=seed, objective="ce"),
                 self.progress,
-                tune_layers=tune,
-                stack=self.dense.facts.stack,
                 how=Execution(device=self.run.analyze.device),
                 force=True,
             )

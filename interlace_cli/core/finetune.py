@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
-from interlace_cli.domain.checkpoint import CheckpointCard, Healing
-from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.healing.processes import find_processes
 from interlace_cli.healing.recipe import PRECISIONS, Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
+from interlace_cli.io.processes import find_processes, leave_processes
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 
@@ -37,43 +37,28 @@ def build_settings(recipe: Recipe) -> Settings:
     return dict(asdict(recipe))
 
 
-def heal_model(
-    pruned: Path,
-    dataset: Path,
-    out: Path,
-    recipe: Recipe,
-    progress: Progress,
-    plan_path: Path | None = None,
-    tune_layers: Sequence[int] | None = None,
-    how: Execution = EXECUTION,
-    force: bool = False,
-) -> CheckpointCard:
-    """Trains the tuned layers of `pruned` on the dataset's training split and writes the checkpoint `out`.
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint that is to be healed: its files, what it came from, and the passport it is to have."""
 
-    Which layers: `tune_layers` (dense indices), else the plan's, else those that `pruned` names itself. Raises
-    TrainableSetError if anything else would train, or has moved.
-    """
-    check_free(out, force)
+    opened: OpenedModel
+    inputs: dict[str, str]
+    card: CheckpointCard
+
+
+def choose_pruned(
+    pruned: Path, plan_path: Path | None = None, tune_layers: Sequence[int] | None = None, force: bool = False
+) -> Job:
+    """Which layers are tuned: `tune_layers` (dense indices), else the plan's, else those that `pruned` names itself."""
     card = load_artifact(require(require(pruned) / PASSPORT), CheckpointCard)
     positions = _choose_positions(card, plan_path, tune_layers, force)
     opened = open_model(pruned, card.stack)
     card = card.model_copy(update={"stage": "healed", "tune": list(positions)})
-    return _heal(opened, {"pruned": opened.facts.fingerprint}, card, dataset, out, recipe, progress, how, force)
+    return Job(opened, {**card.inputs, "pruned": opened.facts.fingerprint}, card)
 
 
-def heal_dense(
-    location: str,
-    dataset: Path,
-    out: Path,
-    recipe: Recipe,
-    progress: Progress,
-    tune_layers: Sequence[int],
-    stack: str = LANGUAGE,
-    how: Execution = EXECUTION,
-    force: bool = False,
-) -> CheckpointCard:
+def choose_dense(location: str, tune_layers: Sequence[int], stack: str = LANGUAGE) -> Job:
     """Dense-FT, the paper's baseline: `tune_layers` are trained in the dense model, with nothing dropped."""
-    check_free(out, force)
     opened = open_model(location, stack)
     facts = opened.facts
     outside = [layer for layer in tune_layers if not 0 <= layer < facts.num_layers]
@@ -93,46 +78,52 @@ def heal_dense(
         dropped=[],
         tune=sorted(tune_layers),
     )
-    return _heal(opened, {}, card, dataset, out, recipe, progress, how, force)
+    return Job(opened, card.inputs, card)
 
 
-def _heal(
-    opened: OpenedModel,
-    inputs: dict[str, str],
-    card: CheckpointCard,
+def heal_model(
+    pruned: Path,
     dataset: Path,
     out: Path,
     recipe: Recipe,
     progress: Progress,
-    how: Execution,
-    force: bool,
+    plan_path: Path | None = None,
+    tune_layers: Sequence[int] | None = None,
+    how: Execution = EXECUTION,
+    force: bool = False,
 ) -> CheckpointCard:
-    """Trains the layers that the card says are tuned, and writes what came of it."""
-    if recipe.precision not in PRECISIONS:
-        raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
-    stages = recipe.stages
-    if card.stage == "dense-ft" and any(stage.needs_teacher for stage in stages):
-        raise UsageError("--dense: the dense model cannot be its own teacher.", "Take --objective ce.")
+    """Trains the tuned layers of `pruned`; see `choose_pruned` and `heal`."""
+    return heal(choose_pruned(pruned, plan_path, tune_layers, force), dataset, out, recipe, progress, how, force)
+
+
+def heal(
+    job: Job,
+    dataset: Path,
+    out: Path,
+    recipe: Recipe,
+    progress: Progress,
+    how: Execution = EXECUTION,
+    force: bool = False,
+) -> CheckpointCard:
+    """Trains the layers that are to be tuned on the dataset's training split, and writes the checkpoint `out`. An
+    interrupted call goes on where it was. Raises TrainableSetError if anything else would train, or has moved."""
+    check_free(out, force)
+    _check_recipe(recipe, job.card)
     processes = find_processes()
-    if not processes.is_main:
-        progress = Silent()
-    samples = load_split(dataset, "train")
-    asked = recipe
-    how = replace(how, device=processes.place(how.device))
-    recipe = replace(recipe, precision=_choose_precision(recipe.precision, how.device))
-    inputs = {**card.inputs, **inputs, "dataset": hash_dataset(dataset)}
-    state = State(out, _build_key(recipe, inputs, card))
-    healing = _Healing(opened, card, dataset, samples, recipe, how, state, progress)
+    card, inputs = job.card, {**job.inputs, "dataset": hash_dataset(dataset)}
+    chosen, how = _settle(recipe, how)
+    state = State(out, _build_key(chosen, inputs, card))
+    healing = _Healing(job, dataset, chosen, how, state, progress if processes.is_main else Silent())
     history = healing.run()
     healed = card.model_copy(
         update={
-            "created_by": build_origin("finetune", build_settings(asked)),
+            "created_by": build_origin("finetune", build_settings(recipe)),
             "inputs": inputs,
             "healing": Healing(
                 dataset=load_manifest(dataset).source,
-                recipe=asdict(recipe),
+                recipe=asdict(chosen),
                 steps=history.steps,
-                samples=len(samples),
+                samples=healing.samples,
                 first_loss=history.first,
                 last_loss=history.last,
                 trained_parameters=healing.trained_parameters,
@@ -141,13 +132,36 @@ def _heal(
         }
     )
     tuned = healing.collect()
-    from interlace_cli.healing.engine import leave_processes
-
     if processes.is_main:
-        _write(opened, tuned, healed, out, force)
+        _write(job.opened, tuned, healed, out, force)
         state.clear()
     leave_processes()
     return healed
+
+
+def estimate_healing(job: Job, dataset: Path, recipe: Recipe, how: Execution = EXECUTION) -> HealingEstimate:
+    """What `heal` would need here, by a trial of a few steps. Writes nothing."""
+    _check_recipe(recipe, job.card)
+    began = time.perf_counter()
+    chosen, how = _settle(recipe, how)
+    healing = _Healing(job, dataset, chosen, how, State(Path("none"), "none"), Silent())
+
+    from interlace_cli.healing.estimate import estimate
+
+    return estimate(healing.healer, time.perf_counter() - began)
+
+
+def _check_recipe(recipe: Recipe, card: CheckpointCard) -> None:
+    if recipe.precision not in PRECISIONS:
+        raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
+    if any(stage.needs_teacher for stage in recipe.stages) and card.stage == "dense-ft":
+        raise UsageError("--dense: the dense model cannot be its own teacher.", "Take --objective ce.")
+
+
+def _settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
+    """What `auto` is here."""
+    how = replace(how, device=find_processes().place(how.device))
+    return replace(recipe, precision=_choose_precision(recipe.precision, how.device)), how
 
 
 def _build_key(recipe: Recipe, inputs: dict[str, str], card: CheckpointCard) -> str:
@@ -161,21 +175,19 @@ class _Healing:
 
     def __init__(
         self,
-        opened: OpenedModel,
-        card: CheckpointCard,
+        job: Job,
         dataset: Path,
-        samples: Sequence[Sample],
         recipe: Recipe,
         how: Execution,
         state: State,
         progress: Progress,
     ) -> None:
+        opened, card, samples = job.opened, job.card, load_split(dataset, "train")
         from interlace_cli.data.batches import Batcher
         from interlace_cli.families.modules import find_layers
         from interlace_cli.healing.engine import Engine
         from interlace_cli.healing.heal import Dense, Healer, Student
         from interlace_cli.healing.trainable import (
-            apply_checkpointing,
             apply_trainable_set,
             check_trainable_set,
             hash_frozen,
@@ -184,13 +196,11 @@ class _Healing:
 
         path, dtype = opened.checkpoint.path, _DTYPES[recipe.precision]
         engine = Engine(how.engine, find_processes().size)
-        self.opened, self.positions = opened, card.tune
+        self.opened, self.positions, self.samples = opened, card.tune, len(samples)
         self.model = load_model(path, dtype, "cpu" if engine.shards_weights else how.device)
         self.layers = find_layers(self.model, card.stack)
         apply_trainable_set(self.model, self.layers, card.tune)
         check_trainable_set(self.model, self.layers, card.tune)
-        if how.gradient_checkpointing:
-            apply_checkpointing(self.model, self.layers, card.tune)
         collect_stored(opened, self.model, self.layers, card.tune, "meta")
         self.frozen_sha256 = hash_frozen(self.model)
         self.trained_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)

@@ -44,6 +44,24 @@ class CheckpointCard(Artifact):
     healing: Healing | None = None
 
 
+class HealingEstimate(Record):
+    """What healing will need on a device, by a trial of a few steps: seconds in all with loading and saving, a step of
+    each stage and one saving; the peak of the device's memory, on a CPU of the process. FLOPs are counted, ours and
+    those of the released recipe's way."""
+
+    steps: int
+    seconds: float
+    seconds_per_step: list[float]
+    seconds_per_save: float
+    peak_memory_bytes: int
+    device: str
+    layout: str
+    tokens_per_step: int
+    labels_per_step: int
+    flops_per_step: int
+    released_flops_per_step: int
+
+
 class Fidelity(Record):
     """What a comparison of a pruned checkpoint with the dense model found. `difference` is the largest between their
     outputs, the dropped layers of the dense model being bypassed; `effect` what bypassing them changed.

@@ -95,12 +95,3 @@ def gather(tensor: Tensor) -> Tensor:
     if isinstance(tensor, DTensor):
         return tensor.full_tensor().detach()
     return tensor.detach()
-
-
-def leave_processes() -> None:
-    """Waits for the other processes at the end and closes their group: without that, some have been seen to abort."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()

@@ -16,8 +16,9 @@ from interlace_cli.data.batches import Batcher
 from interlace_cli.data.rows import Encoded, EncodedSteps, Row, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import InterlaceError, UnsupportedModelError
 from interlace_cli.families.packing import find_positions
+from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.head import LogitsLoss, choose_loss
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
@@ -28,7 +29,8 @@ from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, Weights
 from interlace_cli.healing.teacher import share_frozen
-from interlace_cli.healing.trainer import HealingTrainer, build_arguments, train_stage
+from interlace_cli.healing.trainable import apply_checkpointing
+from interlace_cli.healing.trainer import SAVES, HealingTrainer, build_arguments, train_stage
 from interlace_cli.io.models import import_transformers
 
 
@@ -104,6 +106,10 @@ class Healer:
     ) -> None:
         self.student, self.dense, self.recipe, self.how = student, dense, recipe, how
         self.engine, self.state, self.progress = engine, state, progress
+        self.samples, self.how_asked, self.is_checkpointed = samples, how, False
+        if how.gradient_checkpointing:
+            apply_checkpointing(student.model, student.layers, student.tuned)
+            self.is_checkpointed = True
         self.device = student.model.device
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
         self.model_dtype = student.model.dtype
@@ -136,6 +142,44 @@ class Healer:
                 losses.append(run(number, stage, steps, advance))
         return History(losses, self.layout.attention)
 
+    def find_heaviest(self, steps: Sequence[Sequence[int]]) -> list[int]:
+        """The step with the most text."""
+        length = [sum(len(turn.value) for turn in sample.conversations) for sample in self.samples]
+        return list(max(steps, key=lambda step: sum(length[i] for i in step)))
+
+    def count_saves(self, steps: int) -> int:
+        """How many times the state of a stage is saved."""
+        return steps // (self.how_asked.save_every or max(steps // SAVES, 1))
+
+    def count_work(self, steps: Sequence[Sequence[int]]) -> Workload:
+        """What a step costs, on the average of these."""
+        source = self.source(steps=steps)
+        rows = [row for i in range(len(source)) for row in self._build_rows(source[i], self.recipe.max_length)]
+        layers, tuned = self.student.layers, set(self.student.tuned)
+        sizes = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in layers]
+        first = min(tuned)
+        head = self.student.model.get_output_embeddings()
+        return Workload(
+            below=sum(sizes[:first]),
+            frozen=sum(size for place, size in enumerate(sizes) if place > first and place not in tuned),
+            tuned=sum(sizes[place] for place in tuned),
+            head=head.weight.numel() if head is not None else 0,
+            tokens=sum(row.tokens for row in rows) // len(steps),
+            labels=sum(int(row.is_label_BK.sum()) for row in rows) // len(steps),
+        )
+
+    def _save_memory(self) -> bool:
+        """What to do first where memory is short. False if it was done."""
+        if self.is_checkpointed:
+            return False
+        try:
+            apply_checkpointing(self.student.model, self.student.layers, self.student.tuned)
+        except UnsupportedModelError:
+            return False
+        self.is_checkpointed = True
+        self.progress.say("out of memory: layers are computed again in the backward pass from now on")
+        return True
+
     def _begin(self) -> None:
         """Several processes wait for the first one to clear up."""
         arguments = build_arguments(self.recipe, self.how, 1, self.state.folder, self.device.type)
@@ -165,6 +209,7 @@ class Healer:
             self.recipe.max_length,
             self.progress.say,
             self.engine,
+            self._save_memory,
         )
         return train_stage(trainer, checkpoint, advance)
 

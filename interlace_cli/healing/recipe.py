@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 from interlace_cli.healing.objective import Stage, parse_objective
 
@@ -82,4 +81,3 @@ class Execution:
     gradient_checkpointing: bool = False
     save_every: int = 0
     report_to: str = "none"
-    state: Path | None = None

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 transformers = import_transformers()
 TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
 WORKERS = 4
+SAVES = 20
 
 
 class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -53,9 +54,10 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         max_tokens: int,
         say: Callable[[str], None],
         engine: Engine,
+        save_memory: Callable[[], bool],
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only)
-        self.engine = engine
+        self.engine, self.save_memory = engine, save_memory
         self.row_loss, self.layout, self.max_tokens, self.say = row_loss, layout, max_tokens, say
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
 
@@ -78,7 +80,13 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
                 self._make_room(model, inputs, error)
 
     def _make_room(self, model: Any, samples: Sequence[Encoded], error: torch.OutOfMemoryError) -> None:
-        """Rows half as long from now on. The step begins anew: nothing of it has been applied."""
+        """Layers are computed again, or rows half as long from now on. The step begins anew: nothing of it has been
+        applied."""
+        model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.args.world_size == 1 and self.save_memory():
+            return
         longest = max(sample.length for sample in samples)
         tokens = max(row.places for row in self._rows(samples)) // 2
         if self.args.world_size > 1 or tokens < longest:
@@ -89,9 +97,6 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             ) from error
         self.max_tokens = tokens
         self.say(f"out of memory: rows of {tokens} tokens from now on; the effective batch stays as it is")
-        model.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _rows(self, samples: Sequence[Encoded]) -> list[Row]:
         return self.layout(samples, self.max_tokens)
@@ -240,7 +245,7 @@ def build_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=how.save_every or max(steps // 20, 1),
+        save_steps=how.save_every or max(steps // SAVES, 1),
         # While the newest is being written, the one before it is the complete one.
         save_total_limit=2,
         # The steps that are done are left out by the dataset itself.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from interlace_cli.families.modules import bypassed, find_entangled
 from interlace_cli.families.replay import Inputs, Recording, Replay
 from interlace_cli.healing.loss import sum_losses
 from interlace_cli.importance.search_state import SearchState
+from interlace_cli.io.processes import collect_dealt, deal
+
+T = TypeVar("T", int, float)
 
 Stream = dict[int, Tensor]
 """Layer -> the hidden state [B, T, H] that enters it."""
@@ -77,8 +81,10 @@ class _Search:
         is_replayable: bool,
     ) -> None:
         self.replay, self.stack, self.limits, self.state = replay, stack, limits, state
-        self.labels = [batch["labels"] for batch in batches]
-        self.inputs = [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+        self.batches = len(batches)
+        mine = deal(batches)
+        self.labels = [batch["labels"] for batch in mine]
+        self.inputs = [{name: value for name, value in batch.items() if name != "labels"} for batch in mine]
         self.save, self.advance = save, advance
         self.num_layers = len(replay.layers)
         # What goes with these layers lies in front of the layers (DeepStack): dropping one changes what was recorded.
@@ -94,7 +100,7 @@ class _Search:
         if not state.is_new:
             self._discount()
         else:
-            state.tokens = [int(count) for labels in self.labels for count in (labels != IGNORE).sum(-1)]
+            state.tokens = _join([(labels != IGNORE).sum(-1).tolist() for labels in self.labels])
             state.dense, state.single = losses, [None] * self.num_layers
             self._count(self.num_layers)
         while len(state.path) < max(self.limits.depth, 1):
@@ -113,15 +119,15 @@ class _Search:
             self.save(state)
 
     def _begin(self, dropped: frozenset[int]) -> list[float]:
-        losses: list[float] = []
+        losses: list[list[float]] = []
         with self._bypassing(dropped & self.entangled):
             for inputs, labels in zip(self.inputs, self.labels, strict=True):
                 stream: Stream = {}
                 recording, outputs = self.replay.record(inputs, dropped, _keep_in(stream))
                 self.recordings.append(recording)
                 self.streams.append(stream)
-                losses += sum_losses(outputs, labels)
-        return losses
+                losses.append(sum_losses(outputs, labels))
+        return _join(losses)
 
     def _step(self) -> tuple[int, list[Stream] | None, list[Recording] | None] | None:
         """Tries every candidate; the best one, with the streams behind it if it was tried just now."""
@@ -153,7 +159,7 @@ class _Search:
     def _try(self, layer: int) -> tuple[list[float], list[Stream], list[Recording]]:
         """The samples' losses without this layer too, and what the next step would start from."""
         drop = self.state.dropped | {layer}
-        losses: list[float] = []
+        losses: list[list[float]] = []
         streams: list[Stream] = []
         if layer in self.entangled:
             recordings = []
@@ -162,26 +168,31 @@ class _Search:
                     streams.append({})
                     recording, outputs = self.replay.record(inputs, drop, _keep_in(streams[-1]))
                     recordings.append(recording)
-                    losses += sum_losses(outputs, labels)
-            return losses, streams, recordings
+                    losses.append(sum_losses(outputs, labels))
+            return _join(losses), streams, recordings
         for recording, before, labels in zip(self.recordings, self.streams, self.labels, strict=True):
             streams.append({})
             outputs = self.replay.run(recording, layer, before[layer], drop, _keep_in(streams[-1]))
-            losses += sum_losses(outputs, labels)
-        return losses, streams, self.recordings
+            losses.append(sum_losses(outputs, labels))
+        return _join(losses), streams, self.recordings
 
     def _bypassing(self, drop: Collection[int]) -> AbstractContextManager[None]:
         return bypassed(self.replay.model, sorted(drop), self.stack) if drop else nullcontext()
 
     def _discount(self) -> None:
         """What was run only because an earlier call was interrupted is not counted, so that the result is the same."""
-        self.runs_before = self.state.layer_runs - self.replay.layer_runs
+        self.runs_before = self.state.layer_runs - sum(collect_dealt([self.replay.layer_runs]))
 
     def _count(self, naive: int) -> None:
-        self.state.layer_runs = self.runs_before + self.replay.layer_runs
-        self.state.naive_layer_runs += naive * len(self.inputs)
+        self.state.layer_runs = self.runs_before + sum(collect_dealt([self.replay.layer_runs]))
+        self.state.naive_layer_runs += naive * self.batches
         self.save(self.state)
         self.advance(1)
+
+
+def _join(by_batch: Sequence[Sequence[T]]) -> list[T]:
+    """Of this process's batches -> of the samples of all of them, in their order."""
+    return [value for values in collect_dealt(by_batch) for value in values]
 
 
 def _keep_in(stream: Stream) -> Callable[[int, Tensor], None]:

@@ -17,6 +17,7 @@ from interlace_cli.families.modules import find_image_token
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.means import Arrays
 from interlace_cli.importance.similarity import MODALITIES, SPANS, SpanTap
+from interlace_cli.io.processes import collect_dealt, deal, find_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,18 +55,17 @@ def measure_rows(
 ) -> Rows:
     """Raises DatasetError if no sample reaches the layers."""
     image_token = find_image_token(model)
-    rows: list[Row | None] = [None] * len(samples)
-    angles: np.ndarray | None = None
-    patches = 0
     order = order_by_length(samples)
     # Elsewhere than in a decoder of text a layer's tokens are not the prompt's: one sample at a time, all of them.
     is_text = stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
     step = batch_size if is_text else 1
+    batches = [order[start : start + step] for start in range(0, len(order), step)]
+    measured: list[tuple[list[Row | None], np.ndarray | None, int]] = []
     with SpanTap(layers) as tap:
-        for start in range(0, len(order), step):
-            chosen = order[start : start + step]
+        for chosen in deal(batches):
             inputs = _build_inputs(batcher, [samples[i] for i in chosen], text, model)
-            patches += count_patches(inputs, model.config)
+            patches = count_patches(inputs, model.config)
+            total: np.ndarray | None = None
             inputs = to_device(inputs, model.device, model.dtype)
             found: list[Row | None]
             if is_text:
@@ -73,16 +73,28 @@ def measure_rows(
                 found = _measure_prompts(tap, model, inputs, is_image)
                 assert tap.angles is not None
                 total = tap.angles.sum(0, dtype=torch.float64).cpu().numpy()
-                angles = total if angles is None else angles + total
             else:
                 found = [_measure_all(tap, model, inputs, is_image=stack == "vision")]
-            for index, row in zip(chosen, found, strict=True):
-                rows[index] = row
-            advance(len(chosen))
-    indices = [index for index, row in enumerate(rows) if row is not None]
+            measured.append((found, total, patches))
+            advance(len(chosen) * find_processes().size)
+    return _put_together(batches, collect_dealt(measured), stack)
+
+
+def _put_together(
+    batches: Sequence[Sequence[int]], measured: Sequence[tuple[list[Row | None], np.ndarray | None, int]], stack: str
+) -> Rows:
+    """In the order of the batches, whichever process measured them: the sums are the same to the bit."""
+    rows: dict[int, Row | None] = {}
+    angles: np.ndarray | None = None
+    for chosen, (found, total, _) in zip(batches, measured, strict=True):
+        rows.update(zip(chosen, found, strict=True))
+        if total is not None:
+            angles = total if angles is None else angles + total
+    patches = sum(count for _, _, count in measured)
+    indices = [index for index in sorted(rows) if rows[index] is not None]
     if not indices:
         raise DatasetError(f"no calibration sample reaches the {stack} layers.", "Give samples with images.")
-    return Rows(indices, [row for row in rows if row is not None], angles, patches)
+    return Rows(indices, [row for index in indices if (row := rows[index]) is not None], angles, patches)
 
 
 def build_arrays(found: Rows, num_layers: int) -> Arrays:

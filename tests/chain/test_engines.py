@@ -163,3 +163,28 @@ def test_engines_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_the_configs_ship_with_the_package() -> None:
     for name, stage in (("zero2", 2), ("zero3", 3), ("zero3-offload", 3)):
         assert json.loads((CONFIGS / f"{name}.json").read_text())["zero_optimization"]["stage"] == stage
+
+
+def test_analysis_over_two_processes_is_the_same_to_the_byte(
+    chain_model: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    for count in ("1", "2"):
+        words = [sys.executable, "-m", "interlace_cli", "analyze", str(chain_model), "--dataset", str(small_dataset)]
+        words += ["--out", str(tmp_path / count / "analysis.json"), "--processes", count, "--device", "cpu"]
+        words += [
+            "--importance",
+            "loss",
+            "--search-ratio",
+            "0.3",
+            "--loss-samples",
+            "20",
+            "--batch-size",
+            "3",
+            "--json",
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["loss"]["samples"] == 20
+    for name in ("analysis.json", "analysis.safetensors"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert len(list((tmp_path / "2").iterdir())) == 2

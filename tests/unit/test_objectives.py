@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interlace_cli.core.finetune import heal_dense, heal_model
+from interlace_cli.core.finetune import choose_dense, heal, heal_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.rows import encode, pack
@@ -178,7 +178,7 @@ def test_a_teacher_that_is_not_there_or_another_is_refused(
 ) -> None:
     recipe = Recipe(objective="distill")
     with pytest.raises(UsageError, match="its own teacher"):
-        heal_dense(str(chain_model), small_dataset, tmp_path / "out", recipe, Silent(), TUNE)
+        heal(choose_dense(str(chain_model), TUNE), small_dataset, tmp_path / "out", recipe, Silent())
     card = json.loads((pruned / "interlace.json").read_text())
     card["base"]["fingerprint"] = "0" * 64
     other = tmp_path / "other"

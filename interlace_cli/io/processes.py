@@ -1,9 +1,14 @@
-"""Which of several processes this one is, as torchrun, `accelerate launch` and Slurm say it. Loads no torch."""
+"""Which of several processes this one is, as torchrun, `accelerate launch` and Slurm say it, and what they tell each
+other outside of training. Loads no torch where there is but one."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,34 @@ def find_processes() -> Processes:
         os.environ.update({name: os.environ[slurm] for name, slurm in names.items() if slurm in os.environ})
     rank, size, local = (int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True))
     return Processes(rank, size, local)
+
+
+def deal(items: Sequence[T]) -> list[T]:
+    """This process's share of work that can be done in any order."""
+    here = find_processes()
+    return list(items[here.rank :: here.size])
+
+
+def collect_dealt(results: Sequence[T]) -> list[T]:
+    """The results of what `deal` dealt out, of all processes, in the order of the items; all of them call it."""
+    here = find_processes()
+    if here.size == 1:
+        return list(results)
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    shares: list[list[T]] = [[] for _ in range(here.size)]
+    dist.all_gather_object(shares, list(results))
+    return [shares[i % here.size][i // here.size] for i in range(sum(map(len, shares)))]
+
+
+def leave_processes() -> None:
+    """Waits for the other processes at the end and closes their group: without that, some have been seen to abort."""
+    if find_processes().size == 1:
+        return
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
