@@ -161,9 +161,9 @@ def measure(
     apply_trainable_set(model, layers, shape.tuned)
     samples = build_samples(shape, tokens, model)
     layout = choose_layout(model, samples, dtype)
-    ours = _Ours(
-        layout, model, layers, shape.tuned, build_rows(samples, layout.is_packed, tokens, batch_size), is_checkpointed
-    )
+    rows = build_rows(samples, layout.is_packed, tokens, batch_size)
+    loss = RowLoss(Stage(("ce",)), choose_loss(model, rows[0].to(device, dtype)), Weights(0.0, 0.0))
+    ours = _Ours(layout, loss, model, layers, shape.tuned, rows, is_checkpointed)
     groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
     theirs = _Released(model, layers, [pad(group) for group in groups], len(samples))
     ways = {"ours": ours.step, "released": theirs.step}
