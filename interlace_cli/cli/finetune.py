@@ -13,6 +13,7 @@ from interlace_cli.cli.options import (
     DebugOption,
     DeviceOption,
     ForceOption,
+    HealObjectiveOption,
     JsonOption,
     OutOption,
     ProcessesOption,
@@ -52,13 +53,10 @@ def finetune(
     min_pixels: Annotated[int, typer.Option("--min-pixels", min=1)] = 784,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1)] = 50176,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = "auto",
-    objective: Annotated[
-        str,
-        typer.Option(
-            "--objective",
-            help="ce, distill, anchor or local; terms are joined by +, a first stage local by a comma: local,distill.",
-        ),
-    ] = "ce",
+    objective: HealObjectiveOption = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The paper's recipe to the letter, whatever the other options say of it.")
+    ] = False,
     distill_weight: Annotated[
         float, typer.Option("--distill-weight", min=0.0, max=1.0, help="Share of the KL divergence in `distill`.")
     ] = 0.5,
@@ -114,13 +112,15 @@ def finetune(
         min_pixels=min_pixels,
         max_pixels=max_pixels,
         precision=precision,
-        objective=objective,
+        objective=objective or "ce",
         distill_weight=distill_weight,
         anchor_weight=anchor_weight,
         local_share=local_share,
         optim=optim,
         seed=seed,
     )
+    if paper:
+        recipe = Recipe(precision=precision, seed=seed)
     how = Execution(device, engine, gradient_checkpointing, save_every, report_to)
     spread(processes, is_needed=engine not in ("auto", "ddp", "fsdp"))
     job = _choose_job(space, checkpoint, plan, tune_layers, dense, force)

@@ -104,6 +104,14 @@ HealRateOption = Annotated[
 ]
 HealBatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Of healing.")]
 HealAccumOption = Annotated[int | None, typer.Option("--grad-accum", min=1, help="Of healing.")]
+HealObjectiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        help="Of healing: ce (the default), distill, anchor or local; terms are joined by +, a first stage local by a"
+        " comma, as in local,distill+anchor.",
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
 
 ProcessesOption = Annotated[

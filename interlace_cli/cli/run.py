@@ -20,6 +20,7 @@ from interlace_cli.cli.options import (
     HealAccumOption,
     HealBatchOption,
     HealEpochsOption,
+    HealObjectiveOption,
     HealRateOption,
     HoldoutOption,
     ImageRootOption,
@@ -74,6 +75,7 @@ def run(
     lr: HealRateOption = None,
     batch_size: HealBatchOption = None,
     grad_accum: HealAccumOption = None,
+    objective: HealObjectiveOption = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "auto",
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the checkpoints.")] = True,
@@ -108,7 +110,14 @@ def run(
             "calibration": calibration,
             "seed": seed,
         },
-        recipe={"epochs": epochs, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "seed": seed},
+        recipe={
+            "epochs": epochs,
+            "lr": lr,
+            "batch_size": batch_size,
+            "grad_accum": grad_accum,
+            "objective": objective,
+            "seed": seed,
+        },
         analysis=AnalyzeOptions(dtype=dtype, device=device, stack=stack or "language"),
         evaluation=EvaluateOptions(dtype=dtype, device=device, speed=speed, seed=seed),
         image_root=image_root,
@@ -173,5 +182,5 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_recipe(recipe: dict[str, Any], is_demo: bool) -> str:
     whose = "the demo's own, its model being so small" if is_demo else "the paper's unless said otherwise"
-    names = ("lr", "epochs", "batch_size", "grad_accum", "precision", "seed")
+    names = ("objective", "lr", "epochs", "batch_size", "grad_accum", "precision", "seed")
     return f"healing recipe ({whose}): " + ", ".join(f"{name} {recipe[name]}" for name in names if name in recipe)

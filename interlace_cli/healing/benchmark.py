@@ -242,10 +242,10 @@ class _Released:
         apply_checkpointing(model, self.layers, [0])
         handle = model.get_input_embeddings().register_forward_hook(_require_gradients)
         for row in self.rows:
-            inputs = dict(row.to(device, dtype).inputs)
-            inputs.pop("logits_to_keep")
+            there = row.to(device, dtype)
+            inputs = dict(there.inputs)
             labels = torch.full_like(inputs["input_ids"], IGNORE)
-            labels[:, -row.targets_BK.shape[1] :] = inputs["input_ids"][:, -row.targets_BK.shape[1] :]
+            labels[:, inputs.pop("logits_to_keep") + 1] = there.targets_BK
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = model(**inputs, labels=labels, use_cache=False).loss
             loss.backward()
