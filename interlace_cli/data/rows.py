@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from interlace_cli.data.batches import IGNORE, PER_TOKEN, Batcher, Inputs
 from interlace_cli.data.packing import group_alike, pack_rows
@@ -106,8 +106,9 @@ class EncodedSteps(Dataset[list[Encoded]]):
         found = self._kept.get(index)
         if found is None:
             found = encode(self.samples[index], self.batcher, self.positions)
+            # A worker's memory is its own, and the next epoch's sample may be another worker's.
             self._room -= found.bytes
-            if self._room > 0:
+            if self._room > 0 and get_worker_info() is None:
                 self._kept[index] = found
         return found
 

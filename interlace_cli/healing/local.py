@@ -90,13 +90,16 @@ class LocalTrainer:
 
     def train(self, steps: Iterator[list[Encoded]], done: int, advance: Advance) -> None:
         """Takes the steps that are left; `done` of them were before."""
+        resting = torch.device("cpu")
+        for learner in self.learners:
+            learner.move(resting)
         for lessons in self._iter_chunks(steps):
             for learner in self.learners:
                 learner.move(self.device)
                 learner.layer.train()
                 for step in lessons:
                     learner.losses.append(self._take(learner, [row[learner.span.layer] for row in step]))
-                learner.move("cpu" if self.device.type != "cpu" else self.device)
+                learner.move(resting)
                 advance(len(lessons) / len(self.learners), f"local loss {learner.losses[-1]:.4f}")
             before, done = done, done + len(lessons)
             if done // self.save_every > before // self.save_every:

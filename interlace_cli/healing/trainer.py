@@ -231,7 +231,7 @@ def build_arguments(
     recipe: Recipe, how: Execution, steps: int, folder: Path, device: str, deepspeed: Any = None
 ) -> TrainingArguments:
     """The Trainer's arguments for a stage of `steps` optimizer steps."""
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=recipe.lr,
@@ -259,6 +259,10 @@ def build_arguments(
         deepspeed=deepspeed,
         ddp_find_unused_parameters=False,
     )
+    if arguments.device.type == "cuda" and arguments.world_size == 1:
+        # One process that sees several GPUs: the Trainer would take DataParallel, and has no option for it.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _only(item: list[Encoded]) -> list[Encoded]:
