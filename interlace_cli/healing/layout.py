@@ -88,6 +88,10 @@ def _set_attention(model: Any, attention: str, original: dict[str, str]) -> bool
             return False
         wanted = "flash_attention_2"
     elif attention == "segments":
+        # A window or a chunk may be in the mask alone, which `segments` is not given, and be longer than the samples of
+        # the trial.
+        if not _is_full_attention(text):
+            return False
         register_segments()
         wanted = SEGMENTS
     else:
@@ -97,3 +101,8 @@ def _set_attention(model: Any, attention: str, original: dict[str, str]) -> bool
     except (ValueError, ImportError):
         return False
     return True
+
+
+def _is_full_attention(config: Any) -> bool:
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return kinds == {"full_attention"} and not getattr(config, "attention_chunk_size", None)

@@ -1,13 +1,15 @@
 """One row of an optimizer step: the forward, and the loss of a stage's terms.
 
 What a step costs. With P_f parameters of frozen layers, P_t of tuned ones (both: language layers from the first tuned
-one on; P_b lie below it), V H of the head, N tokens of which K have a label, and attention counted apart (12 T H more
-per token and layer, T the length of its own sample):
+one on; P_b lie below it), V H of the head, and N tokens of which K have a label:
 
     FLOPs = 2 N (P_b + P_f + P_t)      forward
           + 2 N (P_f + P_t)            gradients of activations: none below the first tuned layer
           + 2 N P_t                    gradients of weights: none of frozen ones
           + 4 K V H                    head and loss, forward and backward together, at the labels alone
+          + 4 T A per token and layer  attention, T the length of its own sample, A heads x head dimension; 8 T A more
+                                       from the first tuned layer on
+          + 2 M P_v                    the vision tower's forward: M patches, P_v parameters
 
     bytes = 2 (P_b + P_f + V H + vision)   frozen, in bfloat16
           + (4 + 4 + 8) P_t                master weights, gradients and AdamW's moments of tuned ones, in float32

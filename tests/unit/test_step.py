@@ -250,3 +250,11 @@ def test_flops_are_those_of_the_formula(case: tuple[Any, list[Encoded]]) -> None
     total = counter.get_total_flops() - around - attention
     assert total == pytest.approx(work.flops, rel=0.02)
     assert work.released_flops > 1.5 * work.flops
+
+
+def test_a_window_that_samples_do_not_reach_is_not_forgotten(case: tuple[Any, list[Encoded]]) -> None:
+    """`segments` knows no windows, and on samples shorter than the window nothing would show it."""
+    model, samples = case
+    model.config.get_text_config().layer_types = ["sliding_attention"] * 8
+    model.config.get_text_config().sliding_window = 500
+    assert choose_layout(model, samples, torch.float32).attention != "segments"
