@@ -171,7 +171,7 @@ def _describe_estimate(found: HealingEstimate) -> list[str]:
         f" each; rows: {found.layout}",
         f"about {_describe_time(found.seconds)} on this {found.device}, and {found.peak_memory_bytes / 2**30:.2f} GiB"
         f" {where}",
-        f"{found.flops_per_step / 1e12:.3g} TFLOP a step without vision and attention; the released recipe's way takes"
+        f"{found.flops_per_step / 1e12:.3g} TFLOP a step without the vision tower; the released recipe's way takes"
         f" {found.released_flops_per_step / found.flops_per_step:.2f} times as many",
     ]
 

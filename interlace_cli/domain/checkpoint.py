@@ -46,8 +46,8 @@ class CheckpointCard(Artifact):
 
 class HealingEstimate(Record):
     """What healing will need on a device, by a trial of a few steps: seconds in all with loading and saving, a step of
-    each stage and one saving; the peak of the device's memory, on a CPU of the process. FLOPs are counted, ours and
-    those of the released recipe's way."""
+    each stage and one saving; the peak of the device's memory, on a CPU of the process. FLOPs are counted, without the
+    vision tower: ours, and those of the released recipe's way."""
 
     steps: int
     seconds: float

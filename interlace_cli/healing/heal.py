@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from interlace_cli.data.batches import Batcher
+from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.data.rows import Encoded, EncodedSteps, Row, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
@@ -154,7 +154,9 @@ class Healer:
     def count_work(self, steps: Sequence[Sequence[int]]) -> Workload:
         """What a step costs, on the average of these."""
         source = self.source(steps=steps)
-        rows = [row for i in range(len(source)) for row in self._build_rows(source[i], self.recipe.max_length)]
+        samples = [sample for i in range(len(source)) for sample in source[i] if sample.length]
+        text = self.student.model.config.get_text_config()
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         layers, tuned = self.student.layers, set(self.student.tuned)
         sizes = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in layers]
         first = min(tuned)
@@ -164,8 +166,12 @@ class Healer:
             frozen=sum(size for place, size in enumerate(sizes) if place > first and place not in tuned),
             tuned=sum(sizes[place] for place in tuned),
             head=head.weight.numel() if head is not None else 0,
-            tokens=sum(row.tokens for row in rows) // len(steps),
-            labels=sum(int(row.is_label_BK.sum()) for row in rows) // len(steps),
+            tokens=sum(sample.length for sample in samples) // len(steps),
+            labels=sum(int((sample.targets_T != IGNORE).sum()) for sample in samples) // len(steps),
+            pairs=sum(sample.length**2 for sample in samples) // len(steps),
+            width=text.num_attention_heads * head_dim,
+            layers_below=first,
+            layers_above=len(layers) - first,
         )
 
     def _save_memory(self) -> bool:
