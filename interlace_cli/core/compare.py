@@ -236,7 +236,7 @@ class _Grid:
                         )
                         for seed in self._seeds_at(ratio)
                     ]
-                    shown = f"{label}, {objective}" if len(self.options.objectives) > 1 else label
+                    shown = f"{label} · {objective}" if len(self.options.objectives) > 1 else label
                     lines.append(_Line(shown, ratio, gone, jobs))
         return lines
 

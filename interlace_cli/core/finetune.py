@@ -210,7 +210,7 @@ class _Healing:
             dense = Dense(model, find_layers(model, card.stack))
         processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
         self.healer = Healer(
-            Student(self.model, self.layers, card.dense_index, card.tune),
+            Student(self.model, self.layers, card.dense_index, card.tune, card.compensated),
             dense,
             Batcher(processor, dataset, recipe.max_length),
             samples,

@@ -36,12 +36,14 @@ from interlace_cli.io.models import import_transformers
 
 @dataclass(frozen=True)
 class Student:
-    """The model that is healed: its layers, the dense index of each, and which positions are tuned."""
+    """The model that is healed: its layers, the dense index of each, and which positions are tuned, and were
+    compensated before."""
 
     model: Any
     layers: nn.ModuleList
     dense_index: Sequence[int]
     tuned: Sequence[int]
+    compensated: Sequence[int] = ()
 
     @property
     def tuned_dense(self) -> list[int]:
@@ -255,7 +257,8 @@ class Healer:
         del stage
         assert self.dense is not None
         student = self.student
-        spans = find_local_spans(student.dense_index, student.tuned_dense, len(self.dense.layers))
+        compensated = [student.dense_index[position] for position in student.compensated]
+        spans = find_local_spans(student.dense_index, student.tuned_dense, len(self.dense.layers), compensated)
         if not spans:
             raise InterlaceError("no tuned layer lies beside a dropped one: local has nothing to learn.", "Use ce.")
         arguments = build_arguments(self.recipe, self.how, len(steps), self.state.stage(number), self.device.type)

@@ -16,16 +16,19 @@ class LocalSpan:
     stop: int
 
 
-def find_local_spans(kept: Sequence[int], tuned: Sequence[int], num_layers: int) -> list[LocalSpan]:
+def find_local_spans(
+    kept: Sequence[int], tuned: Sequence[int], num_layers: int, compensated: Sequence[int] = ()
+) -> list[LocalSpan]:
     """Each gap is made up for by the layer behind it, if that one is tuned, else by the one in front of it, if that
-    one is. In a triplet this is the pair of the dropped and the tuned layer. A tuned layer with no gap to make up for
+    one is. In a triplet this is the pair of the dropped and the tuned layer. What a `compensated` layer in front of a
+    gap makes up for already, the one behind is not to do a second time. A tuned layer with no gap to make up for
     has nothing to learn by itself, and is left out."""
     starts, stops = {layer: layer for layer in tuned}, {layer: layer + 1 for layer in tuned}
     edges = [-1, *kept, num_layers]
     for before, behind in pairwise(edges):
         if behind == before + 1:
             continue
-        if behind in starts:
+        if behind in starts and before not in compensated:
             starts[behind] = before + 1
         elif before in stops:
             stops[before] = behind

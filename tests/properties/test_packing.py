@@ -88,6 +88,17 @@ def test_local_spans_cover_each_gap_once_and_only_gaps(cut: tuple[int, list[int]
         assert behind not in tuned, "a gap beside a tuned layer is made up for"
 
 
+@given(cuts(), st.sets(st.integers(0, 23)))
+def test_what_is_compensated_in_front_of_a_gap_is_not_learnt_again_behind_it(
+    cut: tuple[int, list[int], list[int]], compensated: set[int]
+) -> None:
+    count, kept, tuned = cut
+    for span in find_local_spans(kept, tuned, count, sorted(compensated)):
+        front = max((layer for layer in kept if layer < span.start), default=-1)
+        assert span.start == span.layer or front not in compensated
+        assert span.stop - span.start > 1
+
+
 @given(cuts())
 def test_anchors_are_frozen_and_behind_a_tuned_layer(cut: tuple[int, list[int], list[int]]) -> None:
     _, kept, tuned = cut
