@@ -1,4 +1,5 @@
-"""The loss: cross-entropy of the answers' tokens, with the head computed only where there is one.
+"""The loss that is measured (what is trained is in `head.py`): cross-entropy of the answers' tokens, with the head
+computed only where there is one.
 
 Shape legend: B samples, T tokens, K places at which any row of the batch has a label, V vocabulary.
 """
@@ -25,15 +26,12 @@ def keep_label_places(batch: Inputs) -> Inputs:
     return {**batch, "labels": next_labels_BT[:, places_K], "logits_to_keep": places_K}
 
 
-def answer_loss(outputs: Any, labels_BK: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Sum of the cross-entropies over the number of answer tokens in the whole accumulated batch (the Trainer's
-    `compute_loss_func`); over those of this batch if that number is not given."""
-    logits_BKV = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+def answer_loss(outputs: Any, labels_BK: Tensor) -> Tensor:
+    """Mean of the cross-entropies of the batch's answer tokens; 0 where there is none."""
     total = functional.cross_entropy(
-        logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
+        outputs.logits.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
     )
-    count = (labels_BK != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
-    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+    return total / (labels_BK != IGNORE).sum().clamp(min=1)
 
 
 def sum_losses(outputs: Any, labels_BK: Tensor) -> list[float]:

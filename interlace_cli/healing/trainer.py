@@ -116,10 +116,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
                     token, anchor = sums.token / max(labels, 1), sums.anchor / max(tokens, 1)
                     loss = token + self.row_loss.weights.anchor * anchor if self._has_head else anchor
                 self.accelerator.backward(loss * world * is_real, **self._scale)
-            shown = (
-                sums.ce / max(labels, 1) if self.row_loss.stage.needs_head else sums.anchor.detach() / max(tokens, 1)
-            )
-            total += shown.detach() * is_real
+            total += (sums.ce / max(labels, 1) if self._has_head else anchor.detach()) * is_real
         if world > 1:
             total = self.accelerator.reduce(total, "sum")
         return total
