@@ -60,13 +60,17 @@ class Output:
         if self.as_json:
             from interlace_cli.io.artifacts import to_json
 
-            stream = self.stream or sys.stdout
-            stream.write(to_json(record).decode())
-            stream.flush()
+            self.write(to_json(record).decode())
         elif not self.quiet:
             console = build_console(stderr=False)
             for part in parts:
                 console.print(part, highlight=False)
+
+    def write(self, text: str) -> None:
+        """Text on stdout, as it is."""
+        stream = self.stream or sys.stdout
+        stream.write(text)
+        stream.flush()
 
     def say(self, line: str) -> None:
         """One line for people, on stderr."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from interlace_cli.cli.console import output
 from interlace_cli.cli.options import DebugOption
 
 
@@ -27,4 +28,4 @@ def schema(
     kinds = {cls.KIND.split(".")[1]: cls for cls in (Manifest, Analysis, Plan, CheckpointCard, Evaluation, Comparison)}
     if artifact not in kinds:
         raise UsageError(f"there is no artifact {artifact!r}.", f"There are {', '.join(kinds)}.")
-    typer.echo(json.dumps(kinds[artifact].model_json_schema(), indent=2))
+    output.write(json.dumps(kinds[artifact].model_json_schema(), indent=2) + "\n")

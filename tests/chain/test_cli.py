@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,17 @@ def test_the_workspace_may_come_from_the_environment(
     monkeypatch.setenv("INTERLACE_WORKSPACE", str(tmp_path / "elsewhere"))
     assert call("plan", "--ratio", "0.25", "--scores", *scores)[0] == 0
     assert (tmp_path / "elsewhere/plan.json").exists()
+
+
+def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
+    """DeepSpeed speaks on stdout when it is loaded, and its compiler does by itself."""
+    code = (
+        "import os, sys\n"
+        "from interlace_cli.cli.console import output\n"
+        "with output.own_stdout():\n"
+        "    print('a library'); os.system('echo its compiler'); output.write('the result\\n')\n"
+        "print('afterwards')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "the result\nafterwards\n"
+    assert done.stderr == "a library\nits compiler\n"
