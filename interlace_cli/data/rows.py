@@ -6,6 +6,7 @@ which any sample has a target; R rows of position ids (1, or 4 for M-RoPE: text,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -94,6 +95,7 @@ class EncodedSteps(Dataset[list[Encoded]]):
         self.start = start
         self._kept: dict[int, Encoded] = {}
         self._room = CACHE
+        self._to_come = Counter(index for step in steps[start:] for index in step)
 
     def __len__(self) -> int:
         return len(self.steps) - self.start
@@ -102,14 +104,17 @@ class EncodedSteps(Dataset[list[Encoded]]):
         return [self._encode(i) for i in self.steps[self.start + index]]
 
     def _encode(self, index: int) -> Encoded:
-        """The next epoch finds it encoded, if there was room."""
-        found = self._kept.get(index)
+        """The next epoch finds it encoded, if there is one and was room."""
+        self._to_come[index] -= 1
+        found = self._kept.pop(index, None)
         if found is None:
             found = encode(self.samples[index], self.batcher, self.positions)
-            # A worker's memory is its own, and the next epoch's sample may be another worker's.
+        else:
+            self._room += found.bytes
+        # A worker's memory is its own, and the next epoch's sample may be another worker's.
+        if self._to_come[index] > 0 and found.bytes <= self._room and get_worker_info() is None:
+            self._kept[index] = found
             self._room -= found.bytes
-            if self._room > 0 and get_worker_info() is None:
-                self._kept[index] = found
         return found
 
     def encode_any(self) -> Encoded:

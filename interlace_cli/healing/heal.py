@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from interlace_cli.data.batches import IGNORE, Batcher
-from interlace_cli.data.rows import Encoded, EncodedSteps, Row, build_rows
+from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, Row, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
@@ -152,6 +152,13 @@ class Healer:
     def count_saves(self, steps: int) -> int:
         """How many times the state of a stage is saved."""
         return steps // (self.how_asked.save_every or max(steps // SAVES, 1))
+
+    def count_repeated(self, steps: int) -> tuple[int, int]:
+        """How many steps of a stage find their samples encoded, those of later epochs, and the bytes that takes."""
+        repeated = max(steps - len(self.samples) // self.recipe.step_samples, 0)
+        (first,) = self.source(steps=[[0]])[0]
+        held = first.bytes * min(repeated * self.recipe.step_samples, len(self.samples))
+        return (repeated, held) if self.device.type == "cpu" and held < CACHE else (0, 0)
 
     def count_work(self, steps: Sequence[Sequence[int]]) -> Workload:
         """What a step costs, on the average of these."""
