@@ -122,7 +122,7 @@ def finetune(
     if paper:
         recipe = Recipe(precision=precision, seed=seed)
     how = Execution(device, engine, gradient_checkpointing, save_every, report_to)
-    spread(processes, is_needed=engine not in ("auto", "ddp", "fsdp"))
+    spread(processes, is_needed=how.uses_deepspeed)
     job = _choose_job(space, checkpoint, plan, tune_layers, dense, force)
     source = require(dataset or space.dataset)
     if estimate:

@@ -112,7 +112,7 @@ def heal(
     processes = find_processes()
     card, inputs = job.card, {**job.inputs, "dataset": hash_dataset(dataset)}
     chosen, how = _settle(recipe, how)
-    state = State(out, _build_key(chosen, inputs, card))
+    state = State(out, _build_key(chosen, inputs, card, how.describe_state(processes.size)))
     healing = _Healing(job, dataset, chosen, how, state, progress if processes.is_main else Silent())
     history = healing.run()
     healed = card.model_copy(
@@ -148,7 +148,9 @@ def estimate_healing(job: Job, dataset: Path, recipe: Recipe, how: Execution = E
 
     from interlace_cli.healing.estimate import estimate
 
-    return estimate(healing.healer, time.perf_counter() - began)
+    found = estimate(healing.healer, time.perf_counter() - began)
+    leave_processes()
+    return found
 
 
 def _check_recipe(recipe: Recipe, card: CheckpointCard) -> None:
@@ -164,10 +166,11 @@ def _settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
     return replace(recipe, precision=_choose_precision(recipe.precision, how.device)), how
 
 
-def _build_key(recipe: Recipe, inputs: dict[str, str], card: CheckpointCard) -> str:
-    """Stands for all that decides the weights."""
+def _build_key(recipe: Recipe, inputs: dict[str, str], card: CheckpointCard, kind: str) -> str:
+    """Stands for all that decides the weights, and for what can read the state: the Trainer goes on without an
+    optimizer's state that it does not find, and says nothing."""
     origin = build_origin("finetune", asdict(recipe))
-    return hash_bytes(repr((origin, sorted(inputs.items()), card.dense_index, card.tune)).encode())[:10]
+    return hash_bytes(repr((origin, sorted(inputs.items()), card.dense_index, card.tune, kind)).encode())[:10]
 
 
 class _Healing:
@@ -182,19 +185,17 @@ class _Healing:
         state: State,
         progress: Progress,
     ) -> None:
-        opened, card, samples = job.opened, job.card, load_split(dataset, "train")
         from interlace_cli.data.batches import Batcher
         from interlace_cli.families.modules import find_layers
         from interlace_cli.healing.engine import Engine
         from interlace_cli.healing.heal import Dense, Healer, Student
-        from interlace_cli.healing.trainable import (
-            apply_trainable_set,
-            check_trainable_set,
-            hash_frozen,
-        )
-        from interlace_cli.io.models import load_model, load_processor
+        from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+        from interlace_cli.healing.trainer import check_arguments
+        from interlace_cli.io.models import choose_device, load_model, load_processor
 
+        opened, card, samples = job.opened, job.card, load_split(dataset, "train")
         path, dtype = opened.checkpoint.path, _DTYPES[recipe.precision]
+        check_arguments(recipe, how, state.folder, choose_device(how.device))
         engine = Engine(how.engine, find_processes().size)
         self.opened, self.positions, self.samples = opened, card.tune, len(samples)
         self.model = load_model(path, dtype, "cpu" if engine.shards_weights else how.device)

@@ -94,10 +94,11 @@ def collect_stored(
     training, for nothing."""
     import torch
 
+    from interlace_cli.families.modules import find_prefix
     from interlace_cli.io.models import to_stored_tensors
 
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    prefix = next(name for name, module in model.named_modules() if module is layers)
+    prefix = find_prefix(model, layers)
     held = {
         f"{prefix}.{position}.{name}": (gather(parameter) if gather else parameter.detach()).to(device)
         for position in positions

@@ -38,6 +38,11 @@ def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
     return lists[prefix]
 
 
+def find_prefix(model: nn.Module, layers: nn.ModuleList) -> str:
+    """The name of the list of layers inside the model."""
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
 @contextmanager
 def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) -> Iterator[None]:
     """Lets the hidden state pass through these layers, and what goes with them, unchanged: what a checkpoint without

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.families.modules import get_hidden
+from interlace_cli.families.modules import find_prefix, get_hidden
 
 Inputs = dict[str, Tensor]
 Keep = Callable[[int, Tensor], None]
@@ -124,7 +124,7 @@ class Replay:
 
     def _iter_parts(self) -> Iterator[nn.Module]:
         """The outermost modules that do not hold the layers."""
-        prefix = next(name for name, module in self.model.named_modules() if module is self.layers)
+        prefix = find_prefix(self.model, self.layers)
         around = {prefix[:end] for end in range(len(prefix) + 1) if end in (0, len(prefix)) or prefix[end] == "."}
         for name, module in self.model.named_modules():
             if name not in around and name.rpartition(".")[0] in around - {prefix}:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.healing.recipe import DEEPSPEED_ENGINES, TORCH_ENGINES
 
-ENGINES = ("auto", "ddp", "fsdp", "zero2", "zero3", "zero3-offload")
+ENGINES = (*TORCH_ENGINES, *DEEPSPEED_ENGINES)
 CONFIGS = Path(__file__).parent / "engines"
 
 
@@ -36,7 +37,7 @@ class Engine:
             raise UsageError("--engine fsdp is for several processes.", "Add --processes N, or leave it out.")
 
     def _load_config(self) -> dict[str, Any] | None:
-        if self.name in ("auto", "ddp", "fsdp"):
+        if self.name in TORCH_ENGINES:
             return None
         path = CONFIGS / f"{self.name}.json" if self.name in ENGINES else Path(self.name)
         try:

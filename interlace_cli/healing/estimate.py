@@ -53,14 +53,14 @@ class _Clock:
 def estimate(healer: Healer, loading: float) -> HealingEstimate:
     """Takes a few steps of each stage, the one with the most text first, and saves once; the model is spoilt then.
     `loading` seconds were spent before."""
-    plan, seconds, saving, encoded = healer.plan, loading, 0.0, 0
+    plan, how, seconds, saving, encoded = healer.plan, healer.how, loading, 0.0, 0
     each: list[float] = []
     with TemporaryDirectory(prefix="interlace-") as folder:
-        for number, (stage, steps) in enumerate(plan):
+        for number, (stage, steps) in enumerate((stage, steps) for stage, steps in plan if steps):
             trial = [healer.find_heaviest(steps), *steps[: WARM_UP - 1 + TIMED]]
             clock = _Clock()
             healer.plan, healer.progress = [(stage, trial)], clock
-            healer.how = replace(healer.how, save_every=1 if stage.is_local else len(trial))
+            healer.how = replace(how, save_every=1 if stage.is_local else len(trial))
             healer.state = State(Path(folder) / f"{number}", "trial")
             healer.heal()
             saving = time.perf_counter() - clock.times[-1]
@@ -69,8 +69,8 @@ def estimate(healer: Healer, loading: float) -> HealingEstimate:
             repeated, held = healer.count_repeated(len(steps))
             seconds += each[-1] * len(steps) - repeated * _time_encoding(healer, steps[:TIMED])
             encoded = max(encoded, held)
-            seconds += saving * (1 if stage.is_local else healer.count_saves(len(steps)))
-    work = healer.count_work(plan[-1][1][:TIMED])
+            seconds += saving * (1 if stage.is_local else len(steps) // how.choose_save_every(len(steps)))
+    work = healer.count_work(plan[0][1][:TIMED])
     return HealingEstimate(
         steps=sum(len(steps) for _, steps in plan),
         seconds=seconds,

@@ -17,6 +17,7 @@ from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, Row, build_row
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
+from interlace_cli.families.modules import find_prefix
 from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.engine import Engine
@@ -30,7 +31,7 @@ from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, Weights
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
-from interlace_cli.healing.trainer import SAVES, HealingTrainer, build_arguments, train_stage
+from interlace_cli.healing.trainer import HealingTrainer, build_arguments, train_stage
 from interlace_cli.io.models import import_transformers
 
 
@@ -61,11 +62,9 @@ class Dense:
 
 @dataclass(frozen=True)
 class History:
-    """`losses[i]` of optimizer step `i`, in each stage: mean cross-entropy of a label, or what takes its place.
-    `layout` is how rows were laid out."""
+    """`losses[i]` of optimizer step `i`, in each stage: mean cross-entropy of a label, or what takes its place."""
 
     losses: list[list[float]]
-    layout: str
 
     @property
     def steps(self) -> int:
@@ -108,7 +107,7 @@ class Healer:
     ) -> None:
         self.student, self.dense, self.recipe, self.how = student, dense, recipe, how
         self.engine, self.state, self.progress = engine, state, progress
-        self.samples, self.how_asked, self.is_checkpointed = samples, how, False
+        self.samples, self.is_checkpointed = samples, False
         if how.gradient_checkpointing:
             apply_checkpointing(student.model, student.layers, student.tuned)
             self.is_checkpointed = True
@@ -122,13 +121,14 @@ class Healer:
             raise InterlaceError("the first samples have no answer to learn.", "Look at the dataset, and --max-length.")
         student.model.config.get_text_config().use_cache = False
         self.layout: Layout = choose_layout(student.model, probe, self.dtype)
+        if not self.layout.is_packed:
+            progress.say(f"{type(student.model).__name__} cannot be packed: padded batches of samples alike in length")
         self.probe = self._build_rows(probe[:1], recipe.max_length)[0].to(self.device, self.model_dtype)
         if dense is not None:
             apply_layout(dense.model, self.layout)
-            names = _find_prefixes(student, dense)
             dense.model.requires_grad_(False)
             if not engine.shards_weights:
-                share_frozen(student.model, dense.model, names)
+                share_frozen(student.model, dense.model, _find_prefixes(student, dense))
             dense.model.to(self.device)
 
     def heal(self) -> History:
@@ -142,16 +142,12 @@ class Healer:
                     continue
                 run = self._learn_locally if stage.is_local else self._train
                 losses.append(run(number, stage, steps, advance))
-        return History(losses, self.layout.attention)
+        return History(losses)
 
     def find_heaviest(self, steps: Sequence[Sequence[int]]) -> list[int]:
         """The step with the most text."""
         length = [sum(len(turn.value) for turn in sample.conversations) for sample in self.samples]
         return list(max(steps, key=lambda step: sum(length[i] for i in step)))
-
-    def count_saves(self, steps: int) -> int:
-        """How many times the state of a stage is saved."""
-        return steps // (self.how_asked.save_every or max(steps // SAVES, 1))
 
     def count_repeated(self, steps: int) -> tuple[int, int]:
         """How many steps of a stage find their samples encoded, those of later epochs, and the bytes that takes."""
@@ -328,8 +324,5 @@ class Healer:
 def _find_prefixes(student: Student, dense: Dense) -> dict[str, str]:
     """Prefix of each of the student's layers -> that of the dense layer it is."""
 
-    def find(model: nn.Module, layers: nn.ModuleList) -> str:
-        return next(name for name, module in model.named_modules() if module is layers)
-
-    here, there = find(student.model, student.layers), find(dense.model, dense.layers)
+    here, there = find_prefix(student.model, student.layers), find_prefix(dense.model, dense.layers)
     return {f"{here}.{position}.": f"{there}.{layer}." for position, layer in enumerate(student.dense_index)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from interlace_cli.data.rows import Encoded, Row, pack, pad
-from interlace_cli.families.packing import SEGMENTS, register_segments
+from interlace_cli.families.packing import SEGMENTS, SegmentsError, register_segments
 from interlace_cli.healing.head import LogitsLoss
 
 SAMPLES = 3
@@ -44,8 +44,8 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
             packed = _run(model, pack(probe), dtype)
         except torch.OutOfMemoryError:
             raise
-        # Whatever a model or an attention raises at a row that it does not understand: it is not packed then.
-        except Exception:
+        # What models and attentions raise at a row that they do not understand.
+        except (SegmentsError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ImportError):
             continue
         if packed.shape == alone.shape and _differ(packed, alone) < TOLERANCE[dtype]:
             return Layout(attention)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from interlace_cli.data.rows import Encoded, Row
 from interlace_cli.domain.progress import Advance
+from interlace_cli.families.replay import Stop
 from interlace_cli.healing.meeting import LocalSpan
 from interlace_cli.healing.step import sum_errors
-from interlace_cli.healing.teacher import Call, Stop, tapped
+from interlace_cli.healing.teacher import Call, tapped
 
 CHUNK = 1 << 32
 MAX_NORM = 1.0

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from interlace_cli.healing.objective import Stage, parse_objective
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TORCH_ENGINES = ("auto", "ddp", "fsdp")
+DEEPSPEED_ENGINES = ("zero2", "zero3", "zero3-offload")
+SAVES = 20
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,18 @@ class Execution:
     gradient_checkpointing: bool = False
     save_every: int = 0
     report_to: str = "none"
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Also where `engine` is a config file."""
+        return self.engine not in TORCH_ENGINES
+
+    def choose_save_every(self, steps: int) -> int:
+        """Steps between two saves of a stage of `steps`."""
+        return self.save_every or max(steps // SAVES, 1)
+
+    def describe_state(self, processes: int) -> str:
+        """What the saved state of unfinished healing can be read by: whole tensors, or one engine's own shards."""
+        if self.engine in ("auto", "ddp"):
+            return "whole"
+        return f"{self.engine}/{processes}" if self.uses_deepspeed else self.engine

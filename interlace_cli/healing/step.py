@@ -15,7 +15,7 @@ one on; P_b lie below it), V H of the head, and N tokens of which K have a label
           + (4 + 4 + 8) P_t                master weights, gradients and AdamW's moments of tuned ones, in float32
           + activations of N tokens in the layers from the first tuned one on, or, checkpointed, 2 N H for each
 
-`estimate.py` evaluates it; `tests/unit/test_step.py` counts the FLOPs of a real step beside it.
+`cost.py` evaluates it; `tests/unit/test_step.py` counts the FLOPs of a real step beside it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.data.rows import Row
+from interlace_cli.families.replay import Stop
 from interlace_cli.healing.head import HeadLoss, LogitsLoss
 from interlace_cli.healing.objective import Stage
-from interlace_cli.healing.teacher import Stop, tapped
+from interlace_cli.healing.teacher import tapped
 
 
 @dataclass(frozen=True)

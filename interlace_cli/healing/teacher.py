@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.families.modules import get_hidden
-
-
-class Stop(Exception):  # noqa: N818 - not an error
-    """Raised where the rest of a forward is of no use."""
+from interlace_cli.families.replay import Stop
 
 
 def share_frozen(student: nn.Module, teacher: nn.Module, rename: Mapping[str, str]) -> int:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from interlace_cli.data.rows import Encoded, EncodedSteps, Row
 from interlace_cli.domain.progress import Advance
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import mark_complete
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 transformers = import_transformers()
 TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
 WORKERS = 4
-SAVES = 20
 
 
 class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -211,6 +210,19 @@ class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-define
             self.advance(1, f"loss {logs['loss']:.4f}")
 
 
+def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -> None:
+    """Raises UsageError for an optimizer or a tracker that the Trainer does not have, or not here."""
+    try:
+        arguments = build_arguments(recipe, how, 1, folder, device)
+        transformers.Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"--optim {recipe.optim} cannot be used here: {error}") from error
+    try:
+        transformers.integrations.get_reporting_integration_callbacks(arguments.report_to)
+    except ValueError as error:
+        raise UsageError(f"--report-to: {error}") from error
+
+
 def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advance) -> list[float]:
     """Runs the Trainer, from `checkpoint` on if there is one. Returns the loss of each step."""
     trainer.add_callback(_Progress(advance))
@@ -242,7 +254,7 @@ def build_arguments(
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=how.save_every or max(steps // SAVES, 1),
+        save_steps=how.choose_save_every(steps),
         # While the newest is being written, the one before it is the complete one.
         save_total_limit=2,
         # The steps that are done are left out by the dataset itself.

@@ -20,8 +20,7 @@ GRACE = 20.0
 
 def run_processes(words: Sequence[str], count: int, stdout: int | None = None) -> int:
     """Runs `interlace WORDS` in `count` processes; the first one speaks, on the open file `stdout` if that is given.
-    Returns 0, or the code of the first that
-    failed, whose words are then shown."""
+    Returns 0, or the code of the first that failed, whose words are then shown."""
     port = _find_free_port()
     started: list[tuple[subprocess.Popen[bytes], Log]] = []
     try:

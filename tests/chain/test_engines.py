@@ -188,3 +188,33 @@ def test_analysis_over_two_processes_is_the_same_to_the_byte(
     for name in ("analysis.json", "analysis.safetensors"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     assert len(list((tmp_path / "2").iterdir())) == 2
+
+
+def test_slurms_words_are_understood(chain_model: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """`srun` starts every process by itself."""
+    words = [sys.executable, "-m", "interlace_cli", "analyze", str(chain_model), "--dataset", str(small_dataset)]
+    words += ["--out", str(tmp_path / "analysis.json"), "--device", "cpu"]
+    shared = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29612"}
+    running = [
+        subprocess.Popen(
+            words,
+            env={**os.environ, **shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert "analysis.json" in said[0][0]
+    assert not said[1][0], "the first one speaks"
+
+
+def test_an_estimate_of_two_processes(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        call(pruned, small_dataset, tmp_path / "out", "--estimate"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 9
+    assert not list(tmp_path.iterdir())

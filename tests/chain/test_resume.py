@@ -17,7 +17,7 @@ import torch
 from interlace_cli.core.finetune import heal_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE, State
 from interlace_cli.healing.trainer import HealingTrainer
@@ -101,6 +101,11 @@ def test_an_incomplete_checkpoint_is_not_gone_on_from(pruned: Path, small_datase
     (left,) = tmp_path.glob(".out.healing-*")
     saved = sorted(path.name for path in left.glob("stage-0/checkpoint-*"))
     assert saved == ["checkpoint-3", "checkpoint-6"], "older ones are pruned"
+    tuned = torch.load(left / "stage-0/checkpoint-6/tuned.pt")
+    moments = torch.load(left / "stage-0/checkpoint-6/optimizer.pt")["state"].values()
+    assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}
+    assert {name.split(".layers.")[1][0] for name in tuned} == {"2", "4"}, "masters and moments of tuned layers alone"
+    assert sum(m["exp_avg"].numel() for m in moments) == sum(tensor.numel() for tensor in tuned.values())
     (left / "stage-0/checkpoint-6" / COMPLETE).unlink()
     (left / "stage-0/checkpoint-6/optimizer.pt").unlink()
     state = State(tmp_path / "out", left.name.rpartition("-")[2])
@@ -127,6 +132,40 @@ def stop_after(steps: int, pruned: Path, dataset: Path, out: Path, recipe: Recip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HealingTrainer, "training_step", step)
         heal_model(pruned, dataset, out, recipe, Silent(), tune_layers=TUNE, how=Execution(save_every=3))
+
+
+def test_a_state_is_gone_on_from_by_what_can_read_it() -> None:
+    """The Trainer goes on without an optimizer's state that it does not find, to other weights."""
+    kinds = {name: Execution(engine=name).describe_state(2) for name in ("auto", "ddp", "fsdp", "zero2", "zero3")}
+    assert kinds["auto"] == kinds["ddp"]
+    assert len(set(kinds.values())) == 4
+    assert Execution(engine="zero3").describe_state(4) != kinds["zero3"]
+
+
+def test_shards_of_another_engine_are_left_alone(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(8, pruned, small_dataset, tmp_path / "out", RECIPE)
+    (left,) = tmp_path.glob(".out.healing-*")
+    lines = Lines()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Execution, "describe_state", lambda how, processes: "shards")
+        heal_model(pruned, small_dataset, tmp_path / "out", RECIPE, lines, tune_layers=TUNE)
+    assert not [line for line in lines.lines if "going on" in line]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"optim": "adam"}, "--optim adam cannot be used here"), ({"report_to": "paper"}, "--report-to: paper is not")],
+)
+def test_what_the_trainer_does_not_have_is_said_before_the_model_is_loaded(
+    change: dict[str, str], message: str, pruned: Path, small_dataset: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("interlace_cli.io.models.load_model", None)
+    recipe = Recipe(**{**vars(RECIPE), **{name: value for name, value in change.items() if name == "optim"}})
+    how = Execution(report_to=change.get("report_to", "none"))
+    with pytest.raises(UsageError, match=message):
+        heal_model(pruned, small_dataset, tmp_path / "out", recipe, Silent(), tune_layers=TUNE, how=how)
 
 
 class Lines(Silent):
