@@ -44,6 +44,11 @@ class DatasetError(InterlaceError):
     """A source has no record that can be used, or a dataset folder is broken."""
 
 
+class UnusableRecordError(Exception):
+    """A record of a source cannot be used; the message is the reason, short enough to count by. Never reaches a user:
+    what reads records turns it into an entry of the manifest."""
+
+
 class RatioError(UsageError):
     """A plan cannot drop as many layers as was asked for."""
 

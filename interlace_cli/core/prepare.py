@@ -1,40 +1,48 @@
-"""`prepare`: a reproducible sample of conversations with images, split so that no image is in two splits."""
+"""`prepare`: a reproducible sample of conversations with images, split so that no image is in two splits.
+
+Records are read unit by unit, several at a time, into a folder beside the dataset, which an interrupted call goes on
+from (`data/staging.py`); when all are there, splits are decided and the dataset is written.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from interlace_cli.data.source import RawRecord, Selection
-from interlace_cli.data.sources import open_source
-from interlace_cli.domain.dataset import SPLITS, Manifest, Sample, Skipped, SplitFacts
+from interlace_cli.data.sampling import CLUSTERS
+from interlace_cli.data.source import Draw, Selection, Source
+from interlace_cli.data.sources import Place, open_source
+from interlace_cli.data.splitting import assign_splits, order_by_image
+from interlace_cli.data.staging import Staged, Staging, stage_units
+from interlace_cli.data.tables import describe_key
+from interlace_cli.domain.dataset import SPLITS, Manifest, Sample, Skipped, SourceDraw, SplitFacts
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.artifacts import build_origin, save_artifact
-from interlace_cli.io.datasets import MANIFEST, encode_samples, find_image_format
-from interlace_cli.io.files import folder_being_made, hash_bytes, hash_file
+from interlace_cli.io.datasets import DATA, MANIFEST, hash_samples
+from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, hash_file
+from interlace_cli.io.sample_tables import ImageStore, SampleWriter
 
-IMAGE_MARK = "<image>"
+THREADS = 8
 
 
-def build_settings(source: str, selection: Selection) -> Settings:
+def build_settings(source: str, selection: Selection, place: Place = Place()) -> Settings:  # noqa: B008
     """Everything the sample depends on beside the source; the source by its name, not its path."""
-    return {
-        "source": Path(source).name,
-        "portion": selection.portion,
-        "max_samples": selection.max_samples,
-        "holdout": selection.holdout,
-        "calibration": selection.calibration,
-        "seed": selection.seed,
-    }
+    own = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(selection).items()}
+    own["ratings"] = dict(selection.ratings)
+    return {"source": Path(source).name, "revision": place.revision, **own}
 
 
 def hash_source(source: str) -> dict[str, str]:
-    """What a dataset is made from: the local file's sha256; the demo needs none."""
+    """What a dataset is made from: a local file's sha256, of a folder that of its files' names and sizes; what is on
+    the Hub is known by its commit."""
     path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listing = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files)
+        return {"source": hash_bytes(listing.encode())}
     return {"source": hash_file(path)} if path.is_file() else {}
 
 
@@ -43,141 +51,118 @@ def prepare_dataset(
     out: Path,
     selection: Selection,
     progress: Progress,
-    image_root: Path | None = None,
+    place: Place = Place(),  # noqa: B008
     force: bool = False,
+    threads: int = THREADS,
 ) -> Manifest:
     """Reads `selection` of the source and writes the dataset folder `out`.
 
-    Records that cannot be used are listed in the manifest with the reason. Raises DatasetError if none can be used.
+    Records that cannot be used are counted in the manifest with the reason. Raises DatasetError if none can be used.
     """
-    source = open_source(source_name, image_root)
-    skipped: list[Skipped] = []
-    samples: list[Sample] = []
-    own_splits: dict[str, str] = {}
-    used: Counter[str] = Counter()
+    check_free(out, force)
+    source = open_source(source_name, place)
+    draw = source.draw(selection)
+    for line in (describe_draw(source, draw), *draw.notes):
+        if line:
+            progress.say(line)
+    settings, inputs = build_settings(source_name, selection, place), hash_source(source_name)
+    key = hash_bytes(repr((settings, inputs, source.revision, describe_key(draw.units))).encode())[:16]
+    staging = Staging(out, key)
+    staged = stage_units(source, draw, selection, staging, progress, threads)
+    if not staged.samples:
+        reason = Counter({item.reason: item.count for item in staged.skipped}).most_common(1)
+        why = f"the most frequent reason is: {reason[0][0]}" if reason else "it is empty"
+        staging.clear()
+        raise DatasetError(f"{source_name} has no record that can be used; {why}.", "See the format in the README.")
     with folder_being_made(out, force) as draft:
-        (draft / "images").mkdir()
-        total = source.count(selection)
-        with progress.task("prepare", total, "records") as advance:
-            for record in source.iter_records(selection):
-                kept = record if isinstance(record, Skipped) else _store(record, source.name, draft)
-                if isinstance(kept, Skipped):
-                    skipped.append(kept)
-                else:
-                    kept = kept.model_copy(update={"id": _make_unique(kept.id, used)})
-                    samples.append(kept)
-                    if isinstance(record, RawRecord) and record.split:
-                        own_splits[kept.id] = record.split
-                advance()
-        if not samples:
-            reason = Counter(item.reason for item in skipped).most_common(1)
-            why = f"the most frequent reason is: {reason[0][0]}" if reason else "it is empty"
-            raise DatasetError(f"{source_name} has no record that can be used; {why}.", "See the format in the README.")
-        splits = own_splits or assign_splits(samples, selection)
-        manifest = _write_splits(
-            draft,
-            samples,
-            splits,
-            skipped,
-            source.name,
-            build_settings(source_name, selection),
-            hash_source(source_name),
+        splits = _decide_splits(staged, selection)
+        facts = _write_splits(draft, splits, staging, progress)
+        manifest = Manifest(
+            kind=Manifest.KIND,
+            schema_version=Manifest.SCHEMA,
+            created_by=build_origin("prepare", settings),
+            inputs=inputs,
+            source=source.name,
+            location=source.location,
+            revision=source.revision,
+            selection=draw.method,
+            draws=list(draw.parts),
+            splits=facts,
+            kinds=dict(Counter(sample.kind for samples in splits.values() for sample in samples)),
+            skipped=_count(staged.skipped),
+            skipped_records=staged.skipped[: Manifest.LISTED],
         )
         save_artifact(manifest, draft / MANIFEST)
+    staging.clear()
     return manifest
 
 
-def assign_splits(samples: Sequence[Sample], selection: Selection) -> dict[str, str]:
-    """Sample id -> split. Samples that share an image, directly or through others, stay together.
+def draw_source(source_name: str, selection: Selection, place: Place) -> SourceDraw:
+    """What would be read."""
+    source = open_source(source_name, place)
+    draw = source.draw(selection)
+    return SourceDraw(
+        source=source.name,
+        revision=source.revision,
+        selection=draw.method,
+        records=draw.records,
+        draws=list(draw.parts),
+        description=" ".join(line for line in (describe_draw(source, draw), *draw.notes) if line),
+    )
 
-    The groups are put in an order by a hash of the seed; the first `holdout` of them are held out, then `calibration`
-    of what is left. With three groups or more no split that is wanted stays empty.
-    """
-    groups = _group_by_image(samples)
-    order = sorted(groups, key=lambda key: hashlib.sha256(f"{selection.seed}/{key}".encode()).digest())
-    least = 1 if len(order) >= 3 else 0
-    heldout = max(round(selection.holdout * len(order)), least if selection.holdout else 0)
-    rest = len(order) - heldout
-    calibration = max(round(selection.calibration * rest), least if selection.calibration else 0)
-    result = {}
-    for place, key in enumerate(order):
-        split = "heldout" if place < heldout else "calibration" if place < heldout + calibration else "train"
-        result.update(dict.fromkeys(groups[key], split))
+
+def describe_draw(source: Source, draw: Draw) -> str:
+    """How much will be read, and what kind of sample that is; nothing for sources that are read whole."""
+    if not draw.parts:
+        return ""
+    total = sum(part.bytes for part in draw.parts)
+    files, groups = sum(part.files for part in draw.parts), sum(part.groups for part in draw.parts)
+    available = sum(part.available for part in draw.parts)
+    size = f"{total / 1e9:,.1f} GB" if total >= 1e9 else f"{total / 1e6:,.1f} MB"
+    kind = (
+        " This is a cluster sample: every record is equally likely, but records come in runs from few row groups, so"
+        " that they are more alike than as many drawn one by one (--selection uniform, which reads more)."
+        if draw.method == CLUSTERS
+        else ""
+    )
+    return (
+        f"{source.name}: {draw.records:,} of {available:,} records, from {groups:,} row groups of {files:,} files;"
+        f" {size} to read.{kind}"
+    )
+
+
+def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[Sample]]:
+    """Split -> samples, those that share images next to each other."""
+    own = staged.splits
+    splits = own or assign_splits(staged.samples, selection)
+    result: dict[str, list[Sample]] = {}
+    for split in SPLITS:
+        members = [sample for sample in staged.samples if splits[sample.id] == split]
+        if split == "heldout":
+            members = [sample for sample in members if sample.id not in staged.unasked]
+        result[split] = order_by_image(members)
     return result
 
 
-def _group_by_image(samples: Sequence[Sample]) -> dict[str, list[str]]:
-    """Union-find over images: group key (its first image, or the id of a text sample) -> sample ids."""
-    parent: dict[str, str] = {}
-
-    def find(image: str) -> str:
-        while parent.setdefault(image, image) != image:
-            parent[image] = parent[parent[image]]
-            image = parent[image]
-        return image
-
-    for sample in samples:
-        for image in sample.image[1:]:
-            first, second = sorted((find(sample.image[0]), find(image)))
-            parent[second] = first
-    groups: dict[str, list[str]] = {}
-    for sample in samples:
-        groups.setdefault(find(sample.image[0]) if sample.image else sample.id, []).append(sample.id)
-    return groups
-
-
-def _store(record: RawRecord, source: str, draft: Path) -> Sample | Skipped:
-    """Writes the record's images, named by content, and returns it as a sample."""
-    formats = [find_image_format(data) for data in record.images]
-    if None in formats:
-        return Skipped(record=record.id, reason="image does not open")
-    turns = [
-        turn.model_copy(update={"value": turn.value.replace(IMAGE_MARK, "").strip()}) for turn in record.conversations
-    ]
-    if any(not turn.value for turn in turns):
-        return Skipped(record=record.id, reason="a turn has no text beside the image")
-    paths = []
-    for data, suffix in zip(record.images, formats, strict=True):
-        paths.append(f"images/{hash_bytes(data)[:32]}.{suffix}")
-        if not (draft / paths[-1]).exists():
-            (draft / paths[-1]).write_bytes(data)
-    return Sample(id=record.id, image=paths, conversations=turns, source=record.part or source, kind=record.kind)
-
-
-def _make_unique(name: str, used: Counter[str]) -> str:
-    """Ids are the source's own, and nothing keeps a source from using one twice: the second `x` becomes `x#2`."""
-    unique = name
-    while used[unique]:
-        used[name] += 1
-        unique = f"{name}#{used[name]}"
-    used[unique] += 1
-    return unique
-
-
 def _write_splits(
-    draft: Path,
-    samples: list[Sample],
-    splits: dict[str, str],
-    skipped: list[Skipped],
-    source: str,
-    settings: Settings,
-    inputs: dict[str, str],
-) -> Manifest:
+    draft: Path, splits: dict[str, list[Sample]], staging: Staging, progress: Progress
+) -> dict[str, SplitFacts]:
     facts = {}
-    for split in SPLITS:
-        members = [sample for sample in samples if splits[sample.id] == split]
-        data = encode_samples(members)
-        (draft / f"{split}.jsonl").write_bytes(data)
-        images = {path for sample in members for path in sample.image}
-        facts[split] = SplitFacts(samples=len(members), images=len(images), sha256=hash_bytes(data))
-    return Manifest(
-        kind=Manifest.KIND,
-        schema_version=Manifest.SCHEMA,
-        created_by=build_origin("prepare", settings),
-        inputs=inputs,
-        source=source,
-        splits=facts,
-        kinds=dict(Counter(sample.kind for sample in samples)),
-        skipped=dict(Counter(item.reason for item in skipped)),
-        skipped_records=skipped,
-    )
+    store = ImageStore(staging.find_files())
+    with progress.task("write", sum(map(len, splits.values())), "samples") as advance:
+        for split, samples in splits.items():
+            writer = SampleWriter(draft / DATA, split)
+            for sample in samples:
+                writer.add(sample, {name: store.load(name) for name in sample.image})
+                advance()
+            writer.close()
+            images = {name for sample in samples for name in sample.image}
+            facts[split] = SplitFacts(samples=len(samples), images=len(images), sha256=hash_samples(samples))
+    return facts
+
+
+def _count(skipped: list[Skipped]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for item in skipped:
+        counts[item.reason] += item.count
+    return dict(counts)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from io import BytesIO
 
-from interlace_cli.data.source import RawRecord, Selection, Split
+from interlace_cli.data.source import Draw, RawRecord, Selection, Split, Unit
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import Picture, build_picture, draw, is_heldout
 from interlace_cli.domain.dataset import Skipped, Turn
@@ -22,15 +22,17 @@ class DemoSource:
     """SIZE samples by default; a smaller portion takes fewer of them, never other ones."""
 
     name = "demo"
+    location: str | None = None
+    revision: str | None = None
 
-    def count(self, selection: Selection) -> int:
-        """How many samples the selection takes."""
-        return selection.count(SIZE)
+    def draw(self, selection: Selection) -> Draw:
+        """All in one unit: no picture is drawn twice, so each has to know those before."""
+        return Draw([Unit("demo", selection.count(SIZE))])
 
-    def iter_records(self, selection: Selection) -> Iterator[RawRecord | Skipped]:
+    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
         """The samples, each from a seed of its own."""
         kinds, seen = list(KINDS.values()), set[Picture]()
-        for index in range(self.count(selection)):
+        for index in range(unit.records):
             rng = random.Random(f"demo/{selection.seed}/{index}")
             split = _choose_split(rng.random(), selection)
             kind = kinds[index % len(kinds)]

@@ -1,5 +1,4 @@
-"""A local file in the released format: a JSON list, or JSONL, of
-`{"image": path or list, "conversations": [{"from": "human|gpt|system", "value": ...}]}`.
+"""A local JSON list, or JSONL, of conversations about images, in any of the layouts of `data/columns.py`.
 
 Image paths are relative to the file's folder, or to `--image-root`, and may not lead out of it.
 """
@@ -8,88 +7,58 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.data.source import RawRecord, Selection
-from interlace_cli.domain.dataset import Skipped, Turn
-from interlace_cli.errors import DatasetError
+from interlace_cli.data.columns import find_images
+from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
+from interlace_cli.data.tables import read_conversation
+from interlace_cli.domain.dataset import Skipped
+from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.files import parse_json
-
-SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
-
-
-class UnusableRecordError(Exception):
-    """A record cannot be used; the message is the reason, short enough to count by."""
+from interlace_cli.io.paths import read_inside
 
 
 class LocalSource:
     """Reads the whole file once; images only of the records that are wanted."""
+
+    location: str | None = None
+    revision: str | None = None
 
     def __init__(self, path: Path, image_root: Path | None = None) -> None:
         self.name = path.name
         self.root = (image_root or path.parent).resolve()
         self.lines = _read_records(path)
 
-    def count(self, selection: Selection) -> int:
-        """How many records the selection takes."""
-        return selection.count(len(self.lines))
-
-    def iter_records(self, selection: Selection) -> Iterator[RawRecord | Skipped]:
+    def draw(self, selection: Selection) -> Draw:
         """The chosen records in the order of the file."""
-        for index in selection.choose(len(self.lines)):
+        return Draw(divide("records", selection.choose(len(self.lines))))
+
+    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
+        """Some of the chosen records."""
+        for index in unit.content:
             where, data = self.lines[index]
             try:
-                yield self._build_record(where, data)
+                record = self._build_record(where, data, selection)
             except UnusableRecordError as error:
                 yield Skipped(record=where, reason=str(error))
+                continue
+            yield keep_record(record, selection.max_images, selection.max_messages)
 
-    def _build_record(self, where: str, data: Any) -> RawRecord:
+    def _build_record(self, where: str, data: Any, selection: Selection) -> RawRecord:
         if isinstance(data, UnusableRecordError):
             raise data
         if not isinstance(data, dict):
             raise UnusableRecordError("not an object")
-        images = data.get("image", data.get("images"))
-        images = [] if images is None else [images] if isinstance(images, str) else images
-        if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+        low = find_low_rating(data, selection.ratings)
+        if low is not None:
+            raise UnusableRecordError(low)
+        names = find_images(data)
+        if not all(isinstance(name, str) for name in names):
             raise UnusableRecordError("field image is neither a path nor a list of paths")
-        turns = _build_turns(data.get("conversations"))
-        kind = data.get("kind", "all")
-        if not isinstance(kind, str):
-            raise UnusableRecordError("field kind is not text")
-        return RawRecord(str(data.get("id", where)), tuple(map(self._read_image, images)), turns, kind)
-
-    def _read_image(self, name: str) -> bytes:
-        try:
-            path = (self.root / name).resolve()
-            if not path.is_relative_to(self.root):
-                raise UnusableRecordError("image path leads out of the folder")
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise UnusableRecordError("image file is missing") from error
-        # A name with a null byte in it is a ValueError.
-        except (OSError, ValueError) as error:
-            raise UnusableRecordError("image file cannot be read") from error
-
-
-def _build_turns(data: Any) -> tuple[Turn, ...]:
-    if not isinstance(data, list) or not data:
-        raise UnusableRecordError("field conversations is missing or empty")
-    turns = []
-    for item in data:
-        speaker = SPEAKERS.get(str(item.get("from"))) if isinstance(item, dict) else None
-        if speaker is None:
-            raise UnusableRecordError("a turn's from is not human, gpt or system")
-        if not isinstance(item.get("value"), str) or not item["value"].strip():
-            raise UnusableRecordError("a turn has no text")
-        turns.append(Turn.model_validate({"from": speaker, "value": item["value"]}))
-    spoken = [turn.speaker for turn in turns if turn.speaker != "system"]
-    if spoken[:2] != ["human", "gpt"] or any(a == b for a, b in pairwise(spoken)):
-        raise UnusableRecordError("turns do not alternate, human first")
-    if any(turn.speaker == "system" for turn in turns[1:]):
-        raise UnusableRecordError("a system turn is not the first")
-    return tuple(turns)
+        made = read_conversation(data, str(data.get("id", where)), ())[0]
+        return made.with_images(tuple(read_inside(self.root, name) for name in names))
 
 
 def _read_records(path: Path) -> list[tuple[str, Any]]:

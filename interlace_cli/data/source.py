@@ -1,13 +1,14 @@
-"""What a source is: something that yields raw records, or says why one cannot be used."""
+"""What a source is: something that says which units of work a selection comes to, and yields the records of each."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
-from interlace_cli.domain.dataset import Skipped, Turn
+from interlace_cli.data.sampling import CLUSTERS
+from interlace_cli.domain.dataset import PartDraw, Skipped, Turn
 
 Split = Literal["train", "calibration", "heldout"]
 
@@ -15,7 +16,8 @@ Split = Literal["train", "calibration", "heldout"]
 @dataclass(frozen=True)
 class RawRecord:
     """A conversation with the bytes of its images. `part` names the part of the source that it is from, if it has
-    parts; `split` is set by sources that come with splits of their own."""
+    parts; `split` is set by sources that come with splits of their own. `is_asked`: whether `eval` is to ask it; of a
+    question's several answers one is. The rest is as in `Sample`."""
 
     id: str
     images: tuple[bytes, ...]
@@ -23,21 +25,46 @@ class RawRecord:
     kind: str = "all"
     split: Split | None = None
     part: str | None = None
+    metric: str = "exact_match"
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    is_asked: bool = True
+
+    def with_kind(self, kind: str) -> RawRecord:
+        """The same of another kind."""
+        return replace(self, kind=kind)
+
+    def with_images(self, images: tuple[bytes, ...]) -> RawRecord:
+        """The same with these images."""
+        return replace(self, images=images)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which part of a source to read. `holdout` and `calibration` are for sources that split for themselves."""
+    """Which part of a source to read, and what of a record to keep.
 
-    portion: float = 1.0
+    `portion` None: the source's own. `method`: see `data/sampling.py`. `holdout` and `calibration` are for sources that
+    split for themselves. `ratings`: `(name, lowest)` of the source's own rating columns. `max_images`: a record with
+    more is left out; `max_messages`: turns are kept until an answer brings their number to so many or more; None: the
+    source's own.
+    """
+
+    portion: float | None = None
     max_samples: int | None = None
     holdout: float = 0.1
     calibration: float = 0.1
     seed: int = 0
+    method: str = CLUSTERS
+    subsets: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    ratings: tuple[tuple[str, int], ...] = ()
+    max_images: int | None = None
+    max_messages: int | None = None
+    hub_split: str | None = None
 
     def count(self, available: int) -> int:
         """How many of `available` records are wanted."""
-        wanted = round(self.portion * available)
+        wanted = round((1.0 if self.portion is None else self.portion) * available)
         return wanted if self.max_samples is None else min(wanted, self.max_samples)
 
     def choose(self, available: int) -> list[int]:
@@ -45,15 +72,62 @@ class Selection:
         return sorted(random.Random(f"select/{self.seed}").sample(range(available), self.count(available)))
 
 
-class Source(Protocol):
-    """`name` stands in the manifest and in each sample."""
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a source that is read at once, by one thread: `content` is the source's own. Units share nothing."""
 
     name: str
+    records: int
+    content: Any = None
 
-    def iter_records(self, selection: Selection) -> Iterator[RawRecord | Skipped]:
-        """The records of `selection`, in an order that the selection alone decides."""
+
+@dataclass(frozen=True)
+class Draw:
+    """What a selection of a source comes to. `method` is None where there was nothing to draw; `notes` are sentences
+    for people."""
+
+    units: Sequence[Unit]
+    method: str | None = None
+    parts: Sequence[PartDraw] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def records(self) -> int:
+        """In all units."""
+        return sum(unit.records for unit in self.units)
+
+
+class Source(Protocol):
+    """`name` stands in the manifest and in each sample; `location` and `revision` say where on the Hub it is, if it
+    is."""
+
+    @property
+    def name(self) -> str:
+        """The name in the manifest."""
         ...
 
-    def count(self, selection: Selection) -> int:
-        """How many `iter_records` will yield."""
+    @property
+    def location(self) -> str | None:
+        """The Hub id."""
         ...
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the Hub."""
+        ...
+
+    def draw(self, selection: Selection) -> Draw:
+        """The units of `selection`, which it alone decides."""
+        ...
+
+    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
+        """The records of one unit in an order of their own. Called from several threads."""
+        ...
+
+
+def divide(name: str, indices: Sequence[int], size: int = 256) -> list[Unit]:
+    """Indices of records -> units of at most `size`; the content of each is its indices."""
+    return [
+        Unit(f"{name} {start}", len(indices[start : start + size]), tuple(indices[start : start + size]))
+        for start in range(0, len(indices), size)
+    ]

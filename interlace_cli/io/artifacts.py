@@ -14,6 +14,7 @@ from interlace_cli.errors import ArtifactError
 from interlace_cli.io.files import write_atomically
 
 A = TypeVar("A", bound=Artifact)
+R = TypeVar("R", bound=Record)
 MOST_FAULTS = 3
 
 
@@ -60,6 +61,14 @@ def load_artifact(path: Path, cls: type[A]) -> A:
         return cls.model_validate(data)
     except ValidationError as error:
         raise ArtifactError(f"{path}: {describe_validation(error)}.", "Correct the file or make it again.") from error
+
+
+def load_record(path: Path, cls: type[R]) -> R:
+    """A record of our own that is no artifact. Raises ArtifactError."""
+    try:
+        return cls.model_validate(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is broken.", "Remove it.") from error
 
 
 def describe_validation(error: ValidationError) -> str:

@@ -63,6 +63,11 @@ class Checkpoint:
     metadata: dict[str, dict[str, str]]
 
     @property
+    def revision(self) -> str | None:
+        """The commit on the Hub, of a folder that the Hub's library downloaded."""
+        return self.path.name if self.path.parent.name == "snapshots" else None
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all tensors on disk."""
         return sum(tensor.bytes for tensor in self.tensors.values())

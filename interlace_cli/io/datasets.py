@@ -1,31 +1,37 @@
-"""A prepared dataset on disk: `manifest.json`, one JSONL file a split in the released format, `images/` by content."""
+"""A prepared dataset on disk: `manifest.json`, and `data/<split>-00000-of-00001.parquet` (io/sample_tables.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
-from pydantic import ValidationError
 
 from interlace_cli.domain.dataset import Manifest, Sample
 from interlace_cli.errors import DatasetError
-from interlace_cli.io.artifacts import describe_validation, load_artifact
+from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.files import hash_bytes, hash_file
+from interlace_cli.io.images import decode_image
+from interlace_cli.io.sample_tables import ImageStore, read_samples
 from interlace_cli.io.workspace import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MANIFEST = "manifest.json"
+DATA = "data"
 _LARGER = {"calibration": "with a larger --calibration", "heldout": "with a larger --holdout"}
 
 
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of the prepared dataset `folder`."""
     require(folder)
-    return load_artifact(folder / MANIFEST, Manifest)
+    manifest = load_artifact(folder / MANIFEST, Manifest)
+    if manifest.schema_version < Manifest.SCHEMA:
+        raise DatasetError(f"{folder} was prepared by an earlier interlace.", "Run `interlace prepare --force` again.")
+    return manifest
 
 
 def hash_dataset(folder: Path) -> str:
@@ -36,38 +42,39 @@ def hash_dataset(folder: Path) -> str:
 
 def load_split(folder: Path, split: str) -> list[Sample]:
     """The samples of one split. Raises DatasetError if there are none, or if they are not those of the manifest."""
-    manifest = load_manifest(folder)
-    path = folder / f"{split}.jsonl"
-    facts = manifest.splits.get(split)
+    facts = load_manifest(folder).splits.get(split)
     if facts is None or not facts.samples:
         fix = _LARGER.get(split, "with more records")
         raise DatasetError(f"{folder} has no {split} samples.", f"Run `interlace prepare` again {fix}.")
-    data = path.read_bytes() if path.exists() else b""
-    if hash_bytes(data) != facts.sha256:
-        raise DatasetError(f"{path} is not the file that manifest.json speaks of.", "Run `interlace prepare` again.")
-    try:
-        return [Sample.model_validate(orjson.loads(line)) for line in data.splitlines()]
-    except orjson.JSONDecodeError as error:
-        raise DatasetError(f"{path} has a line that is not JSON: {error}.", "Run `interlace prepare` again.") from error
-    except ValidationError as error:
-        raise DatasetError(f"{path}: {describe_validation(error)}.", "Run `interlace prepare` again.") from error
+    samples = [sample for path in find_files(folder, split) for sample in read_samples(path)]
+    if hash_samples(samples) != facts.sha256:
+        raise DatasetError(
+            f"the {split} samples in {folder / DATA} are not those that manifest.json speaks of.",
+            "Run `interlace prepare` again.",
+        )
+    return samples
 
 
-def encode_samples(samples: Iterable[Sample]) -> bytes:
-    """JSONL, one sample a line, keys sorted."""
+def find_files(folder: Path, split: str = "*") -> list[Path]:
+    """The Parquet files of a split, in order, or of all."""
+    return sorted((folder / DATA).glob(f"{split}-*-of-*.parquet"))
+
+
+def hash_samples(samples: Iterable[Sample]) -> str:
+    """sha256 over the samples as JSON lines with sorted keys."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
-    return b"".join(orjson.dumps(sample.model_dump(by_alias=True), option=options) for sample in samples)
+    return hash_bytes(b"".join(orjson.dumps(sample.model_dump(by_alias=True), option=options) for sample in samples))
 
 
 def load_images(folder: Path, sample: Sample) -> list[Image]:
-    """The sample's images in RGB."""
-    from PIL import Image as PilImage
-
+    """The sample's images in RGB. Raises DatasetError if one is missing or does not open."""
+    if not sample.image:
+        return []
+    store = _open_store(folder, (folder / MANIFEST).stat().st_mtime_ns)
     images = []
     for name in sample.image:
         try:
-            with PilImage.open(folder / name) as image:
-                images.append(image.convert("RGB"))
+            images.append(decode_image(store.load(name)))
         except OSError as error:
             raise DatasetError(
                 f"image {name} of sample {sample.id} in {folder} does not open.", "Run `interlace prepare` again."
@@ -75,19 +82,7 @@ def load_images(folder: Path, sample: Sample) -> list[Image]:
     return images
 
 
-def find_image_format(data: bytes) -> str | None:
-    """`png`, `jpeg` ... of an image that decodes from end to end; None for anything else."""
-    import warnings
-    from io import BytesIO
-
-    from PIL import Image as PilImage
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PilImage.DecompressionBombWarning)
-            with PilImage.open(BytesIO(data)) as image:
-                image.load()
-                return (image.format or "image").lower()
-    # Pillow's decoders raise whatever they please on broken files; all of it means that the image does not open.
-    except Exception:
-        return None
+@lru_cache(maxsize=4)
+def _open_store(folder: Path, version: int) -> ImageStore:
+    del version
+    return ImageStore(find_files(folder))

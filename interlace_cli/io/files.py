@@ -42,7 +42,7 @@ def _digest(file: object) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes under a temporary name in the same folder, fsyncs, renames. Raises InterlaceError where it cannot."""
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -65,14 +65,14 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
     """
     check_free(path, force)
     is_new = not path.parent.exists()
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{_here()}.{os.getpid()}."))
         os.chmod(draft, 0o777 & ~_umask())
     try:
         yield draft
-        with _explained(path):
+        with explained(path):
             if path.exists():
                 old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
                 os.replace(path, old / "replaced")
@@ -97,7 +97,8 @@ def check_free(path: Path, force: bool) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into the sentence that `path` cannot be written: InterlaceError."""
     try:
         yield
     except OSError as error:

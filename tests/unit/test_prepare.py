@@ -6,19 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from interlace_cli.core.prepare import assign_splits, prepare_dataset
+from interlace_cli.core.prepare import prepare_dataset
 from interlace_cli.data.source import Selection
+from interlace_cli.data.sources import Place
+from interlace_cli.data.splitting import assign_splits
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError
-from interlace_cli.io.datasets import load_images, load_manifest, load_split
+from interlace_cli.io.datasets import find_files, load_images, load_manifest, load_split
 
 TALK = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
 
@@ -167,7 +170,7 @@ def test_a_file_without_a_usable_record_leaves_nothing(text: str, sentence: str,
 def test_images_are_looked_for_under_image_root(folder: Path) -> None:
     (folder.parent / "data.json").write_text(json.dumps(twelve()))
     source = str(folder.parent / "data.json")
-    assert prepare_dataset(source, folder / "out", Selection(), Silent(), folder).skipped == {}
+    assert prepare_dataset(source, folder / "out", Selection(), Silent(), Place(folder)).skipped == {}
     with pytest.raises(DatasetError, match="image file is missing"):
         prepare_dataset(source, folder / "none", Selection(), Silent())
 
@@ -297,12 +300,38 @@ def test_the_demo_is_the_same_bytes_twice_and_others_with_another_seed(demo: Pat
         options = Selection(max_samples=200, holdout=0.3, calibration=0.2, seed=seed)
         prepare_dataset("demo", tmp_path / str(seed), options, Silent())
     assert contents(tmp_path / "0") == contents(demo)
-    assert len(contents(tmp_path / "1").keys() & contents(demo).keys()) < 20
+    other = contents(tmp_path / "1")
+    assert not {data for name, data in other.items()} & set(contents(demo).values())
 
 
 def test_a_split_that_was_changed_on_disk_is_noticed(folder: Path) -> None:
     prepare(folder, twelve())
-    with (folder / "out/train.jsonl").open("a") as file:
-        file.write("\n")
-    with pytest.raises(DatasetError, match=r"is not the file that manifest\.json speaks of"):
+    (path,) = find_files(folder / "out", "train")
+    path.write_bytes(find_files(folder / "out", "heldout")[0].read_bytes())
+    with pytest.raises(DatasetError, match=r"are not those that manifest\.json speaks of"):
         load_split(folder / "out", "train")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match="is missing or broken"):
+        load_split(folder / "out", "train")
+
+
+def test_a_dataset_opens_with_datasets_as_it_is(folder: Path) -> None:
+    prepare(folder, [{**record, "answers": ["red", "rot"]} for record in twelve()])
+    opened = datasets.load_dataset(str(folder / "out"), cache_dir=str(folder / "cache"))
+    assert {split: len(rows) for split, rows in opened.items()} == {"train": 10, "calibration": 1, "heldout": 1}
+    for row, sample in zip(opened["train"], load_split(folder / "out", "train"), strict=True):
+        assert (row["id"], row["conversations"], row["answers"]) == (
+            sample.id,
+            [turn.model_dump(by_alias=True) for turn in sample.conversations],
+            ["red", "rot"],
+        )
+        assert row["images"][0].convert("RGB").getpixel((0, 0)) == (int(sample.id[1:]), 0, 0)
+
+
+def test_an_image_of_many_samples_is_stored_about_once(folder: Path) -> None:
+    Image.effect_noise((200, 200), 90).save(folder / "large.png")
+    prepare(folder, [{"image": "large.png", "conversations": TALK} for _ in range(300)])
+    once = (folder / "large.png").stat().st_size
+    stored = sum(path.stat().st_size for path in find_files(folder / "out"))
+    assert once < stored < 2 * once
+    assert len({name for sample in every_sample(folder / "out") for name in sample.image}) == 1

@@ -1,0 +1,42 @@
+"""FineVision (HuggingFaceM4/FineVision): 24 million conversations in 185 subsets, rated turn by turn; 5 TB.
+
+A percent of every subset, without reading it all: row groups by seed, rows inside them. The released rules of
+`dataset_prep.py` hold: subsets up to and with `yesbut`, at most 3 images, turns until an answer makes them 5 or more;
+`--selection head` is its choice of records to the letter, the first percent of each subset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from interlace_cli.data.known import load_known_counts
+from interlace_cli.data.source import Draw, Selection
+from interlace_cli.data.tables import TableDefaults, TableSource
+from interlace_cli.io.repositories import count_examples, open_repository
+
+REPOSITORY = "HuggingFaceM4/FineVision"
+RELEASED = TableDefaults(portion=0.01, max_images=3, max_messages=5, last_subset="yesbut")
+
+
+def open_finevision(revision: str | None, mirror: Path | None) -> FineVisionSource:
+    """The source, at a pinned commit or from a local copy."""
+    return FineVisionSource(open_repository(REPOSITORY, revision, mirror), "finevision", RELEASED)
+
+
+class FineVisionSource(TableSource):
+    """A table source that knows how large its subsets are: as the Hub's card says, else as the release counted them."""
+
+    def draw(self, selection: Selection) -> Draw:
+        """Says where a copy holds less than the dataset: a percent of it is not a percent of the subset."""
+        draw = super().draw(selection)
+        known = load_known_counts("finevision") | count_examples(self.repository)
+        short = [part for part in draw.parts if part.available < known.get(part.part, 0)]
+        if not short:
+            return draw
+        first = short[0]
+        note = (
+            f"{len(short)} of {len(draw.parts)} subsets are incomplete here: {first.part} has {first.available:,} of"
+            f" {known[first.part]:,} records. The portion is taken of what is here."
+        )
+        return replace(draw, notes=(note,))

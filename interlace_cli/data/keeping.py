@@ -1,0 +1,41 @@
+"""What of a record is kept: how many images and turns it may have, and how good its ratings must be. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from interlace_cli.data.source import RawRecord
+from interlace_cli.domain.dataset import Skipped, Turn
+
+RATINGS = ("relevance", "image_correspondence", "formatting", "visual_dependency")
+"""FineVision rates every turn from 1 to 5 on each; the column `<rating>_min` holds the lowest of a record."""
+
+
+def keep_record(record: RawRecord, max_images: int | None, max_messages: int | None) -> RawRecord | Skipped:
+    """The record with its turns cut; or why it is left out."""
+    if max_images is not None and len(record.images) > max_images:
+        return Skipped(record=record.id, reason=f"more than {max_images} images")
+    if max_messages is None:
+        return record
+    return replace(record, conversations=cut_turns(record.conversations, max_messages))
+
+
+def cut_turns(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:
+    """Turns until an answer brings their number to `most` or more (the released `dataset_prep.py`)."""
+    for count, turn in enumerate(turns, start=1):
+        if turn.speaker == "gpt" and count >= most:
+            return tuple(turns[:count])
+    return tuple(turns)
+
+
+def find_low_rating(row: dict[str, Any], ratings: Sequence[tuple[str, int]]) -> str | None:
+    """Why a row's ratings are not good enough, if they are not. A row without the rating has not passed it."""
+    for name, lowest in ratings:
+        value = row.get(f"{name}_min")
+        if value is None:
+            return f"no rating of {name}"
+        if value < lowest:
+            return f"{name} below {lowest}"
+    return None

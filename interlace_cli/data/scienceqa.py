@@ -1,0 +1,24 @@
+"""ScienceQA: multiple-choice questions from school lessons. Those without a picture are left out, as in the release."""
+
+from __future__ import annotations
+
+from interlace_cli.data.answers import build_answers
+from interlace_cli.data.columns import read_text, read_texts
+from interlace_cli.data.source import RawRecord
+from interlace_cli.data.tables import Row
+from interlace_cli.errors import UnusableRecordError
+
+REPOSITORY = "derek-thomas/ScienceQA"
+
+
+def read_scienceqa(row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+    """Columns question, choices, answer (an index), subject, which becomes the kind, and image."""
+    if not images:
+        raise UnusableRecordError("the question has no picture")
+    choices, place = read_texts(row, "choices"), row.get("answer")
+    if not isinstance(place, int) or not 0 <= place < len(choices):
+        raise UnusableRecordError("field answer is not the place of a choice")
+    lettered = [f"{chr(65 + i)}) {choice}" for i, choice in enumerate(choices)]
+    question = "\n".join([read_text(row, "question", ""), *lettered])
+    made = build_answers(record, images, question, (lettered[place],), "multiple_choice", choices)
+    return [record.with_kind(read_text(row, "subject", "all")) for record in made]

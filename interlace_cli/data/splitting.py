@@ -1,0 +1,54 @@
+"""Samples -> splits, so that no image is in two of them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from interlace_cli.data.source import Selection
+from interlace_cli.domain.dataset import Sample
+
+
+def assign_splits(samples: Sequence[Sample], selection: Selection) -> dict[str, str]:
+    """Sample id -> split. Samples that share an image, directly or through others, stay together.
+
+    The groups are put in an order by a hash of the seed; the first `holdout` of them are held out, then `calibration`
+    of what is left. With three groups or more no split that is wanted stays empty.
+    """
+    groups = _group_by_image(samples)
+    order = sorted(groups, key=lambda key: hashlib.sha256(f"{selection.seed}/{key}".encode()).digest())
+    least = 1 if len(order) >= 3 else 0
+    heldout = max(round(selection.holdout * len(order)), least if selection.holdout else 0)
+    rest = len(order) - heldout
+    calibration = max(round(selection.calibration * rest), least if selection.calibration else 0)
+    result = {}
+    for place, key in enumerate(order):
+        split = "heldout" if place < heldout else "calibration" if place < heldout + calibration else "train"
+        result.update(dict.fromkeys(groups[key], split))
+    return result
+
+
+def order_by_image(samples: Sequence[Sample]) -> list[Sample]:
+    """In their order, but those that share an image follow the first of them."""
+    by_id = {sample.id: sample for sample in samples}
+    return [by_id[name] for names in _group_by_image(samples).values() for name in names]
+
+
+def _group_by_image(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    """Union-find over images: group key (the first of its images by name, or the id of a text sample) -> sample ids."""
+    parent: dict[str, str] = {}
+
+    def find(image: str) -> str:
+        while parent.setdefault(image, image) != image:
+            parent[image] = parent[parent[image]]
+            image = parent[image]
+        return image
+
+    for sample in samples:
+        for image in sample.image[1:]:
+            first, second = sorted((find(sample.image[0]), find(image)))
+            parent[second] = first
+    groups: dict[str, list[str]] = {}
+    for sample in samples:
+        groups.setdefault(find(sample.image[0]) if sample.image else sample.id, []).append(sample.id)
+    return groups

@@ -1,0 +1,204 @@
+"""Datasets whose records are rows of Parquet files, on the Hub or on disk. What a row means is the table's own matter
+(`RowReader`); which rows are read is `data/sampling.py`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from interlace_cli.data.columns import build_turns, find_images, read_text, read_texts
+from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
+from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
+from interlace_cli.domain.dataset import PartDraw, Skipped
+from interlace_cli.errors import DatasetError, UnusableRecordError, UsageError
+from interlace_cli.io.paths import read_inside
+from interlace_cli.io.repositories import Repository, find_tables
+from interlace_cli.io.tables import FileFacts, TableError, read_facts, read_rows
+
+Row = dict[str, Any]
+FOOTER_THREADS = 16
+
+
+class RowReader(Protocol):
+    """Makes records of a row: one, or several where one row asks for several answers."""
+
+    def __call__(self, row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+        """Raises UnusableRecordError."""
+
+
+def read_conversation(row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+    """Rows with a conversation in any of the layouts of `data/columns.py`."""
+    return [
+        RawRecord(
+            record,
+            images,
+            build_turns(row),
+            kind=read_text(row, "kind", "all"),
+            metric=read_text(row, "metric", "exact_match"),
+            answers=read_texts(row, "answers"),
+            choices=read_texts(row, "choices"),
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class TableDefaults:
+    """What a source takes where a selection does not say."""
+
+    portion: float = 1.0
+    split: str = "train"
+    max_images: int | None = None
+    max_messages: int | None = None
+    last_subset: str | None = None
+
+
+class TableSource:
+    """Records are of the kind that they name, else of their part's."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        name: str,
+        defaults: TableDefaults = TableDefaults(),
+        reader: RowReader = read_conversation,
+        image_root: Path | None = None,
+    ) -> None:
+        self.repository, self.name, self.defaults, self.reader = repository, name, defaults, reader
+        self.image_root = image_root
+        self.location, self.revision = repository.location, repository.revision
+
+    def draw(self, selection: Selection) -> Draw:
+        """Reads the footers of the chosen subsets' files, and draws rows by them: one unit for each file."""
+        parts = self._choose_parts(selection)
+        files = [path for paths in parts.values() for path in paths]
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
+            facts = dict(zip(files, pool.map(partial(_read_facts, self.repository), files), strict=True))
+        available = {part: sum(sum(facts[path].rows) for path in paths) for part, paths in parts.items()}
+        portion = self.defaults.portion if selection.portion is None else selection.portion
+        wanted = allot_samples(available, portion, selection.max_samples, selection.method == HEAD)
+        units: list[Unit] = []
+        drawn = []
+        for part, paths in parts.items():
+            own, draw = _draw_part(part, {path: facts[path] for path in paths}, wanted[part], selection)
+            units += own
+            drawn.append(draw)
+        is_everything = sum(wanted.values()) == sum(available.values())
+        return Draw(units, None if is_everything else selection.method, drawn)
+
+    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
+        """The chosen rows of one file."""
+        part, path, groups = unit.content
+        limits = self._find_limits(selection)
+        with self.repository.open(path) as file:
+            for group, rows in groups:
+                where = f"{path} row group {group}"
+                try:
+                    for number, row in zip(rows, read_rows(file, group, rows), strict=True):
+                        yield from self._read(row, f"{path}:{group}:{number}", part, selection, limits)
+                except TableError:
+                    yield Skipped(record=where, reason="row group cannot be read", count=len(rows))
+
+    def _read(
+        self, row: Row, record: str, part: str, selection: Selection, limits: tuple[int | None, int | None]
+    ) -> Iterator[RawRecord | Skipped]:
+        low = find_low_rating(row, selection.ratings)
+        if low is not None:
+            yield Skipped(record=record, reason=low)
+            return
+        try:
+            images = tuple(map(self._read_image, find_images(row)))
+            made = self.reader(row, str(row["id"]) if row.get("id") is not None else record, images)
+        except UnusableRecordError as error:
+            yield Skipped(record=record, reason=str(error))
+            return
+        for one in made:
+            kind = part if one.kind == "all" and part != "default" else one.kind
+            named = self.name if part == "default" else part
+            yield keep_record(replace(one, part=named, kind=kind), *limits)
+
+    def _read_image(self, image: Any) -> bytes:
+        """Bytes in the row; or, of a local table, a path inside its folder."""
+        data = image.get("bytes") if isinstance(image, dict) else image
+        if isinstance(data, bytes):
+            return data
+        path = image.get("path") if isinstance(image, dict) else image
+        if not isinstance(path, str):
+            raise UnusableRecordError("an image is neither bytes nor a path")
+        if self.image_root is None:
+            raise UnusableRecordError("an image is a path and not bytes")
+        return read_inside(self.image_root, path)
+
+    def _choose_parts(self, selection: Selection) -> dict[str, list[str]]:
+        split = selection.hub_split or self.defaults.split
+        parts = find_tables(self.repository, split)
+        if not parts:
+            raise DatasetError(f"{self.name} has no Parquet file of a split {split}.", "Name another with --split.")
+        unknown = [name for name in (*selection.subsets, *selection.exclude) if name not in parts]
+        if unknown:
+            raise UsageError(f"{self.name} has no subset {unknown[0]}.", f"It has {_describe(list(parts))}.")
+        names = list(parts)
+        if self.defaults.last_subset in names and not selection.subsets:
+            names = names[: names.index(self.defaults.last_subset) + 1]
+        chosen = [
+            name
+            for name in names
+            if name not in selection.exclude and (not selection.subsets or name in selection.subsets)
+        ]
+        if not chosen:
+            raise UsageError("--exclude leaves no subset.", "Exclude fewer.")
+        return {name: parts[name] for name in chosen}
+
+    def _find_limits(self, selection: Selection) -> tuple[int | None, int | None]:
+        own = self.defaults
+        images = own.max_images if selection.max_images is None else selection.max_images
+        return images, own.max_messages if selection.max_messages is None else selection.max_messages
+
+
+def _draw_part(
+    part: str, facts: dict[str, FileFacts], wanted: int, selection: Selection
+) -> tuple[list[Unit], PartDraw]:
+    """The units of one part, and what they come to."""
+    groups = [(path, group) for path, own in facts.items() for group in range(len(own.rows))]
+    sizes = [facts[path].rows[group] for path, group in groups]
+    drawn = draw_rows(sizes, wanted, selection.method, f"{selection.seed}/{part}")
+    by_file: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    for place, rows in drawn.items():
+        path, group = groups[place]
+        by_file.setdefault(path, []).append((group, tuple(rows)))
+    units = [
+        Unit(path, sum(len(rows) for _, rows in chosen), (part, path, tuple(chosen)))
+        for path, chosen in by_file.items()
+    ]
+    size = sum(facts[path].group_bytes[group] for path, chosen in by_file.items() for group, _ in chosen)
+    taken = sum(map(len, drawn.values()))
+    return units, PartDraw(
+        part=part, available=sum(sizes), taken=taken, groups=len(drawn), files=len(by_file), bytes=size
+    )
+
+
+def _read_facts(repository: Repository, path: str) -> FileFacts:
+    try:
+        with repository.open(path) as file:
+            return read_facts(file)
+    except TableError as error:
+        raise DatasetError(f"{path} of {repository.name} is not a Parquet file: {error}.", "Leave it out.") from error
+
+
+def _describe(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:12])
+    return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"
+
+
+def describe_key(units: Sequence[Unit]) -> str:
+    """sha256 over what the units hold, by which an unfinished draw is known again."""
+    digest = hashlib.sha256()
+    for unit in units:
+        digest.update(repr((unit.name, unit.records, unit.content)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""WebDataset: tar files in which neighbours of one name belong together: `001.jpg`, `001.json`, or `001.txt`.
+
+The JSON holds a conversation in any of the layouts of `data/columns.py`, or a caption; the text is a caption. Images
+are the members with a picture's suffix, in the order of their suffixes (`001.0.jpg`, `001.1.jpg`).
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interlace_cli.data.captions import read_captioned
+from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
+from interlace_cli.domain.dataset import Skipped
+from interlace_cli.errors import DatasetError, UnusableRecordError
+from interlace_cli.io.files import parse_json
+from interlace_cli.io.images import MOST_BYTES
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
+
+
+@dataclass
+class Member:
+    """The files of one name: suffix -> where its bytes lie in the tar, `(offset, bytes)`."""
+
+    name: str
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class WebDatasetSource:
+    """Reads the headers of all shards, and the bytes of the chosen records alone."""
+
+    location: str | None = None
+    revision: str | None = None
+
+    def __init__(self, shards: list[Path], name: str) -> None:
+        self.name = name
+        self.shards = shards
+        self.members = [(path, member) for path in shards for member in _list_members(path)]
+
+    def draw(self, selection: Selection) -> Draw:
+        """A unit for each shard that has a chosen record."""
+        chosen: dict[Path, list[Member]] = {}
+        for index in selection.choose(len(self.members)):
+            path, member = self.members[index]
+            chosen.setdefault(path, []).append(member)
+        return Draw([Unit(path.name, len(members), (path, members)) for path, members in chosen.items()])
+
+    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
+        """The chosen records of one shard."""
+        path, members = unit.content
+        with path.open("rb") as file:
+            for member in members:
+                where = f"{path.name}:{member.name}"
+                try:
+                    record = _build_record(file, member, where, selection)
+                except UnusableRecordError as error:
+                    yield Skipped(record=where, reason=str(error))
+                    continue
+                yield keep_record(record, selection.max_images, selection.max_messages)
+
+
+def _build_record(file: Any, member: Member, where: str, selection: Selection) -> RawRecord:
+    def read(suffix: str) -> bytes:
+        offset, size = member.files[suffix]
+        if size > MOST_BYTES:
+            raise UnusableRecordError(f"image is larger than {MOST_BYTES >> 20} MiB")
+        file.seek(offset)
+        data: bytes = file.read(size)
+        return data
+
+    data: Any = {}
+    if "json" in member.files:
+        data = parse_json(read("json"))
+        if not isinstance(data, dict):
+            raise UnusableRecordError("the JSON is not an object")
+    elif "txt" in member.files:
+        data = {"txt": read("txt").decode(errors="replace")}
+    low = find_low_rating(data, selection.ratings)
+    if low is not None:
+        raise UnusableRecordError(low)
+    pictures = sorted(suffix for suffix in member.files if suffix.rpartition(".")[2] in PICTURES)
+    return read_captioned(data, where, tuple(map(read, pictures)))
+
+
+def _list_members(path: Path) -> list[Member]:
+    """Names are cut at the first dot of their last part, as the WebDataset library does."""
+    members: dict[str, Member] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for info in tar:
+                folder, _, last = info.name.rpartition("/")
+                stem, dot, suffix = last.partition(".")
+                if not info.isfile() or not dot or not stem:
+                    continue
+                name = f"{folder}/{stem}" if folder else stem
+                members.setdefault(name, Member(name)).files[suffix.lower()] = (info.offset_data, info.size)
+    except (OSError, tarfile.TarError) as error:
+        raise DatasetError(f"{path} is not a tar file that can be read: {error}.", "Leave it out.") from error
+    return list(members.values())

@@ -1,0 +1,37 @@
+"""YAML and TOML files that users write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from interlace_cli.errors import UsageError
+
+
+def parse_config(path: Path) -> Any:
+    """What the file holds; TOML by its suffix, else YAML, of which JSON is a part. Raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}.", "Give a YAML or TOML file.") from error
+    return _parse_toml(text, path) if path.suffix == ".toml" else _parse_yaml(text, path)
+
+
+def _parse_yaml(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+
+
+def _parse_toml(text: str, path: Path) -> Any:
+    try:
+        import tomllib
+    except ImportError:
+        raise UsageError(f"{path}: TOML needs Python 3.11.", "Write it as YAML.") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error

@@ -1,0 +1,33 @@
+"""Uploading to the Hub, with the token of its own login, which is never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interlace_cli.errors import InterlaceError
+
+
+def push_folder(folder: Path, repo: str, private: bool) -> str:
+    """Makes the model repository if it is not there (`private` holds for a new one), uploads all of the folder in one
+    commit, and returns its address. Raises InterlaceError."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=address.repo_id, folder_path=folder, commit_message=f"Upload {folder.name} by interlace"
+        )
+        return str(address)
+    except (
+        errors.HTTPError,  # type: ignore[attr-defined]
+        errors.HFValidationError,
+        errors.LocalTokenNotFoundError,
+        errors.OfflineModeIsEnabled,
+        OSError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InterlaceError(
+            f"{folder} is complete, but could not be pushed to {repo}: {reason.rstrip('.')}.",
+            "Run `hf auth login`, then the same command again.",
+        ) from error

@@ -1,0 +1,161 @@
+"""The files of a dataset, on the Hub at one commit or in a local copy of its repository; read by ranges, not
+fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from interlace_cli.errors import DatasetError, MissingInputError
+
+CONVERTED = "refs/convert/parquet"
+"""The branch in which the Hub keeps every dataset as Parquet, whatever its own files are."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """`files`: path -> bytes. `card`: the metadata of its README. `location` and `revision` are None for a folder that
+    is no copy of a repository."""
+
+    name: str
+    location: str | None
+    revision: str | None
+    files: dict[str, int]
+    card: dict[str, Any] = field(repr=False)
+    opener: Callable[[str], BinaryIO] = field(repr=False)
+    is_remote: bool = False
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        """A file that can be read anywhere in it. Raises MissingInputError where it cannot be read, also later."""
+        with explain(f"{self.name}: {path}", self.is_remote), self.opener(path) as file:
+            yield file
+
+
+def open_repository(repo: str, revision: str | None = None, mirror: Path | None = None) -> Repository:
+    """The dataset `repo` of the Hub at `revision`, or at its newest commit; or a local copy of it.
+
+    Raises MissingInputError if it is not there or the Hub cannot be reached.
+    """
+    if mirror is not None:
+        return open_folder(mirror, repo, revision)
+    found = _open_hub(repo, revision)
+    if not any(path.endswith(".parquet") for path in found.files):
+        with explain(repo, True):
+            found = _open_hub(repo, CONVERTED)
+    return found
+
+
+def open_folder(folder: Path, location: str | None = None, revision: str | None = None) -> Repository:
+    """A local copy. Raises MissingInputError if there is no such folder."""
+    if not folder.is_dir():
+        raise MissingInputError(f"there is no folder {folder}.", "Give a copy of the dataset's repository.")
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: path.stat().st_size for name, path in paths.items() if not name.startswith(".")}
+    card = _parse_card((folder / "README.md").read_text(encoding="utf-8")) if "README.md" in files else {}
+    return Repository(folder.name, location, revision, files, card, lambda path: (folder / path).open("rb"))
+
+
+def find_tables(repository: Repository, split: str = "train") -> dict[str, list[str]]:
+    """Subset -> its Parquet files of the split, subsets in the repository's own order.
+
+    By the patterns in the card if it has any; else by folder, the split being part of a file's name or of its folder's;
+    files that name no split count as train.
+    """
+    tables = sorted(path for path in repository.files if path.endswith(".parquet"))
+    found: dict[str, list[str]] = {}
+    for config in repository.card.get("configs") or []:
+        data_files = config.get("data_files")
+        if not isinstance(data_files, list):
+            continue
+        patterns = [item.get("path") for item in data_files if isinstance(item, dict) and item.get("split") == split]
+        flat = [one for pattern in patterns for one in (pattern if isinstance(pattern, list) else [pattern])]
+        chosen = [path for path in tables if any(fnmatchcase(path, _to_glob(str(one))) for one in flat)]
+        if chosen:
+            found[str(config.get("config_name", "default"))] = chosen
+    if found:
+        return found
+    for path in tables:
+        parts = Path(path).with_suffix("").parts
+        named = re.findall(r"train|val(?:idation)?|test|dev", "/".join(parts[-2:]).lower())
+        folder = "/".join(part for part in parts[:-1] if part not in ("data", split))
+        if (named[-1] if named else "train") == split:
+            found.setdefault(folder or "default", []).append(path)
+    return found
+
+
+def count_examples(repository: Repository, split: str = "train") -> dict[str, int]:
+    """Subset -> records, as the card says."""
+    info = repository.card.get("dataset_info") or []
+    counts = {}
+    for config in info if isinstance(info, list) else [info]:
+        for one in config.get("splits") or []:
+            if one.get("name") == split and isinstance(one.get("num_examples"), int):
+                counts[str(config.get("config_name", "default"))] = one["num_examples"]
+    return counts
+
+
+def _to_glob(pattern: str) -> str:
+    """A pattern of the card, its brackets meant to the letter."""
+    return pattern.removeprefix("./").replace("[", "[[]").replace("**", "*")
+
+
+def _parse_card(text: str) -> dict[str, Any]:
+    from huggingface_hub import RepoCard
+
+    try:
+        return dict(RepoCard(text, ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]
+    except ValueError:
+        return {}
+
+
+def _open_hub(repo: str, revision: str | None) -> Repository:
+    from huggingface_hub import HfApi, HfFileSystem
+
+    with explain(repo, True):
+        info = HfApi().dataset_info(repo, revision=revision)
+        system = HfFileSystem()
+        root = f"datasets/{repo}@{info.sha}"
+        listed: dict[str, Any] = system.find(root, detail=True)  # type: ignore[assignment]
+        card = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call]
+    files = {path.split("@", 1)[1].split("/", 1)[1]: entry["size"] for path, entry in sorted(listed.items())}
+    return Repository(
+        repo,
+        repo,
+        info.sha,
+        files,
+        dict(card),
+        # Without a cache of its own: Arrow asks for the ranges that it needs, already joined.
+        lambda path: system.open(f"{root}/{path}", "rb", cache_type="none"),
+        is_remote=True,
+    )
+
+
+@contextmanager
+def explain(what: str, is_remote: bool) -> Iterator[None]:
+    """Says in one sentence what kept the block from reading `what`: MissingInputError or DatasetError."""
+    from huggingface_hub import errors
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise DatasetError(f"{what} is gated.", "Accept its terms on the Hub and run `hf auth login`.") from error
+    except RepositoryNotFoundError as error:
+        raise MissingInputError(f"there is no dataset {what} on the Hub.", "Check the name.") from error
+    except (
+        errors.HTTPError,  # type: ignore[attr-defined]
+        OfflineModeIsEnabled,
+        OSError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not is_remote:
+            raise MissingInputError(f"cannot read {what}: {reason}.") from error
+        raise MissingInputError(
+            f"the Hub cannot be asked for {what}: {reason}.", "Try again, or name a local copy with --mirror."
+        ) from error

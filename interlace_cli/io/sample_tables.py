@@ -1,0 +1,212 @@
+"""Samples with their images as Parquet files that `datasets` opens as they are.
+
+An image stands in every row that shows it, and is stored once for each row group: its column is a dictionary. Rows that
+share images stand together, so that in all it is stored about once. Row groups are small, about a megabyte, because one
+image is never read without its row group; images are not compressed again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+GROUP_BYTES, GROUP_ROWS = 1 << 20, 512
+FILE_BYTES = 512 << 20
+IMAGE_BYTES, IMAGE_NAME = "images.list.element.bytes", "images.list.element.path"
+_TEXTS = ("id", "source", "kind", "metric")
+_LISTS = ("answers", "choices")
+_OPEN_GROUPS = 16
+
+
+class SampleWriter:
+    """Writes `<name>-00000-of-00003.parquet` and so on into `folder`; `close` gives the files their names."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.files: list[Path] = []
+        self.writer: pq.ParquetWriter | None = None
+        self.rows: list[Sample] = []
+        self.images: dict[str, bytes] = {}
+        self.file_bytes = 0
+
+    def add(self, sample: Sample, images: dict[str, bytes]) -> None:
+        """A sample with the bytes of its images by their names."""
+        is_full = len(self.rows) >= GROUP_ROWS or sum(map(len, self.images.values())) >= GROUP_BYTES
+        is_apart = not any(name in self.images for name in sample.image)
+        if self.rows and ((is_full and is_apart) or len(self.rows) >= 8 * GROUP_ROWS):
+            self._flush()
+        self.rows.append(sample)
+        self.images.update(images)
+
+    def close(self) -> list[Path]:
+        """Finishes and names the files; none if there was no sample."""
+        if self.rows:
+            self._flush()
+        self._end_file()
+        count = len(self.files)
+        return [
+            path.rename(self.folder / f"{self.name}-{number:05d}-of-{count:05d}.parquet")
+            for number, path in enumerate(self.files)
+        ]
+
+    def _flush(self) -> None:
+        import pyarrow.parquet as pq
+
+        table = _build_table(self.rows, self.images)
+        if self.writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.files.append(self.folder / f".{self.name}-{len(self.files)}")
+            self.writer = pq.ParquetWriter(
+                self.files[-1],
+                table.schema,
+                # Arrow's own schema would tell readers of the dictionary, which is a matter of storage alone.
+                store_schema=False,
+                use_dictionary=[IMAGE_BYTES, "source", "kind", "metric"],
+                dictionary_pagesize_limit=1 << 30,
+                write_statistics=["id"],
+                compression={name: "none" if name == IMAGE_BYTES else "zstd" for name in _leaves()},
+            )
+        self.writer.write_table(table, row_group_size=len(self.rows))
+        self.file_bytes += sum(map(len, self.images.values()))
+        self.rows, self.images = [], {}
+        if self.file_bytes >= FILE_BYTES:
+            self._end_file()
+
+    def _end_file(self) -> None:
+        if self.writer is not None:
+            self.writer.add_key_value_metadata({"huggingface": orjson.dumps(_FEATURES).decode()})
+            self.writer.close()
+        self.writer, self.file_bytes = None, 0
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The samples of a file, images by name alone. Raises DatasetError if it is broken, or not one of ours."""
+    columns = [name for name in _leaves() if name != IMAGE_BYTES]
+    rows = [row for table in _iter_groups(path, columns) for row in table.to_pylist()]
+    try:
+        return [Sample.model_validate({"image": [image["path"] for image in row.pop("images")], **row}) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is not a file of samples.", "Run `interlace prepare` again.") from error
+
+
+class ImageStore:
+    """Images by name from such files. The row groups that were read last stay in memory."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.place: dict[str, tuple[Path, int]] = {}
+        for path in files:
+            for number, table in enumerate(_iter_groups(path, [IMAGE_NAME])):
+                for row in table.column("images").to_pylist():
+                    for image in row:
+                        self.place.setdefault(image["path"], (path, number))
+        self.groups: OrderedDict[tuple[Path, int], dict[str, bytes]] = OrderedDict()
+        self.opened: dict[Path, pq.ParquetFile] = {}
+
+    def load(self, name: str) -> bytes:
+        """The bytes of an image. Raises DatasetError if there is none of the name."""
+        place = self.place.get(name)
+        if place is None:
+            raise DatasetError(f"the dataset has no image {name}.", "Run `interlace prepare` again.")
+        if place not in self.groups:
+            self.groups[place] = self._read_group(*place)
+            if len(self.groups) > _OPEN_GROUPS:
+                self.groups.popitem(last=False)
+        self.groups.move_to_end(place)
+        return self.groups[place][name]
+
+    def _read_group(self, path: Path, number: int) -> dict[str, bytes]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            if path not in self.opened:
+                self.opened[path] = pq.ParquetFile(path, read_dictionary=[IMAGE_BYTES])
+            images = self.opened[path].read_row_group(number, columns=[IMAGE_BYTES, IMAGE_NAME]).column("images")
+        except (OSError, pa.ArrowException) as error:
+            raise _broken(path) from error
+        result: dict[str, bytes] = {}
+        for chunk in images.chunks:
+            rows = chunk.flatten()
+            data, names = rows.field("bytes"), rows.field("path").to_pylist()
+            for name, index in zip(names, data.indices.to_pylist(), strict=True):
+                if name not in result:
+                    result[name] = data.dictionary[index].as_py()
+        return result
+
+
+def _iter_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path) from error
+
+
+def _broken(path: Path) -> DatasetError:
+    return DatasetError(f"{path} is missing or broken.", "Run `interlace prepare` again.")
+
+
+def _leaves() -> list[str]:
+    lists = [f"{name}.list.element" for name in _LISTS]
+    turns = ["conversations.list.element.from", "conversations.list.element.value"]
+    return [*_TEXTS, *lists, *turns, IMAGE_NAME, IMAGE_BYTES]
+
+
+def _build_table(samples: Sequence[Sample], images: dict[str, bytes]) -> pa.Table:
+    import pyarrow as pa
+
+    place = {name: number for number, name in enumerate(images)}
+    names = [name for sample in samples for name in sample.image]
+    data = pa.DictionaryArray.from_arrays(
+        pa.array([place[name] for name in names], pa.int32()), pa.array(images.values(), pa.binary())
+    )
+    shown = pa.StructArray.from_arrays([data, pa.array(names, pa.string())], ["bytes", "path"])
+    text = pa.string()
+    turn = pa.list_(pa.struct([("from", text), ("value", text)]))
+    rows = [sample.model_dump(by_alias=True) for sample in samples]
+    columns: dict[str, Any] = {name: pa.array([row[name] for row in rows], text) for name in _TEXTS}
+    columns |= {name: pa.array([row[name] for row in rows], pa.list_(text)) for name in _LISTS}
+    columns["conversations"] = pa.array([row["conversations"] for row in rows], turn)
+    columns["images"] = pa.ListArray.from_arrays(_offsets(len(sample.image) for sample in samples), shown)
+    return pa.table(columns)
+
+
+def _offsets(lengths: Iterable[int]) -> pa.Array:
+    import pyarrow as pa
+
+    ends = [0]
+    for length in lengths:
+        ends.append(ends[-1] + length)
+    return pa.array(ends, pa.int32())
+
+
+def _value() -> dict[str, str]:
+    return {"dtype": "string", "_type": "Value"}
+
+
+_FEATURES = {
+    "info": {
+        "features": {
+            **{name: _value() for name in _TEXTS},
+            **{name: {"feature": _value(), "_type": "List"} for name in _LISTS},
+            "conversations": {"feature": {"from": _value(), "value": _value()}, "_type": "List"},
+            "images": {"feature": {"_type": "Image"}, "_type": "List"},
+        }
+    }
+}
+"""What `datasets` reads to show images as images."""

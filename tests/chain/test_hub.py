@@ -1,0 +1,100 @@
+"""The Hub's own library against a Hub on localhost: pinned commits, ranges instead of files, and going on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finevision import make_card, make_image, make_row, write_subset
+from hub import SHA, Hub
+
+REPO = "HuggingFaceM4/FineVision"
+NAMES = ["chartqa", "geo170k(qa)", "yesbut"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three subsets of 400 rows of about 4 kB in four files, 10 row groups each."""
+    root = tmp_path_factory.mktemp("hub")
+    for place, name in enumerate(NAMES):
+        rows = [make_row(1000 * place + i) for i in range(400)]
+        for number, row in enumerate(rows):
+            row["images"][0]["bytes"] = make_image(1000 * place + number, 36)
+        write_subset(root, name, rows, files=4)
+    return root
+
+
+@pytest.fixture
+def hub(files: Path) -> Hub:
+    card = make_card(NAMES, dict.fromkeys(NAMES, 400))
+    return Hub({REPO: files, "someone/charts": files / "chartqa"}, {REPO: card})
+
+
+def call(hub: Hub, folder: Path, *words: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "interlace_cli", "prepare", *map(str, words), "-w", str(folder / "w")]
+    return subprocess.run(
+        command, env=hub.environment(folder / "home"), capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_a_percent_is_drawn_by_ranges_at_a_pinned_commit(hub: Hub, files: Path, tmp_path: Path) -> None:
+    planned = call(hub, tmp_path, "finevision", "--portion", "0.04", "--dry-run", "--json")
+    assert planned.returncode == 0, planned.stderr
+    announced = sum(draw["bytes"] for draw in json.loads(planned.stdout)["draws"])
+    footers, hub.sent = hub.sent, 0
+    done = call(hub, tmp_path, "finevision", "--portion", "0.04", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "to read. This is a cluster sample" in done.stderr
+    manifest = json.loads(done.stdout)
+    assert (manifest["location"], manifest["revision"], manifest["selection"]) == (REPO, SHA, "clusters")
+    assert manifest["kinds"] == dict.fromkeys(NAMES, 16)
+    whole = sum(path.stat().st_size for path in files.rglob("*.parquet"))
+    assert footers < whole
+    assert announced < 0.25 * whole, "most of the files is left where it is"
+    # The footers of the drawn files are read again when they are opened.
+    assert announced <= hub.sent <= announced + 2.1 * footers
+
+
+def test_what_was_read_is_not_read_again_after_a_failure(hub: Hub, tmp_path: Path) -> None:
+    words = ("finevision", "--portion", "0.5", "--threads", "1")
+    whole = call(hub, tmp_path / "a", *words)
+    assert whole.returncode == 0, whole.stderr
+    needed = hub.requests
+    hub.requests, hub.fails_after = 0, int(0.75 * needed)
+    broken = call(hub, tmp_path / "b", *words)
+    assert broken.returncode == 1
+    assert "Error: the Hub cannot be asked for" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert not (tmp_path / "b/w/dataset").exists()
+    hub.requests, hub.fails_after = 0, None
+    again = call(hub, tmp_path / "b", *words)
+    assert again.returncode == 0, again.stderr
+    assert "Going on from" in again.stderr
+    assert hub.requests < 0.75 * needed
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / n / "w/dataset").rglob("*.*")} for n in "ab")
+    assert first == second
+    assert [path.name for path in (tmp_path / "b/w").iterdir()] == ["dataset"]
+
+
+def test_any_dataset_of_the_hub_by_its_columns(hub: Hub, tmp_path: Path) -> None:
+    done = call(hub, tmp_path, "someone/charts", "--max-samples", 20, "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert (manifest["source"], manifest["revision"]) == ("someone/charts", SHA)
+    assert sum(manifest["kinds"].values()) == 20
+
+
+def test_what_is_not_there_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
+    none = call(hub, tmp_path, "someone/nothing")
+    assert (none.returncode, none.stdout) == (1, "")
+    assert none.stderr.strip() == "Error: there is no dataset someone/nothing on the Hub. Check the name."
+    hub.server.shutdown()
+    hub.server.server_close()
+    gone = call(hub, tmp_path, "finevision")
+    assert gone.returncode == 1
+    assert "the Hub cannot be asked for HuggingFaceM4/FineVision" in gone.stderr
+    assert "name a local copy with --mirror" in gone.stderr
