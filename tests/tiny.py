@@ -257,6 +257,33 @@ def save_llava_chain_model(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def save_clip(folder: Path) -> None:
+    """A random CLIP with the demo's words, and CLIP's own processor."""
+    from interlace_cli.demo.model import build_processor
+
+    transformers = import_transformers()
+    side, tokenizer = 32, build_processor().tokenizer
+    tokenizer.model_max_length = 24
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = transformers.CLIPConfig(
+        text_config={
+            **text,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 24,
+            "projection_dim": 16,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": 0,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={**text, "image_size": side, "patch_size": 8, "projection_dim": 16},
+        projection_dim=16,
+    )
+    torch.manual_seed(0)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side)
+    transformers.CLIPProcessor(images, tokenizer).save_pretrained(folder)
+
+
 def bypass(model: Any, layers: list[int]) -> None:
     """Lets the hidden state pass through these decoder layers unchanged, by other means than the package's own."""
     from interlace_cli.families.modules import find_layers

@@ -16,6 +16,7 @@ from interlace_cli.cli.options import (
     DebugOption,
     DeviceOption,
     DtypeOption,
+    FigureOption,
     ForceOption,
     ImportanceOption,
     JsonOption,
@@ -74,6 +75,7 @@ def analyze(
     write_scores: Annotated[
         Path | None, typer.Option("--write-scores", help="Also write the three released score files here.")
     ] = None,
+    figure: FigureOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -81,9 +83,13 @@ def analyze(
 ) -> None:
     """How much each layer matters: how similar hidden states are across one, two and three layers, in one pass over the
     calibration split; and, on request, what dropping layers does to the loss. What is there already is kept."""
+    from interlace_cli.cli.heat_strip import build_heat_strip
     from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
+    from interlace_cli.core.figure import check_figure, save_figure
     from interlace_cli.domain.layers import parse_layers
+    from interlace_cli.report.heatmap import build_heatmap, find_rows
 
+    check_figure(figure)
     spread(processes)
     space = Workspace(workspace)
     path = out or space.analysis
@@ -104,7 +110,11 @@ def analyze(
     found = analyze_model(
         model, dataset or space.dataset, path, options, BarProgress(), write_scores, force, anew=force
     )
-    output.result(found, _build_table(found), *_describe_loss(found), f"{path}")
+    rows, layers = find_rows(found), found.model.num_layers
+    if figure is not None:
+        save_figure(build_heatmap(rows, layers, f"{found.model.name}: similarity of hidden states"), figure)
+    strip = build_heat_strip(rows, layers)
+    output.result(found, _build_table(found), strip, *_describe_loss(found), f"{path}")
 
 
 def _build_table(analysis: Analysis) -> Table:

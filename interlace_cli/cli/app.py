@@ -12,7 +12,20 @@ import typer
 import typer.core
 
 from interlace_cli import __version__
-from interlace_cli.cli import analyze, bench, compare, evaluate, export, finetune, plan, prepare, prune, run, schema
+from interlace_cli.cli import (
+    analyze,
+    bench,
+    compare,
+    evaluate,
+    export,
+    finetune,
+    plan,
+    prepare,
+    prune,
+    report,
+    run,
+    schema,
+)
 from interlace_cli.cli.console import output
 from interlace_cli.errors import InterlaceError
 
@@ -105,6 +118,7 @@ for _name, _command in {
     "eval": evaluate.evaluate,
     "export": export.export,
     "compare": compare.compare,
+    "report": report.report,
     "bench": bench.bench,
     "schema": schema.schema,
 }.items():

@@ -140,6 +140,7 @@ def _build_options(
     from interlace_cli.core.analyze import AnalyzeOptions
     from interlace_cli.core.compare import CompareOptions
     from interlace_cli.core.evaluate import EvaluateOptions
+    from interlace_cli.data.sources import Place
 
     strategies, baselines = (_split(given[name] or DEFAULTS.get(name)) for name in ("strategies", "baselines"))
     ratios = _read_numbers("ratios", given["ratios"], float)
@@ -151,7 +152,8 @@ def _build_options(
         recipe={name: given[name] for name in ("epochs", "lr", "batch_size", "grad_accum")},
         analysis=AnalyzeOptions(dtype=dtype, device=device, stack=given["stack"] or "language"),
         evaluation=EvaluateOptions(dtype=dtype, device=device, speed=speed, seed=seed),
-        image_root=None if given["image_root"] is None else Path(given["image_root"]),
+        place=Place(None if given["image_root"] is None else Path(given["image_root"])),
+        has_dataset=False,
         force=force,
     )
     return CompareOptions(

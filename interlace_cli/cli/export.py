@@ -35,6 +35,13 @@ def export(
         str | None, typer.Option("--license", help="Default: the base model's, if its card is at hand.")
     ] = None,
     push_to_hub: Annotated[str | None, typer.Option("--push-to-hub", help="Also upload, to this repository.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="hf, which there always is, or gguf beside it, by the llama.cpp that $LLAMA_CPP names; repeatable.",
+        ),
+    ] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="For a new repository.")] = True,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -46,8 +53,14 @@ def export(
 
     space = Workspace(workspace)
     folder = out or space.export
-    options = ExportOptions(name, base_model, licence, push_to_hub, private)
+    options = ExportOptions(name, base_model, licence, push_to_hub, private, tuple(formats or ()))
     card = export_checkpoint(
-        checkpoint or space.healed, evaluation or space.evaluation, folder, options, BarProgress(), force
+        checkpoint or space.healed,
+        evaluation or space.evaluation,
+        folder,
+        options,
+        BarProgress(),
+        force,
+        space.dataset,
     )
     output.result(card, f"{folder}")

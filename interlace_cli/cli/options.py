@@ -88,7 +88,16 @@ ImportanceOption = Annotated[
     str, typer.Option("--importance", help="What to measure: similarity, loss, taylor, with commas between.")
 ]
 PaperOption = Annotated[bool, typer.Option("--paper", help="The released rules to the letter: nothing is protected.")]
-PortionOption = Annotated[float, typer.Option("--portion", min=0.0, max=1.0, help="Share of the source to take.")]
+PortionOption = Annotated[
+    float | None,
+    typer.Option("--portion", min=0.0, max=1.0, help="Share of the source to take. Default: all; of finevision 0.01."),
+]
+DataRevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Commit, branch or tag of a Hub dataset. Default: its newest commit.")
+]
+MirrorOption = Annotated[
+    Path | None, typer.Option("--mirror", help="A local copy of the Hub dataset's repository, to read instead.")
+]
 MaxSamplesOption = Annotated[int | None, typer.Option("--max-samples", min=1, help="Take at most this many.")]
 CalibrationOption = Annotated[
     float, typer.Option("--calibration", min=0.0, max=0.9, help="Share of what is not held out for `analyze`.")
@@ -112,6 +121,9 @@ HealObjectiveOption = Annotated[
         " comma, as in local,distill+anchor.",
     ),
 ]
+FigureOption = Annotated[
+    Path | None, typer.Option("--figure", help="Also save the pictures, as this .svg or .png file.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the workspace.")]
 
 ProcessesOption = Annotated[
@@ -134,6 +146,17 @@ def spread(processes: int, is_needed: bool = False) -> None:
 def split_names(text: str) -> tuple[str, ...]:
     """`"similarity,loss"` -> its parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
+    """`["dense=a.json"]` -> names and values. Raises UsageError."""
+    pairs = []
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name or not value:
+            raise UsageError(f"{option} does not take {text!r}.", "Give NAME=PATH, such as dense=results.json.")
+        pairs.append((name, value))
+    return pairs
 
 
 def parse_weights(text: str | None) -> tuple[tuple[str, float], ...]:

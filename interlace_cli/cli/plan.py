@@ -13,6 +13,7 @@ from interlace_cli.cli.options import (
     AssignOption,
     DebugOption,
     DropOption,
+    FigureOption,
     ForceOption,
     JsonOption,
     OutOption,
@@ -63,6 +64,7 @@ def plan(
     stack: StackOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     out: OutOption = None,
+    figure: FigureOption = None,
     seed: SeedOption = 0,
     force: ForceOption = False,
     as_json: JsonOption = False,
@@ -70,12 +72,17 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Which layers go, which are tuned, which are anchors, and why."""
+    from interlace_cli.cli.heat_strip import build_heat_strip
     from interlace_cli.cli.layer_table import build_layer_table, describe_plan
+    from interlace_cli.core.figure import check_figure, save_figure
     from interlace_cli.core.plan import check_replaceable
     from interlace_cli.io.artifacts import save_artifact
+    from interlace_cli.report.heatmap import find_plan_rows
+    from interlace_cli.report.strip import build_strip
 
     space = Workspace(workspace)
     path = out or space.plan
+    check_figure(figure)
     made = _make_plan(
         build_plan_options(ratio, drop, strategy, protect, paper, seed, rank, assign, tune, threshold, weight),
         strategy,
@@ -87,7 +94,11 @@ def plan(
     )
     check_replaceable(path, force)
     save_artifact(made, path)
-    output.result(made, build_layer_table(made), describe_plan(made), f"{path}")
+    if figure is not None:
+        save_figure(build_strip(made), figure)
+    rows = find_plan_rows(made)
+    strip = [build_heat_strip(rows, made.num_layers)] if rows else []
+    output.result(made, build_layer_table(made), *strip, describe_plan(made), f"{path}")
 
 
 def _make_plan(

@@ -9,7 +9,7 @@ from interlace_cli.report.card import describe_retention
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from interlace_cli.domain.evaluation import Evaluation
+    from interlace_cli.domain.evaluation import Benchmarks, Evaluation
 
 
 def build_result_table(evaluation: Evaluation) -> Table:
@@ -40,7 +40,7 @@ def build_result_table(evaluation: Evaluation) -> Table:
             f"{result.parameters:,}",
             f"{result.bytes / 1e6:,.2f}",
             f"{100 * result.score:.1f}",
-            f"{result.loss:.3f}",
+            f"{result.loss:.3f}" if result.loss is not None else "",
             describe_retention(result),
             f"{speed.ttft_ms:.1f}" if speed else "",
             f"{speed.tokens_per_second:.0f}" if speed else "",
@@ -50,13 +50,45 @@ def build_result_table(evaluation: Evaluation) -> Table:
 
 
 def build_kind_table(evaluation: Evaluation) -> Table:
-    """One row a kind, exact match in percent."""
+    """One row a kind: exact match in percent, or by the metric that is named; then the means of categories."""
     from rich.table import Table
 
-    table = Table("kind", title="exact match, %", title_justify="left")
+    is_exact = evaluation.is_exact_match
+    table = Table("kind", title="exact match, %" if is_exact else "score, %", title_justify="left")
+    if not is_exact:
+        table.add_column("metric")
     table.add_column("samples", justify="right")
     for result in evaluation.results:
         table.add_column(result.name, justify="right")
     for kind, samples in evaluation.samples.items():
-        table.add_row(kind, str(samples), *(f"{100 * result.kinds[kind]:.1f}" for result in evaluation.results))
+        metric = [] if is_exact else [evaluation.metrics[kind]]
+        scores = (f"{100 * result.kinds[kind]:.1f}" for result in evaluation.results)
+        table.add_row(kind, *metric, str(samples), *scores)
+    for category, kinds in evaluation.categories.items():
+        means = (100 * sum(result.kinds[kind] for kind in kinds) / len(kinds) for result in evaluation.results)
+        table.add_row(category, "mean", "", *(f"{mean:.1f}" for mean in means), style="bold")
     return table
+
+
+def build_benchmark_table(found: Benchmarks) -> Table:
+    """The paper's table: a row for each benchmark and category, percent of the first checkpoint in brackets."""
+    from rich.table import Table
+
+    version = f" {found.version}" if found.version else ""
+    table = Table("benchmark", title=f"{found.harness}{version}", title_justify="left")
+    for row in found.rows:
+        table.add_column(row.name, justify="right")
+    for category, names in found.categories.items():
+        own = (_relate(row.categories.get(category), row.category_retention.get(category)) for row in found.rows)
+        table.add_row(category, *own, style="bold")
+        for name in names:
+            cells = (_relate(row.scores.get(name), row.retention.get(name)) or "not run" for row in found.rows)
+            table.add_row(f"  {name}", *cells)
+    table.add_row("average", *(_relate(row.average, row.relative) for row in found.rows), style="bold")
+    return table
+
+
+def _relate(value: float | None, retention: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" + (f" ({retention:.1f}%)" if retention is not None else "")

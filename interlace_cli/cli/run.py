@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ from interlace_cli.cli.options import (
     DEFAULT_WORKSPACE,
     AssignOption,
     CalibrationOption,
+    DataRevisionOption,
     DebugOption,
     DeviceOption,
     DropOption,
@@ -26,6 +26,7 @@ from interlace_cli.cli.options import (
     ImageRootOption,
     JsonOption,
     MaxSamplesOption,
+    MirrorOption,
     PaperOption,
     PortionOption,
     ProtectOption,
@@ -47,12 +48,16 @@ if TYPE_CHECKING:
     from interlace_cli.core.analyze import AnalyzeOptions
     from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import RunOptions
+    from interlace_cli.data.sources import Place
 
 
 def run(
     model: Annotated[str, typer.Argument(help="`demo`, a checkpoint folder, or a Hub id.")] = "demo",
     data: Annotated[
-        str | None, typer.Option("--data", help="A source as `prepare` takes it. Default for the demo model: demo.")
+        str | None,
+        typer.Option(
+            "--data", help="A source as `prepare` takes it. Default: the workspace's dataset; for the demo model, demo."
+        ),
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     ratio: RatioOption = None,
@@ -66,11 +71,13 @@ def run(
     tune: TuneOption = None,
     threshold: ThresholdOption = None,
     weight: WeightOption = None,
-    portion: PortionOption = 1.0,
+    portion: PortionOption = None,
     max_samples: MaxSamplesOption = None,
     holdout: HoldoutOption = None,
     calibration: CalibrationOption = 0.1,
     image_root: ImageRootOption = None,
+    revision: DataRevisionOption = None,
+    mirror: MirrorOption = None,
     epochs: HealEpochsOption = None,
     lr: HealRateOption = None,
     batch_size: HealBatchOption = None,
@@ -86,16 +93,18 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """The whole chain: prepare, analyze, plan, prune, finetune, eval, export. What is up to date is skipped."""
+    from interlace_cli.cli.evaluate import build_evaluation_tables
     from interlace_cli.cli.layer_table import build_layer_table, describe_plan
     from interlace_cli.cli.plan import build_plan_options
-    from interlace_cli.cli.result_table import build_kind_table, build_result_table
     from interlace_cli.cli.run_view import RunView
     from interlace_cli.core.analyze import AnalyzeOptions
     from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import run_chain
+    from interlace_cli.data.sources import Place
     from interlace_cli.domain.evaluation import Evaluation
     from interlace_cli.domain.plan import Plan
     from interlace_cli.io.artifacts import load_artifact
+    from interlace_cli.io.datasets import MANIFEST
 
     space = Workspace(workspace)
     ratio = 0.25 if ratio is None and drop is None else ratio
@@ -120,7 +129,8 @@ def run(
         },
         analysis=AnalyzeOptions(dtype=dtype, device=device, stack=stack or "language"),
         evaluation=EvaluateOptions(dtype=dtype, device=device, speed=speed, seed=seed),
-        image_root=image_root,
+        place=Place(image_root, revision, mirror),
+        has_dataset=(space.dataset / MANIFEST).exists(),
         force=force,
     )
     with RunView(BarProgress()) as view:
@@ -131,8 +141,7 @@ def run(
         record,
         build_layer_table(plan),
         describe_plan(plan),
-        build_kind_table(evaluation),
-        build_result_table(evaluation),
+        *build_evaluation_tables(evaluation),
         _describe_recipe(record.recipe, is_demo=options.model == "demo"),
         f"workspace: {space.root}\nreport: {space.report}\nready to load or publish: {space.export}",
     )
@@ -146,11 +155,12 @@ def build_run_options(
     recipe: dict[str, Any],
     analysis: AnalyzeOptions,
     evaluation: EvaluateOptions,
-    image_root: Path | None,
+    place: Place,
+    has_dataset: bool,
     force: bool,
 ) -> RunOptions:
-    """`run`'s options, also `compare`'s. Fills in what was not said: the demo has a recipe and a split of its own, any
-    other model the paper's."""
+    """`run`'s options, also `compare`'s. With no source the workspace's dataset is taken if it has one. Fills in what
+    was not said: the demo has a recipe and a split of its own, any other model the paper's."""
     from dataclasses import replace
 
     from interlace_cli.core.run import DEMO_RECIPE, DEMO_SELECTION, RunOptions
@@ -159,14 +169,16 @@ def build_run_options(
     from interlace_cli.healing.recipe import Recipe
 
     is_demo = model == "demo"
-    if data is None and not is_demo:
-        raise UsageError(f"run {model} needs --data.", "Give a JSON or JSONL file of conversations, or `demo`.")
+    if data is None and not is_demo and not has_dataset:
+        raise UsageError(
+            f"run {model} needs --data.", "Give a source as `prepare` takes it, or run `interlace prepare` first."
+        )
     base_recipe = DEMO_RECIPE if is_demo else Recipe()
     base_selection = DEMO_SELECTION if is_demo and data in (None, "demo") else Selection()
     return RunOptions(
         model=model,
-        source=data or "demo",
-        image_root=image_root,
+        source=data or ("demo" if is_demo else None),
+        place=place,
         selection=replace(base_selection, **_given(selection)),
         analyze=analysis,
         plan=plan,

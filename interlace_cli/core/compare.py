@@ -26,6 +26,7 @@ from interlace_cli.domain.record import Artifact, Settings
 from interlace_cli.domain.scores import Assign, Rank, Tune
 from interlace_cli.errors import ArtifactError, RatioError, UsageError
 from interlace_cli.evaluation.table import Measured, build_rows
+from interlace_cli.evaluation.tasks import Task
 from interlace_cli.healing.objective import parse_objective
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
@@ -274,9 +275,9 @@ class _Grid:
         out = (self.folder / "checkpoints" if self.options.keep else self.work) / job.file
         path = job.make(out)
         opened = open_model(path, self.dense.facts.stack)
-        quality, hits = evaluate.answer_samples(
-            label, opened, self.space.dataset, self.samples, self.evaluation, self.progress
-        )
+        task = Task("heldout", self.space.dataset, self.samples)
+        answered = evaluate.answer_samples(label, opened, [task], self.evaluation, self.progress)
+        scored = answered.scored
         cell = Cell(
             kind=Cell.KIND,
             schema_version=Cell.SCHEMA,
@@ -286,8 +287,9 @@ class _Grid:
             dropped=list(job.drop),
             tuned=list(job.tune),
             seed=job.seed,
-            loss=quality.loss,
-            hits="".join("1" if hit else "0" for hit in hits),
+            loss=answered.loss or 0.0,
+            points=list(scored.points),
+            weights=None if scored.weights is None else list(scored.weights),
             seconds=round(time.monotonic() - began, 3),
         )
         save_artifact(cell, self.folder / f"{job.file}.json")
@@ -297,7 +299,7 @@ class _Grid:
     def _load(self, job: _Job) -> Cell | None:
         """The cell, if it is there and was made of the same and by the same settings."""
         cell = self._find(job.file, Cell, job.settings)
-        return cell if cell is not None and len(cell.hits) == len(self.samples) else None
+        return cell if cell is not None and len(cell.points) == len(self.samples) else None
 
     def _find(self, file: str, cls: type[A], settings: Settings) -> A | None:
         path = self.folder / f"{file}.json"

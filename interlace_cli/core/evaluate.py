@@ -12,30 +12,24 @@ from typing import TYPE_CHECKING, Any
 from interlace_cli.core.opened import OpenedModel, find_cut_stack, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.domain.evaluation import Evaluation, Result, Speed
+from interlace_cli.domain.evaluation import Benchmarks, Evaluation, Result, Speed
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import UsageError
-from interlace_cli.evaluation.metrics import (
-    is_exact_match,
-    score_kinds,
-    score_macro,
-    score_retention,
-)
-from interlace_cli.evaluation.statistics import bootstrap_retention
+from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.evaluation.metrics import find_metrics
+from interlace_cli.evaluation.scores import score_kinds, score_macro, score_retention
+from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
+from interlace_cli.evaluation.tasks import Task
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.datasets import hash_dataset, load_split
-from interlace_cli.io.files import write_atomically
-from interlace_cli.io.workspace import PASSPORT, REPORT, Workspace, require
-from interlace_cli.report.html import build_report
+from interlace_cli.io.datasets import hash_dataset
+from interlace_cli.io.workspace import PASSPORT, Workspace, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from interlace_cli.data.batches import Batcher
-    from interlace_cli.evaluation.quality import Quality
+    from interlace_cli.evaluation.answering import Answered
 
 
 SPARSE_KERNELS = "2:4"
@@ -81,68 +75,71 @@ def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tupl
 
 
 def evaluate_checkpoints(
-    checkpoints: Sequence[tuple[str, str]], dataset: Path, out: Path, options: EvaluateOptions, progress: Progress
+    checkpoints: Sequence[tuple[str, str]],
+    tasks: Sequence[Task],
+    out: Path,
+    options: EvaluateOptions,
+    progress: Progress,
 ) -> Evaluation:
-    """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`,
-    with `report.html` beside it."""
+    """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`.
+    Benchmarks that stand there of the same checkpoints stay."""
     stacks = {find_cut_stack(location) for _, location in checkpoints} - {LANGUAGE}
     stack = stacks.pop() if len(stacks) == 1 else LANGUAGE
     opened = [(name, open_model(location, stack)) for name, location in checkpoints]
-    samples = load_split(dataset, "heldout")[: options.samples]
-    qualities, speeds, device, dtype = _measure(opened, dataset, samples, options, progress)
-    correct = [_find_hits(quality, samples) for quality in qualities]
-    results = _build_results(opened, samples, qualities, correct, speeds, options.seed)
+    answered, speeds = _measure(opened, tasks, options, progress)
+    device, dtype = describe_place(options)
+    results = _build_results(opened, answered, speeds, options.seed)
     evaluation = Evaluation(
         kind=Evaluation.KIND,
         schema_version=Evaluation.SCHEMA,
         created_by=build_origin("eval", build_settings(options)),
-        inputs={"dataset": hash_dataset(dataset), **{name: model.facts.fingerprint for name, model in opened}},
+        inputs={**_hash_tasks(tasks), **{name: model.facts.fingerprint for name, model in opened}},
         device=device,
         dtype=dtype,
-        samples=dict(sorted(Counter(sample.kind for sample in samples).items())),
+        samples=dict(sorted(Counter(answered[0].kinds).items())),
+        metrics=_find_metrics(answered[0].kinds, tasks),
+        categories=_find_categories(tasks),
         results=results,
+        benchmarks=_keep_benchmarks(out, results),
     )
-    _save_hits(opened, correct, out)
-    write_atomically(out.with_name(REPORT), build_report(evaluation).encode())
+    _save_points(opened, answered, out)
     save_artifact(evaluation, out)
     return evaluation
 
 
 def _measure(
-    opened: Sequence[tuple[str, OpenedModel]],
-    dataset: Path,
-    samples: list[Sample],
-    options: EvaluateOptions,
-    progress: Progress,
-) -> tuple[list[Quality], list[Speed | None], str, str]:
+    opened: Sequence[tuple[str, OpenedModel]], tasks: Sequence[Task], options: EvaluateOptions, progress: Progress
+) -> tuple[list[Answered], list[Speed | None]]:
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.evaluation.retrieval import is_dual_encoder
     from interlace_cli.evaluation.speed import measure_speed
 
     models: list[Any] = []
-    qualities = []
-    batcher = None
+    answered = []
+    processor = None
     for name, model in opened:
-        loaded, batcher = _load(model.checkpoint.path, dataset, options)
-        qualities.append(_answer(name, loaded, batcher, samples, options, progress))
-        if options.speed:
+        loaded, processor = _load(model.checkpoint.path, options)
+        answered.append(_answer(name, loaded, processor, tasks, options, progress))
+        if options.speed and not is_dual_encoder(loaded):
             models.append(loaded)
     speeds: list[Speed | None] = [None] * len(opened)
-    if options.speed and batcher is not None:
+    if len(models) == len(opened):
         _use_kernels([model.checkpoint.path for _, model in opened], models, progress)
-        speeds = list(measure_speed(models, batcher.build_prompts([_find_prompt(samples)]), options.repeats))
-    return qualities, speeds, *describe_place(options)
+        task = next((task for task in tasks if any(sample.image for sample in task.samples)), tasks[0])
+        prompt = Batcher(processor, task.folder).build_prompts([_find_prompt(task.samples)])
+        speeds = list(measure_speed(models, prompt, options.repeats))
+    return answered, speeds
 
 
 def answer_samples(
     name: str,
     opened: OpenedModel,
-    dataset: Path,
-    samples: Sequence[Sample],
+    tasks: Sequence[Task],
     options: EvaluateOptions,
     progress: Progress,
-) -> tuple[Quality, list[bool]]:
-    """One checkpoint's answers and loss, and which of the answers are right."""
-    quality = _answer(name, *_load(opened.checkpoint.path, dataset, options), samples, options, progress)
-    return quality, _find_hits(quality, samples)
+) -> Answered:
+    """One checkpoint's answers to the tasks, scored."""
+    return _answer(name, *_load(opened.checkpoint.path, options), tasks, options, progress)
 
 
 def time_checkpoints(
@@ -155,12 +152,14 @@ def time_checkpoints(
 ) -> list[list[float]]:
     """Seconds to the first token, `[repeat][checkpoint]`, of checkpoints that take turns, all of them loaded at once;
     2:4 sparse ones on kernels for that."""
+    from interlace_cli.data.batches import Batcher
     from interlace_cli.evaluation.speed import time_first_token
 
-    loaded = [_load(path, dataset, options) for path in paths]
+    loaded = [_load(path, options) for path in paths]
     models = [model for model, _ in loaded]
     _use_kernels(paths, models, progress)
-    return time_first_token(models, loaded[0][1].build_prompts([_find_prompt(samples)]), repeats)
+    prompt = Batcher(loaded[0][1], dataset).build_prompts([_find_prompt(samples)])
+    return time_first_token(models, prompt, repeats)
 
 
 def has_sparse_kernels(options: EvaluateOptions) -> bool:
@@ -185,31 +184,25 @@ def find_sparsity(path: Path) -> str | None:
     return load_artifact(passport, CheckpointCard).sparsity if passport.exists() else None
 
 
-def _load(path: Path, dataset: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Batcher]:
-    from interlace_cli.data.batches import Batcher
+def _load(path: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Any]:
     from interlace_cli.io.models import load_model, load_processor
 
     model = load_model(path, options.dtype, options.device, options.attention)
-    return model, Batcher(load_processor(path, options.min_pixels, options.max_pixels), dataset)
+    return model, load_processor(path, options.min_pixels, options.max_pixels)
 
 
 def _answer(
     name: str,
     model: PreTrainedModel,
-    batcher: Batcher,
-    samples: Sequence[Sample],
+    processor: Any,
+    tasks: Sequence[Task],
     options: EvaluateOptions,
     progress: Progress,
-) -> Quality:
-    from interlace_cli.evaluation.quality import measure_quality
+) -> Answered:
+    from interlace_cli.evaluation.answering import answer_tasks
 
-    with progress.task(f"eval {name}", len(samples), "samples") as advance:
-        return measure_quality(model, batcher, samples, options.batch_size, options.max_new_tokens, advance)
-
-
-def _find_hits(quality: Quality, samples: Sequence[Sample]) -> list[bool]:
-    """Which of the answers are right."""
-    return [is_exact_match(answer, sample.answer) for answer, sample in zip(quality.answers, samples, strict=True)]
+    with progress.task(f"eval {name}", sum(len(task.samples) for task in tasks), "samples") as advance:
+        return answer_tasks(model, processor, tasks, options.batch_size, options.max_new_tokens, advance)
 
 
 def _use_kernels(paths: Sequence[Path], models: Sequence[PreTrainedModel], progress: Progress) -> None:
@@ -235,22 +228,17 @@ def describe_device(device: str) -> str:
 
 def _build_results(
     opened: Sequence[tuple[str, OpenedModel]],
-    samples: list[Sample],
-    qualities: Sequence[Quality],
-    correct: list[list[bool]],
+    answered: Sequence[Answered],
     speeds: Sequence[Speed | None],
     seed: int,
 ) -> list[Result]:
-    import numpy as np
-
-    kinds = [sample.kind for sample in samples]
-    by_kind = [score_kinds(hits, kinds) for hits in correct]
+    kinds = answered[0].kinds
+    by_kind = [score_kinds(one.scored, kinds) for one in answered]
+    points = [to_array(one.scored) for one in answered]
     results = []
     for place, (name, model) in enumerate(opened):
         retention = score_retention(by_kind[place], by_kind[0]) if place else None
-        interval = None
-        if retention is not None:
-            interval = bootstrap_retention(np.array(correct[place]), np.array(correct[0]), kinds, seed)
+        interval = None if retention is None else bootstrap_retention(points[place], points[0], kinds, seed)
         results.append(
             Result(
                 name=name,
@@ -260,7 +248,7 @@ def _build_results(
                 parameters=model.facts.total_parameters,
                 bytes=model.facts.total_bytes,
                 score=score_macro(by_kind[place]),
-                loss=qualities[place].loss,
+                loss=answered[place].loss,
                 kinds=by_kind[place],
                 retention=retention,
                 retention_interval=interval,
@@ -270,9 +258,41 @@ def _build_results(
     return results
 
 
-def _save_hits(opened: Sequence[tuple[str, OpenedModel]], correct: list[list[bool]], out: Path) -> None:
-    """Which samples each checkpoint answered right, in the order of the held-out split, beside the JSON."""
+def _hash_tasks(tasks: Sequence[Task]) -> dict[str, str]:
+    """The datasets that are asked: `dataset` is the workspace's."""
+    return {"dataset" if task.name == "heldout" else f"task {task.name}": hash_dataset(task.folder) for task in tasks}
+
+
+def _find_metrics(kinds: Sequence[str], tasks: Sequence[Task]) -> dict[str, str]:
+    known = find_metrics([sample for task in tasks for sample in task.samples])
+    return {kind: known.get(kind, "recall") for kind in sorted(set(kinds))}
+
+
+def _find_categories(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    categories: dict[str, list[str]] = {}
+    for task in tasks:
+        if task.category is not None:
+            categories.setdefault(task.category, []).extend(sorted({sample.kind for sample in task.samples}))
+    return categories
+
+
+def _keep_benchmarks(out: Path, results: Sequence[Result]) -> Benchmarks | None:
+    """Those that stand in `out`, if they are of the checkpoints that were evaluated now."""
+    if not out.exists():
+        return None
+    try:
+        found = load_artifact(out, Evaluation).benchmarks
+    except InterlaceError:
+        return None
+    now = {result.name: result.fingerprint for result in results}
+    return found if found and all(now.get(row.name) == row.fingerprint for row in found.rows) else None
+
+
+def _save_points(opened: Sequence[tuple[str, OpenedModel]], answered: Sequence[Answered], out: Path) -> None:
+    """What each sample scored, points and weight, in the order of the tasks, beside the JSON."""
     import numpy as np
 
-    arrays = {name: np.array(hits, dtype=np.uint8) for (name, _), hits in zip(opened, correct, strict=True)}
+    arrays = {
+        name: np.array(one.scored.pairs(), dtype=np.float32) for (name, _), one in zip(opened, answered, strict=True)
+    }
     save_arrays(arrays, out.with_suffix(".safetensors"))

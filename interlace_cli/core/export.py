@@ -10,40 +10,75 @@ from interlace_cli.core.opened import open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress, Silent
-from interlace_cli.domain.record import Settings
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 from interlace_cli.io.checkpoints import DEMO, resolve_location
+from interlace_cli.io.datasets import MANIFEST, load_manifest
 from interlace_cli.io.files import check_free, folder_being_made
+from interlace_cli.io.gguf import convert_gguf
+from interlace_cli.io.hub import push_folder
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
-from interlace_cli.report.card import build_card
+from interlace_cli.report.card import Engine, build_card
+from interlace_cli.report.card_metadata import build_metadata
+
+FORMATS = ("hf", "gguf")
+SERVERS = (
+    Engine("vLLM", "not tried", "vllm serve {name}"),
+    Engine("SGLang", "not tried", "python -m sglang.launch_server --model-path {name}"),
+)
+LLAMA = "llama-mtmd-cli -m {name}-f16.gguf --mmproj mmproj-{name}-f16.gguf --image picture.png -p 'What is this?'"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`base_model` and `licence` None: as the checkpoint's passport and the base model's own card say."""
+    """`base_model` and `licence` None: as the checkpoint's passport and the base model's own card say. `formats`:
+    beside the plain folder, which there always is."""
 
     name: str | None = None
     base_model: str | None = None
     licence: str | None = None
     push_to_hub: str | None = None
     private: bool = True
-
-
-def build_settings(options: ExportOptions) -> Settings:
-    """What the card depends on."""
-    return {"name": options.name, "base_model": options.base_model, "licence": options.licence}
+    formats: tuple[str, ...] = ()
 
 
 def export_checkpoint(
-    checkpoint: Path, evaluation_path: Path, out: Path, options: ExportOptions, progress: Progress, force: bool = False
+    checkpoint: Path,
+    evaluation_path: Path,
+    out: Path,
+    options: ExportOptions,
+    progress: Progress,
+    force: bool = False,
+    dataset: Path | None = None,
 ) -> CheckpointCard:
-    """Copies `checkpoint` to `out` with a model card; its table is taken from the evaluation if that speaks of it."""
-    check_free(out, force)
+    """Copies `checkpoint` to `out` with a model card; its tables are taken from the evaluation if that speaks of it. To
+    push what `out` holds already, nothing is written anew."""
+    unknown = next((name for name in options.formats if name not in FORMATS), None)
+    if unknown is not None:
+        raise UsageError(f"--format does not take {unknown!r}.", f"It takes {', '.join(FORMATS)}.")
     card = load_artifact(require(require(checkpoint) / PASSPORT), CheckpointCard)
+    if not (options.push_to_hub and not force and is_exported(checkpoint, evaluation_path, out, options, dataset)):
+        check_free(out, force)
+        _write(checkpoint, card, evaluation_path, out, options, progress, force, dataset)
+    if options.push_to_hub:
+        progress.say(f"pushed to {push_folder(out, options.push_to_hub, options.private)}")
+    return card
+
+
+def _write(
+    checkpoint: Path,
+    card: CheckpointCard,
+    evaluation_path: Path,
+    out: Path,
+    options: ExportOptions,
+    progress: Progress,
+    force: bool,
+    dataset: Path | None,
+) -> None:
     opened = open_model(checkpoint)
-    text = _build_text(card, _find_evaluation(evaluation_path, opened.facts.fingerprint, progress), options)
+    evaluation = _find_evaluation(evaluation_path, opened.facts.fingerprint, progress)
+    text = _build_text(card, evaluation, options, opened.facts.fingerprint, dataset)
     with folder_being_made(out, force) as draft:
         copy_config(checkpoint, draft)
         copy_side_files(checkpoint, draft)
@@ -52,33 +87,58 @@ def export_checkpoint(
         (draft / "README.md").write_text(text, encoding="utf-8")
         save_artifact(card, draft / PASSPORT)
         _complete(draft)
-    if options.push_to_hub:
-        _push(out, options.push_to_hub, options.private)
-    return card
+        if "gguf" in options.formats:
+            convert_gguf(draft, draft / "gguf", _find_name(card, options).split("/")[-1], progress)
 
 
-def is_exported(checkpoint: Path, evaluation_path: Path, out: Path, options: ExportOptions) -> bool:
+def is_exported(
+    checkpoint: Path, evaluation_path: Path, out: Path, options: ExportOptions, dataset: Path | None = None
+) -> bool:
     """Whether `out` already is what an export would write: the same passport, card and weights."""
     try:
         card = load_artifact(checkpoint / PASSPORT, CheckpointCard)
         if load_artifact(out / PASSPORT, CheckpointCard) != card:
             return False
         fingerprint = open_model(checkpoint).facts.fingerprint
-        text = _build_text(card, _find_evaluation(evaluation_path, fingerprint, Silent()), options)
+        evaluation = _find_evaluation(evaluation_path, fingerprint, Silent())
+        text = _build_text(card, evaluation, options, fingerprint, dataset)
         is_same_card = (out / "README.md").read_text(encoding="utf-8") == text
-        return is_same_card and open_model(out).facts.fingerprint == fingerprint
+        has_formats = "gguf" not in options.formats or any((out / "gguf").glob("*.gguf"))
+        return is_same_card and has_formats and open_model(out).facts.fingerprint == fingerprint
     except (OSError, InterlaceError):
         return False
 
 
-def _build_text(card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions) -> str:
-    base = options.base_model or (card.base.name if card.base.location == DEMO else card.base.location)
-    if base.startswith("/"):
-        base = card.base.name
-    datasets = [card.healing.dataset] if card.healing else []
+def _build_text(
+    card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions, fingerprint: str, dataset: Path | None
+) -> str:
+    base = _find_base(card, options)
     licence = options.licence or _find_licence(card.base.location)
-    name = options.name or options.push_to_hub or f"{re.sub(r'[^A-Za-z0-9.-]+', '-', base.split('/')[-1])}-interlace"
-    return build_card(card, evaluation, name, base, licence, datasets)
+    name = _find_name(card, options)
+    manifest = load_manifest(dataset) if dataset is not None and (dataset / MANIFEST).exists() else None
+    metadata = build_metadata(card, evaluation, name, base, licence, fingerprint, manifest)
+    return build_card(card, evaluation, name, base, metadata, _list_engines(evaluation, options))
+
+
+def _find_base(card: CheckpointCard, options: ExportOptions) -> str:
+    base = options.base_model or (card.base.name if card.base.location == DEMO else card.base.location)
+    return card.base.name if base.startswith("/") else base
+
+
+def _find_name(card: CheckpointCard, options: ExportOptions) -> str:
+    last = re.sub(r"[^A-Za-z0-9.-]+", "-", _find_base(card, options).split("/")[-1])
+    return options.name or options.push_to_hub or f"{last}-interlace"
+
+
+def _list_engines(evaluation: Evaluation | None, options: ExportOptions) -> list[Engine]:
+    """transformers loaded the config and the processor, and all of it where there is an evaluation."""
+    from importlib.metadata import version
+
+    ours = "evaluated" if evaluation and evaluation.results else "config and processor loaded"
+    load = "AutoModelForImageTextToText.from_pretrained('{name}')"
+    engines = [Engine(f"transformers {version('transformers')}", f"tried: {ours}", load), *SERVERS]
+    tried = "tried: converted, and answered about a picture" if "gguf" in options.formats else "not tried"
+    return [*engines, Engine("llama.cpp", tried, LLAMA)]
 
 
 def _find_evaluation(path: Path, fingerprint: str, progress: Progress) -> Evaluation | None:
@@ -86,7 +146,9 @@ def _find_evaluation(path: Path, fingerprint: str, progress: Progress) -> Evalua
         progress.say("There is no evaluation, so the card has no table; `interlace eval` makes one.")
         return None
     evaluation = load_artifact(path, Evaluation)
-    if all(result.fingerprint != fingerprint for result in evaluation.results):
+    known = {result.fingerprint for result in evaluation.results}
+    rows = evaluation.benchmarks.rows if evaluation.benchmarks else []
+    if fingerprint not in known | {row.fingerprint for row in rows}:
         progress.say(f"{path} does not speak of this checkpoint, so the card has no table.")
         return None
     return evaluation
@@ -110,18 +172,3 @@ def _complete(draft: Path) -> None:
     load_processor(draft)
     if not (draft / "generation_config.json").exists():
         import_transformers().GenerationConfig.from_model_config(config).save_pretrained(draft)
-
-
-def _push(folder: Path, repo: str, private: bool) -> None:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        api = HfApi()
-        api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder)
-    except (HfHubHTTPError, OSError) as error:
-        raise InterlaceError(
-            f"{folder} is complete, but could not be pushed to {repo}: {str(error).splitlines()[0]}.",
-            "Run `hf auth login`, then push again.",
-        ) from error

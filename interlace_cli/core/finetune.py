@@ -115,17 +115,21 @@ def heal(
     state = State(out, _build_key(chosen, inputs, card, how.describe_state(processes.size)))
     healing = _Healing(job, dataset, chosen, how, state, progress if processes.is_main else Silent())
     history = healing.run()
+    manifest = load_manifest(dataset)
     healed = card.model_copy(
         update={
             "created_by": build_origin("finetune", build_settings(recipe)),
             "inputs": inputs,
             "healing": Healing(
-                dataset=load_manifest(dataset).source,
+                dataset=manifest.source,
+                dataset_location=manifest.location,
+                dataset_revision=manifest.revision,
                 recipe=asdict(chosen),
                 steps=history.steps,
                 samples=healing.samples,
                 first_loss=history.first,
                 last_loss=history.last,
+                curve=history.curve,
                 trained_parameters=healing.trained_parameters,
                 frozen_sha256=healing.frozen_sha256,
             ),

@@ -145,6 +145,7 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
     facts = ModelFacts(
         name=checkpoint.name,
         location=checkpoint.location,
+        revision=checkpoint.revision,
         fingerprint=fingerprint(checkpoint),
         model_type=understood.config["model_type"],
         layer_parameters=[_parameters(tensors) for tensors in by_layer],

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.core import analyze, evaluate, export, finetune, plan, prepare, prune
+from interlace_cli.core import analyze, evaluate, export, finetune, plan, prepare, prune, report
 from interlace_cli.core.opened import OpenedModel, open_model
+from interlace_cli.core.tasks import load_heldout
 from interlace_cli.data.source import Selection
+from interlace_cli.data.sources import Place
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
@@ -33,11 +35,11 @@ DEMO_SELECTION = Selection(holdout=0.2)
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of each step; the defaults are those of the demo."""
+    """The options of each step; the defaults are those of the demo. `source` None: the dataset that is there."""
 
     model: str = "demo"
-    source: str = "demo"
-    image_root: Path | None = None
+    source: str | None = "demo"
+    place: Place = field(default_factory=Place)
     selection: Selection = DEMO_SELECTION
     analyze: analyze.AnalyzeOptions = field(default_factory=analyze.AnalyzeOptions)
     plan: plan.PlanOptions = field(default_factory=lambda: plan.PlanOptions(ratio=0.25))
@@ -54,7 +56,7 @@ class Outcome(Record):
     parameters: int
     bytes: int
     score: float
-    loss: float
+    loss: float | None
     ttft_ms: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
@@ -102,6 +104,7 @@ def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_
     chain.prune()
     chain.finetune()
     chain.evaluate()
+    chain.report()
     chain.export()
     return chain.build_record()
 
@@ -124,16 +127,18 @@ class _Chain:
         self.skipped: list[str] = []
 
     def prepare(self) -> None:
-        o = self.options
-        settings, inputs = prepare.build_settings(o.source, o.selection), prepare.hash_source(o.source)
+        o, source = self.options, self.options.source
+        if source is None:
+            self._unless(True, "prepare", lambda: None)
+            return
         self._step(
             "prepare",
             self.space.dataset / MANIFEST,
             Manifest,
-            settings,
-            inputs,
+            prepare.build_settings(source, o.selection, o.place),
+            prepare.hash_source(source),
             lambda: prepare.prepare_dataset(
-                o.source, self.space.dataset, o.selection, self.progress, o.image_root, self._may_replace("dataset")
+                source, self.space.dataset, o.selection, self.progress, o.place, self._may_replace("dataset")
             ),
         )
 
@@ -218,17 +223,31 @@ class _Chain:
             evaluate.build_settings(o.evaluate),
             {"dataset": hash_dataset(space.dataset), **inputs},
             lambda: evaluate.evaluate_checkpoints(
-                checkpoints, space.dataset, space.evaluation, o.evaluate, self.progress
+                checkpoints,
+                load_heldout(space.dataset, o.evaluate.samples),
+                space.evaluation,
+                o.evaluate,
+                self.progress,
             ),
         )
+
+    def report(self) -> None:
+        """Made anew each time: it takes no time, and shows what lies there now."""
+        report.write_report(self.space, self.space.report)
 
     def export(self) -> None:
         o, space = self.options, self.space
         self._unless(
-            export.is_exported(space.healed, space.evaluation, space.export, o.export),
+            export.is_exported(space.healed, space.evaluation, space.export, o.export, space.dataset),
             "export",
             lambda: export.export_checkpoint(
-                space.healed, space.evaluation, space.export, o.export, self.progress, self._may_replace("export")
+                space.healed,
+                space.evaluation,
+                space.export,
+                o.export,
+                self.progress,
+                self._may_replace("export"),
+                space.dataset,
             ),
         )
 
@@ -264,7 +283,7 @@ class _Chain:
 
     def _unless(self, is_current: bool, name: str, make: Callable[[], Any]) -> None:
         """Makes what is not up to date, and times it."""
-        if is_current and not self.options.force:
+        if is_current and (not self.options.force or (self.options.source is None and name == "prepare")):
             self.skipped.append(name)
             self.on_step(name, "skipped", 0.0)
             return

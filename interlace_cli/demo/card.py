@@ -56,7 +56,7 @@ answer would give:
 def measure(folder: Path) -> dict[str, tuple[float, float]]:
     """Kind -> share of right answers, and share that the most frequent answer would get."""
     from interlace_cli.data.batches import Batcher
-    from interlace_cli.evaluation.metrics import is_exact_match
+    from interlace_cli.evaluation.metrics.exact_match import is_exact_match
     from interlace_cli.evaluation.quality import generate_answers
     from interlace_cli.io.datasets import load_split
     from interlace_cli.io.models import load_model, load_processor

@@ -11,14 +11,19 @@ from interlace_cli.domain.record import Artifact, Record
 
 
 class Healing(Record):
-    """How a checkpoint was healed: the recipe, and the loss on the first and the last steps."""
+    """How a checkpoint was healed: the recipe, and the loss on the first and the last steps. `curve` holds steps of the
+    last stage, each with the mean loss since the one before; `dataset_location` and `dataset_revision` are on the
+    Hub."""
 
     dataset: str
+    dataset_location: str | None = None
+    dataset_revision: str | None = None
     recipe: dict[str, str | int | float | bool]
     steps: int
     samples: int
     first_loss: float
     last_loss: float
+    curve: list[tuple[int, float]] = []
     trained_parameters: int
     frozen_sha256: str = Field(description="over all frozen tensors; the same before and after")
 

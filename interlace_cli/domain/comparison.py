@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
 from interlace_cli.domain.record import Artifact, Record
 
 
 class Cell(Artifact):
     """One checkpoint that was made and evaluated: dense layers dropped and tuned, the seed of its healing if it was
-    healed, and for each held-out sample whether its answer was right (`hits`, a string of 0 and 1)."""
+    healed, and what each held-out sample scored, by its weight; `weights` None: 1 each."""
 
     KIND: ClassVar[str] = "interlace.cell"
+    SCHEMA: ClassVar[int] = 2
 
     name: str
     dropped: list[int]
     tuned: list[int]
     seed: int | None
     loss: float
-    hits: str = Field(pattern="^[01]+$")
+    points: list[float]
+    weights: list[float] | None = None
     seconds: float
 
 

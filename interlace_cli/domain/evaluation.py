@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from interlace_cli.domain.record import Artifact, Record
 
 
@@ -23,8 +25,9 @@ class Speed(Record):
 
 
 class Result(Record):
-    """One checkpoint's figures. `score` is the macro exact match over kinds in 0 ... 1, `loss` the mean cross-entropy
-    of an answer token; `retention` is in percent of the first checkpoint, the mean over kinds of the ratio."""
+    """One checkpoint's figures. `kinds` holds the score of each kind by its metric, `score` their macro mean, `loss`
+    the mean cross-entropy of an answer token (None for a model that generates nothing); `retention` is in percent of
+    the first checkpoint, the mean over kinds of the ratio."""
 
     name: str
     location: str
@@ -33,7 +36,7 @@ class Result(Record):
     parameters: int
     bytes: int
     score: float
-    loss: float
+    loss: float | None
     kinds: dict[str, float]
     retention: float | None = None
     retention_interval: tuple[float, float] | None = None
@@ -45,12 +48,51 @@ class Result(Record):
         return self.speed.ttft_ms if self.speed else None
 
 
+class BenchmarkRow(Record):
+    """One checkpoint's benchmarks, in 0 ... 100: `scores` of those that were run, `errors` their standard errors where
+    the harness gives them, `categories` the means over the benchmarks of each that every checkpoint has, `average` that
+    over all of those. `retention` is in percent of the first row, benchmark by benchmark, `relative` the mean of these
+    ratios."""
+
+    name: str
+    fingerprint: str | None
+    scores: dict[str, float]
+    errors: dict[str, float] = {}
+    categories: dict[str, float] = {}
+    average: float | None = None
+    retention: dict[str, float] = {}
+    category_retention: dict[str, float] = {}
+    relative: float | None = None
+
+
+class Benchmarks(Record):
+    """What outside harnesses found. `harness` -> what was asked of it; `categories`: category -> benchmarks;
+    `not_run`: benchmark -> why there is no score, for one checkpoint at least."""
+
+    harness: str
+    version: str | None
+    settings: dict[str, str]
+    categories: dict[str, list[str]]
+    rows: list[BenchmarkRow] = Field(min_length=1)
+    not_run: dict[str, str] = {}
+
+
 class Evaluation(Artifact):
-    """Results in the order of the call; the first is what the others are compared with."""
+    """Results in the order of the call; the first is what the others are compared with. `samples` and `metrics` are by
+    kind; `categories`: category -> kinds, where tasks have them. There may be benchmarks and no results."""
 
     KIND: ClassVar[str] = "interlace.evaluation"
+    SCHEMA: ClassVar[int] = 2
 
-    device: str
-    dtype: str
-    samples: dict[str, int]
-    results: list[Result]
+    device: str = ""
+    dtype: str = ""
+    samples: dict[str, int] = {}
+    metrics: dict[str, str] = {}
+    categories: dict[str, list[str]] = {}
+    results: list[Result] = []
+    benchmarks: Benchmarks | None = None
+
+    @property
+    def is_exact_match(self) -> bool:
+        """Whether every kind is scored by exact match."""
+        return set(self.metrics.values()) <= {"exact_match"}

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quality:
-    """`answers[i]` is the greedy answer to sample i; `loss` the mean cross-entropy over all answer tokens."""
+    """`answers[i]` is the greedy answer to sample i; `loss` the mean cross-entropy over all answer tokens, of which
+    there are `tokens`."""
 
     answers: list[str]
     loss: float
+    tokens: int
 
 
 def measure_quality(
@@ -45,7 +47,7 @@ def measure_quality(
         loss, count = compute_loss(model, batcher, batch)
         total, tokens = total + loss * count, tokens + count
         advance(len(chosen))
-    return Quality(answers, total / max(tokens, 1))
+    return Quality(answers, total / max(tokens, 1), tokens)
 
 
 @torch.inference_mode()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from interlace_cli.domain.comparison import Cell, Row, SpeedCell
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.metrics import score_kinds, score_macro, score_retention
-from interlace_cli.evaluation.statistics import find_deviation, find_interval, resample_retentions
+from interlace_cli.evaluation.scores import Points, score_kinds, score_macro, score_retention
+from interlace_cli.evaluation.statistics import find_deviation, find_interval, resample_retentions, to_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,8 @@ def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: in
     import numpy as np
 
     kinds = [sample.kind for sample in samples]
-    hits = [np.array([[character == "1" for character in cell.hits] for cell in one.cells]) for one in measured]
-    draws = resample_retentions([row.astype(float) for row in hits], hits[0][0].astype(float), kinds, seed)
+    hits = [np.array([to_array(Points(cell.points, cell.weights)) for cell in one.cells]) for one in measured]
+    draws = resample_retentions(hits, hits[0][0], kinds, seed)
     rows = [_build_row(one, hits[place], hits[0][0], samples) for place, one in enumerate(measured)]
     rows = [
         row.model_copy(update={"retention_interval": find_interval(draws[:, place])}) if place else row
@@ -50,8 +50,8 @@ def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: in
 
 def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequence[Sample]) -> Row:
     kinds = [sample.kind for sample in samples]
-    base = score_kinds(dense.tolist(), kinds)
-    by_seed = [score_kinds(row.tolist(), kinds) for row in hits]
+    base = score_kinds(_to_points(dense), kinds)
+    by_seed = [score_kinds(_to_points(row), kinds) for row in hits]
     scores = [score_macro(by_kind) for by_kind in by_seed]
     retentions = [score_retention(by_kind, base) for by_kind in by_seed]
     known = [value for value in retentions if value is not None]
@@ -75,13 +75,17 @@ def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequ
     )
 
 
+def _to_points(scored_N2: np.ndarray) -> Points:
+    return Points(scored_N2[:, 0].tolist(), scored_N2[:, 1].tolist())
+
+
 def _score_families(hits: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
     """Source -> mean over its kinds of the share of right answers; means over the seeds."""
     families = {}
     for source in sorted({sample.source for sample in samples}):
         members = [index for index, sample in enumerate(samples) if sample.source == source]
         kinds = [samples[index].kind for index in members]
-        families[source] = sum(score_macro(score_kinds(row[members].tolist(), kinds)) for row in hits) / len(hits)
+        families[source] = sum(score_macro(score_kinds(_to_points(row[members]), kinds)) for row in hits) / len(hits)
     return families
 
 
@@ -90,12 +94,12 @@ def _compare_rows(
 ) -> list[Row]:
     """Relative to Dense-FT, and to the best of the same ratio that is healed alike."""
     tuned = next((place for place, row in enumerate(rows) if row.method == DENSE_FT), None)
-    base = None if tuned is None else score_kinds(hits[tuned].mean(0).tolist(), kinds)
+    base = None if tuned is None else score_kinds(_to_points(hits[tuned].sum(0)), kinds)
     result = []
     for place, row in enumerate(rows):
         update: dict[str, object] = {}
         if base is not None:
-            mean = score_kinds(hits[place].mean(0).tolist(), kinds)
+            mean = score_kinds(_to_points(hits[place].sum(0)), kinds)
             update["relative_dense_ft"] = score_retention(mean, base)
         rivals = [
             other

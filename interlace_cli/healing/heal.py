@@ -60,6 +60,9 @@ class Dense:
     layers: nn.ModuleList
 
 
+CURVE_POINTS = 100
+
+
 @dataclass(frozen=True)
 class History:
     """`losses[i]` of optimizer step `i`, in each stage: mean cross-entropy of a label, or what takes its place."""
@@ -80,6 +83,14 @@ class History:
     def last(self) -> float:
         """Mean over the last tenth of the last stage's steps."""
         return _mean(self.losses[-1][-self._tenth :])
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """`(step, mean loss since the one before)` of the last stage, at most CURVE_POINTS of them."""
+        losses = self.losses[-1]
+        size = -(-len(losses) // CURVE_POINTS)
+        ends = range(size, len(losses) + size, size)
+        return [(min(end, len(losses)), round(_mean(losses[end - size : end]), 6)) for end in ends]
 
     @property
     def _tenth(self) -> int:

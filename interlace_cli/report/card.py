@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from interlace_cli import __version__
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.layers import describe_layers
 
+
+@dataclass(frozen=True)
+class Engine:
+    """Something that loads the files: its name, whether it did (`tried: ...` or `not tried`), and its command, in which
+    `{name}` is the model's."""
+
+    name: str
+    state: str
+    command: str
+
+
 PAPER = "INTERLACE (CVPR 2026, arXiv:2511.19676)"
 
 
 def build_card(
-    card: CheckpointCard, evaluation: Evaluation | None, name: str, base_model: str, licence: str, datasets: list[str]
+    card: CheckpointCard,
+    evaluation: Evaluation | None,
+    name: str,
+    base_model: str,
+    metadata: str,
+    engines: Sequence[Engine] = (),
 ) -> str:
-    """Markdown with the Hub's metadata in front."""
+    """Markdown, with the Hub's `metadata` in front. `engines` say what was loaded with what."""
     parts = [
-        _metadata(base_model, licence, datasets),
+        metadata,
         f"# {name}",
         _introduction(card, base_model),
         _layers(card),
-        _healing(card.healing, datasets),
+        _healing(card.healing),
         _table(evaluation),
+        _benchmarks(evaluation),
         _usage(name),
+        _serving(name, engines),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _metadata(base_model: str, licence: str, datasets: list[str]) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: image-text-to-text", f"license: {licence}"]
-    if "/" in base_model:
-        lines += [f"base_model: {base_model}", "base_model_relation: finetune"]
-    if datasets:
-        lines += ["datasets:", *(f"- {dataset}" for dataset in datasets)]
-    return "\n".join([*lines, "tags:", "- interlace", "- layer-pruning", "---"])
 
 
 def _introduction(card: CheckpointCard, base_model: str) -> str:
@@ -65,12 +77,14 @@ def _layers(card: CheckpointCard) -> str:
     return "\n".join([*rows, *("\n" + note for note in card.notes)])
 
 
-def _healing(healing: Healing | None, datasets: list[str]) -> str:
+def _healing(healing: Healing | None) -> str:
     if healing is None:
         return ""
     recipe = ", ".join(f"{name} {value}" for name, value in sorted(healing.recipe.items()))
+    at = f" at {healing.dataset_revision[:12]}" if healing.dataset_revision else ""
+    data = (healing.dataset_location or healing.dataset) + at
     return (
-        f"## Healing\n\nCross-entropy on the answers of {healing.samples} conversations ({', '.join(datasets)}),"
+        f"## Healing\n\nObjective {healing.recipe.get('objective', 'ce')} on {healing.samples} conversations ({data}),"
         f" {healing.steps} steps; loss {healing.first_loss:.3f} → {healing.last_loss:.3f};"
         f" {healing.trained_parameters:,} parameters trained, every other tensor unchanged to the bit."
         f"\n\nRecipe: {recipe}."
@@ -78,16 +92,17 @@ def _healing(healing: Healing | None, datasets: list[str]) -> str:
 
 
 def _table(evaluation: Evaluation | None) -> str:
-    if evaluation is None:
-        return "## What it cost\n\nNot evaluated."
+    if evaluation is None or not evaluation.results:
+        return "" if evaluation else "## What it cost\n\nNot evaluated."
     head = ["## What it cost", ""]
     head += [
         "| | layers | parameters | score | loss | retention (95% interval) | TTFT ms | tokens/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     count = sum(evaluation.samples.values())
+    metrics = "exact match" if evaluation.is_exact_match else ", ".join(sorted(set(evaluation.metrics.values())))
     note = (
-        f"Score: exact match of greedy answers, macro mean over {len(evaluation.samples)} kinds, on {count} held-out"
+        f"Score: {metrics} of greedy answers, macro mean over {len(evaluation.samples)} kinds, on {count} held-out"
         f" samples; retention: mean over kinds of the ratio to {evaluation.results[0].name}. Measured on"
         f" {evaluation.device}, {evaluation.dtype}, in one run."
     )
@@ -101,7 +116,7 @@ def _row(result: Result) -> str:
         str(result.layers),
         f"{result.parameters:,}",
         f"{result.score:.1%}",
-        f"{result.loss:.3f}",
+        f"{result.loss:.3f}" if result.loss is not None else "",
         describe_retention(result),
         f"{speed.ttft_ms:.1f}" if speed else "",
         f"{speed.tokens_per_second:.0f}" if speed else "",
@@ -115,6 +130,37 @@ def describe_retention(result: Result) -> str:
         return ""
     low, high = result.retention_interval
     return f"{result.retention:.1f}% ({low:.1f} to {high:.1f})"
+
+
+def _benchmarks(evaluation: Evaluation | None) -> str:
+    found = evaluation.benchmarks if evaluation else None
+    if found is None:
+        return ""
+    head = [f"| | {' | '.join(row.name for row in found.rows)} |", "|---" * (len(found.rows) + 1) + "|"]
+    lines = []
+    for category, names in found.categories.items():
+        own = (_relate(row.categories.get(category), row.category_retention.get(category)) for row in found.rows)
+        lines.append(f"| **{category}** | {' | '.join(own)} |")
+        for name in names:
+            cells = (_relate(row.scores.get(name), row.retention.get(name)) or "not run" for row in found.rows)
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines.append(f"| **average** | {' | '.join(_relate(row.average, row.relative) for row in found.rows)} |")
+    note = f"{found.harness} {found.version or ''}".strip() + f"; in brackets: percent of {found.rows[0].name}."
+    return "\n".join(["## Benchmarks", "", *head, *lines, "", note])
+
+
+def _relate(value: float | None, retention: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" + (f" ({retention:.1f}%)" if retention is not None else "")
+
+
+def _serving(name: str, engines: Sequence[Engine]) -> str:
+    """Commands of servers; each says whether it was tried with these files."""
+    if not engines:
+        return ""
+    rows = [f"| {engine.name} | {engine.state} | `{engine.command.format(name=name)}` |" for engine in engines]
+    return "\n".join(["## Serve", "", "| | with these files | |", "|---|---|---|", *rows])
 
 
 def _usage(name: str) -> str:

@@ -127,7 +127,7 @@ def test_a_broken_image_is_counted_and_listed(tmp_path: Path) -> None:
     assert code == 0, err
     manifest = json.loads(out)
     assert manifest["skipped"] == {"image does not open": 1}
-    assert manifest["skipped_records"] == [{"record": "record 1", "reason": "image does not open"}]
+    assert manifest["skipped_records"] == [{"record": "record 1", "reason": "image does not open", "count": 1}]
 
 
 def test_options_that_do_not_fit_this_machine(chain_model: Path, small_dataset: Path, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def cell(hits: str, seed: int | None = None) -> Cell:
         tuned=[],
         seed=seed,
         loss=1.0,
-        hits=hits,
+        points=[float(hit) for hit in hits],
         seconds=0.0,
     )
 

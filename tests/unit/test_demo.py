@@ -15,8 +15,9 @@ from interlace_cli.demo.model import build_config, build_processor
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.train import Curriculum, Packer, compute_losses, init_weights, sample_batch, schedule
 from interlace_cli.demo.world import FAMILIES, SIZE, build_picture, draw, is_heldout
-from interlace_cli.evaluation.metrics import is_exact_match, score_kinds, score_macro
+from interlace_cli.evaluation.metrics.exact_match import is_exact_match
 from interlace_cli.evaluation.quality import generate_answers
+from interlace_cli.evaluation.scores import Points, score_kinds, score_macro
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
@@ -147,4 +148,4 @@ def test_the_shipped_model_answers_held_out_questions(small_dataset: Path) -> No
     batcher = Batcher(load_processor(CHECKPOINT), small_dataset)
     answers = generate_answers(load_model(CHECKPOINT), batcher, samples, 8)
     hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(answers, samples, strict=True)]
-    assert score_macro(score_kinds(hits, [sample.kind for sample in samples])) > 0.85
+    assert score_macro(score_kinds(Points(hits), [sample.kind for sample in samples])) > 0.85

@@ -1,0 +1,1 @@
+"""Outside harnesses: which benchmarks, how each harness is called, how its result files are read."""

@@ -1,0 +1,59 @@
+"""The metrics by name, one file each. A metric takes answers and the samples that they answer, and says what each
+scored. Pure; to add one: a file with its function, and a line in `METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.errors import DatasetError
+from interlace_cli.evaluation.metrics.anls import score_anls
+from interlace_cli.evaluation.metrics.cider import score_cider
+from interlace_cli.evaluation.metrics.exact_match import score_exact_match
+from interlace_cli.evaluation.metrics.multiple_choice import score_multiple_choice
+from interlace_cli.evaluation.metrics.relaxed_accuracy import score_relaxed_accuracy
+from interlace_cli.evaluation.metrics.vqa_accuracy import score_vqa_accuracy
+from interlace_cli.evaluation.metrics.yes_no import score_yes_no_accuracy, score_yes_no_f1
+from interlace_cli.evaluation.scores import Points
+
+Metric = Callable[[Sequence[str], Sequence[Sample]], Points]
+METRICS: dict[str, Metric] = {
+    "exact_match": score_exact_match,
+    "multiple_choice": score_multiple_choice,
+    "relaxed_accuracy": score_relaxed_accuracy,
+    "anls": score_anls,
+    "vqa_accuracy": score_vqa_accuracy,
+    "yes_no_accuracy": score_yes_no_accuracy,
+    "yes_no_f1": score_yes_no_f1,
+    "cider": score_cider,
+}
+
+
+def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
+    """Each kind by its samples' metric. Raises DatasetError for a metric that there is not, or two in one kind."""
+    points, weights = [0.0] * len(samples), [1.0] * len(samples)
+    for kind, (metric, members) in _group(samples).items():
+        if metric not in METRICS:
+            raise DatasetError(
+                f"the samples of kind {kind} ask for a metric {metric}.", f"There are {', '.join(METRICS)}."
+            )
+        scored = METRICS[metric]([answers[i] for i in members], [samples[i] for i in members])
+        for place, (value, weight) in zip(members, scored.pairs(), strict=True):
+            points[place], weights[place] = value, weight
+    return Points(points, None if set(weights) == {1.0} else weights)
+
+
+def find_metrics(samples: Sequence[Sample]) -> dict[str, str]:
+    """Kind -> metric, kinds in alphabetical order."""
+    return {kind: metric for kind, (metric, _) in sorted(_group(samples).items())}
+
+
+def _group(samples: Sequence[Sample]) -> dict[str, tuple[str, list[int]]]:
+    groups: dict[str, tuple[str, list[int]]] = {}
+    for place, sample in enumerate(samples):
+        metric, members = groups.setdefault(sample.kind, (sample.metric, []))
+        if metric != sample.metric:
+            raise DatasetError(f"the kind {sample.kind} has samples of two metrics, {metric} and {sample.metric}.")
+        members.append(place)
+    return groups

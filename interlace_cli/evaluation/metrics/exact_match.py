@@ -1,0 +1,24 @@
+"""Exact match: 1 if the answer is one of those that count as right, case, spacing and a final full stop aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.evaluation.scores import Points
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, single spaces, no full stop at the end."""
+    return " ".join(text.lower().split()).removesuffix(".")
+
+
+def is_exact_match(prediction: str, answer: str) -> bool:
+    """Whether the two are the same answer once normalized."""
+    return normalize_answer(prediction) == normalize_answer(answer)
+
+
+def score_exact_match(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
+    """0 or 1 for each."""
+    pairs = zip(answers, samples, strict=True)
+    return Points([any(is_exact_match(answer, right) for right in sample.references) for answer, sample in pairs])

@@ -1,0 +1,38 @@
+"""Relaxed accuracy: a number may be 5% off; anything else has to be the same, case aside.
+
+Methani et al. 2020 (PlotQA); ChartQA (Masry et al. 2022, end of section 5.1). A percentage counts as its fraction; a
+right answer of zero has to be met to the letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.evaluation.scores import Points
+
+TOLERANCE = 0.05
+
+
+def is_relaxed_match(prediction: str, answer: str) -> bool:
+    """Whether the prediction is within 5% of the answer, or the same text."""
+    said, right = _to_number(prediction), _to_number(answer)
+    if said is not None and right:
+        return abs(said - right) / abs(right) <= TOLERANCE
+    return prediction.lower() == answer.lower()
+
+
+def score_relaxed_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
+    """0 or 1 for each; a full stop at the end is not part of an answer."""
+    points = []
+    for answer, sample in zip(answers, samples, strict=True):
+        said = answer.strip().removesuffix(".")
+        points.append(any(is_relaxed_match(said, right.strip()) for right in sample.references))
+    return Points(points)
+
+
+def _to_number(text: str) -> float | None:
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,97 @@
+"""Recall at K of models that match images with texts, such as CLIP and SigLIP: whether, of all texts, one of an image's
+own is among the K most similar, and the other way round (Radford et al. 2021, section 3.1; Flickr30K and COCO)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interlace_cli.data.batches import to_device
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.progress import Advance
+from interlace_cli.evaluation.scores import Points
+from interlace_cli.io.datasets import load_images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+RANKS = (1, 5, 10)
+
+
+def is_dual_encoder(model: PreTrainedModel) -> bool:
+    """Whether the model embeds images and texts and generates nothing."""
+    return hasattr(model, "get_text_features") and hasattr(model, "get_image_features") and not model.can_generate()
+
+
+def measure_recall(
+    model: PreTrainedModel, processor: Any, folder: Path, samples: Sequence[Sample], batch_size: int, advance: Advance
+) -> tuple[list[str], Points]:
+    """`(kinds, points)`: an entry for each image and rank, then for each text and rank. Texts are the samples'
+    references; samples of one image belong together."""
+    names = list(dict.fromkeys(sample.image[0] for sample in samples if sample.image))
+    asked = {name: next(sample for sample in samples if sample.image[:1] == [name]) for name in names}
+    pairs = sorted({(name, text) for s in samples if s.image for name in s.image[:1] for text in s.references})
+    texts, owners = [text for _, text in pairs], [names.index(name) for name, _ in pairs]
+    images_ND = _embed_images(model, processor, folder, [asked[name] for name in names], batch_size, advance)
+    texts_MD = _embed_texts(model, processor, texts, batch_size)
+    similarity_NM = images_ND @ texts_MD.T
+    owned_NM = torch.tensor(owners)[None] == torch.arange(len(names))[:, None]
+    kinds: list[str] = []
+    points: list[float] = []
+    for title, scores, own in (
+        ("image to text", similarity_NM, owned_NM),
+        ("text to image", similarity_NM.T, owned_NM.T),
+    ):
+        ranks = find_ranks(scores, own)
+        for rank in RANKS:
+            kinds += [f"{title} R@{rank}"] * len(ranks)
+            points += [float(found < rank) for found in ranks]
+    return kinds, Points(points)
+
+
+def find_ranks(scores_QC: Tensor, own_QC: Tensor) -> list[int]:
+    """For each query how many candidates that are not its own are at least as similar as the best of its own."""
+    best_Q = scores_QC.masked_fill(~own_QC, float("-inf")).amax(1, keepdim=True)
+    ranks: list[int] = ((scores_QC >= best_Q) & ~own_QC).sum(1).tolist()
+    return ranks
+
+
+@torch.inference_mode()
+def _embed_images(
+    model: PreTrainedModel, processor: Any, folder: Path, samples: Sequence[Sample], batch_size: int, advance: Advance
+) -> Tensor:
+    parts = []
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        pixels = processor(images=[load_images(folder, sample)[0] for sample in batch], return_tensors="pt")
+        parts.append(_normalize(model.get_image_features(**to_device(pixels, model.device, model.dtype))))
+        advance(len(batch))
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def _embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], batch_size: int) -> Tensor:
+    longest = model.config.get_text_config().max_position_embeddings
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        batch = processor(
+            text=list(texts[start : start + batch_size]),
+            # SigLIP was trained on texts that are all padded to the full length.
+            padding="max_length",
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        )
+        parts.append(_normalize(model.get_text_features(**to_device(batch, model.device))))
+    return torch.cat(parts)
+
+
+def _normalize(features: Any) -> Tensor:
+    """Unit vectors on the CPU; newer transformers return the whole output."""
+    vectors: Tensor = features if isinstance(features, Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()

@@ -1,0 +1,104 @@
+"""The metadata in front of a model card, by the Hub's own library: what the model is made from, and its results in the
+form that the Hub shows (model-index)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.dataset import Manifest
+from interlace_cli.domain.evaluation import Evaluation, Result
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+TASK = "image-text-to-text"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def build_metadata(
+    card: CheckpointCard,
+    evaluation: Evaluation | None,
+    name: str,
+    base_model: str,
+    licence: str,
+    fingerprint: str,
+    dataset: Manifest | None = None,
+) -> str:
+    """YAML between its two lines. `fingerprint` is the checkpoint's own, by which its results are found."""
+    from huggingface_hub import ModelCardData
+
+    results = build_eval_results(evaluation, fingerprint, dataset) if evaluation else []
+    is_on_hub = HUB_ID.fullmatch(base_model) is not None
+    location = card.healing.dataset_location if card.healing else None
+    extra: dict[str, Any] = {"base_model_relation": "finetune"} if is_on_hub else {}
+    data = ModelCardData(
+        base_model=base_model if is_on_hub else None,
+        datasets=[location] if location else None,
+        license=licence,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=["interlace", "layer-pruning"],
+        model_name=name.split("/")[-1] if results else None,
+        eval_results=results or None,
+        **extra,
+    )
+    return f"---\n{data.to_yaml().strip()}\n---"
+
+
+def build_eval_results(evaluation: Evaluation, fingerprint: str, dataset: Manifest | None) -> list[EvalResult]:
+    """The checkpoint's score on the held-out samples or tasks, its retention, and its benchmarks."""
+    from huggingface_hub import EvalResult
+
+    found: list[EvalResult] = []
+    own = next((result for result in evaluation.results if result.fingerprint == fingerprint), None)
+    if own is not None:
+        found += _describe_result(own, evaluation, dataset)
+    row = (
+        next((r for r in evaluation.benchmarks.rows if r.fingerprint == fingerprint), None)
+        if (evaluation.benchmarks)
+        else None
+    )
+    if row is not None and evaluation.benchmarks is not None:
+        found += [
+            EvalResult(
+                task_type=TASK,
+                dataset_name=name,
+                dataset_type=_to_slug(name),
+                metric_type="accuracy",
+                metric_name=f"score ({evaluation.benchmarks.harness})",
+                metric_value=round(score, 2),
+            )
+            for name, score in row.scores.items()
+        ]
+    return found
+
+
+def _describe_result(own: Result, evaluation: Evaluation, dataset: Manifest | None) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    metric = "exact_match" if evaluation.is_exact_match else "accuracy"
+    source = dataset.source if dataset else "held-out samples"
+    about: dict[str, Any] = {
+        "task_type": TASK,
+        "dataset_name": f"{source}, held out",
+        "dataset_type": (dataset.location if dataset else None) or _to_slug(source),
+        "dataset_revision": dataset.revision if dataset else None,
+    }
+    found = [EvalResult(metric_type=metric, metric_name="score", metric_value=round(100 * own.score, 2), **about)]
+    if own.retention is not None:
+        first = evaluation.results[0].name
+        found.append(
+            EvalResult(
+                metric_type="retention",
+                metric_name=f"percent of the {first} model's score",
+                metric_value=round(own.retention, 2),
+                **about,
+            )
+        )
+    return found
+
+
+def _to_slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "results"

@@ -1,0 +1,78 @@
+"""The similarity of hidden states over layers and spans, as a picture: yellow where a span changes least.
+
+Similarities crowd below 1, so a cell's colour is that of -log10(1 - S): each step of one is ten times less change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.plan import Plan
+from interlace_cli.report.drawing import Picture, Rect, Shape, Text, contrast, heat
+
+CELL, ROW, LEFT, TOP = 34, 26, 96, 34
+FINEST = 1e-4
+Rows = list[tuple[str, list[float | None]]]
+
+
+def find_rows(analysis: Analysis) -> Rows:
+    """`(name, values by first layer)`: S1, S2, S3 over all tokens, S1 of image and of text tokens."""
+    spans = analysis.similarity
+    rows: Rows = [("S1", [*spans.s1]), ("S2", [*spans.s2]), ("S3", [*spans.s3])]
+    for name, own in (("S1 image", analysis.image), ("S1 text", analysis.text)):
+        if own is not None:
+            rows.append((name, [*own.s1]))
+    return rows
+
+
+def find_plan_rows(plan: Plan) -> Rows:
+    """The same of what a plan knows of its layers; none of a plan without scores."""
+    names = ("s1", "s2", "s3")
+    rows: Rows = [(name.upper(), [getattr(note, name) for note in plan.layers]) for name in names]
+    return [(name, values) for name, values in rows if any(value is not None for value in values)]
+
+
+def scale_rows(rows: Rows) -> list[list[float | None]]:
+    """0 ... 1 for each cell, over all rows; None where there is no span."""
+    depth = [[None if value is None else _to_depth(value) for value in values] for _, values in rows]
+    known = [value for row in depth for value in row if value is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    width = high - low or 1.0
+    return [[None if value is None else (value - low) / width for value in row] for row in depth]
+
+
+def build_heatmap(rows: Rows, num_layers: int, title: str) -> Picture:
+    """A row for each kind of span, a column for each layer that it begins at."""
+    shapes: list[Shape] = [Text(0, 14, title, size=13)]
+    for (name, values), scaled, y in zip(rows, scale_rows(rows), _places(len(rows)), strict=True):
+        shapes.append(Text(LEFT - 8, y + ROW * 0.68, name, "soft", "end"))
+        for layer, (value, place) in enumerate(zip(values, scaled, strict=True)):
+            if value is None or place is None:
+                continue
+            color, x = heat(place), LEFT + layer * CELL
+            last = layer + (int(name[1]) if name[1:2].isdigit() else 1) - 1
+            span = f"layer {layer}" if last == layer else f"layers {layer} to {last}"
+            shapes.append(Rect(x, y, CELL - 1, ROW - 1, color, f"{name}, {span}: {value:.4f}"))
+            shapes.append(Text(x + CELL / 2 - 0.5, y + ROW * 0.66, _shorten(value), contrast(color), "middle", size=10))
+    foot = TOP + len(rows) * ROW + 16
+    shapes += [
+        Text(LEFT + layer * CELL + CELL / 2, foot, str(layer), "soft", "middle", size=10) for layer in range(num_layers)
+    ]
+    shapes.append(Text(LEFT - 8, foot, "first layer", "soft", "end", size=10))
+    return Picture(LEFT + num_layers * CELL + 8, foot + 8, shapes, title)
+
+
+def _places(count: int) -> Sequence[float]:
+    return [TOP + number * ROW for number in range(count)]
+
+
+def _to_depth(similarity: float) -> float:
+    return -math.log10(max(1 - similarity, FINEST))
+
+
+def _shorten(value: float) -> str:
+    """`.987`; three digits fit a cell."""
+    text = f"{value:.3f}"
+    return text[1:] if text.startswith("0") else text.replace("-0.", "-.")[:4]
