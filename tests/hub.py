@@ -24,6 +24,7 @@ class Hub:
         self.fails_after: int | None = None
         self.uploads: dict[str, bytes] = {}
         self.created: dict[str, Any] = {}
+        self.validated: list[str] = []
         self.tokens: set[str | None] = set()
         hub = self
 
@@ -93,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.owner
         hub.tokens.add(self.headers.get("Authorization"))
         path, body = urlsplit(self.path).path, self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if path == "/api/validate-yaml":
+            hub.validated.append(json.loads(body)["content"])
+            return self.answer({"errors": [], "warnings": []})
         if path == "/api/repos/create":
             hub.created = json.loads(body)
             name = f"{hub.created.get('organization', 'somebody')}/{hub.created['name']}"
@@ -121,7 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.owner.uploads[value["path"]] = base64.b64decode(value["content"])
             if line["key"] == "lfsFile":
                 self.owner.uploads[value["path"]] = self.owner.uploads.pop(f"lfs/{value['oid']}")
-        url = f"{self.owner.url}/commit"
+        repo = self.path.removeprefix("/api/models/").split("/commit/")[0]
+        url = f"{self.owner.url}/{repo}/commit/{SHA}"
         self.answer({"commitUrl": url, "commitOid": SHA, "success": True})
 
     def do_PUT(self) -> None:

@@ -284,6 +284,41 @@ def save_clip(folder: Path) -> None:
     transformers.CLIPProcessor(images, tokenizer).save_pretrained(folder)
 
 
+def save_qwen_with_real_words(folder: Path, llama: Path) -> None:
+    """A random Qwen3-VL with the vocabulary of Qwen2, as llama.cpp's own tests carry it: its converter knows tokenizers by
+    what they make of a text, and takes no other."""
+    import sys
+
+    sys.path.insert(0, str(llama / "gguf-py"))
+    from gguf import GGUFReader
+
+    transformers = import_transformers()
+    fields = GGUFReader(llama / "models/ggml-vocab-qwen2.gguf").fields
+    words = [str(word) for word in fields["tokenizer.ggml.tokens"].contents()]
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocab = {word: number for number, word in enumerate(words) if word not in special and not word.startswith("[PAD")}
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocab, merges=merges)
+    vision = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": special[1:] + vision})
+    config = _qwen3(6, True)
+    config.text_config.vocab_size = len(tokenizer)
+    for name, word in zip(("vision_start", "vision_end", "image", "video"), vision, strict=True):
+        setattr(config, f"{name}_token_id", tokenizer.convert_tokens_to_ids(word))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config)
+    model.save_pretrained(folder)
+    images = transformers.Qwen2VLImageProcessor(patch_size=config.vision_config.patch_size, merge_size=2)
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"
+        "{{ c.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    processor = transformers.Qwen3VLProcessor(images, tokenizer, chat_template=template)
+    processor.save_pretrained(folder)
+
+
 def bypass(model: Any, layers: list[int]) -> None:
     """Lets the hidden state pass through these decoder layers unchanged, by other means than the package's own."""
     from interlace_cli.families.modules import find_layers
