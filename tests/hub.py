@@ -16,10 +16,11 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """`datasets`: repository -> folder. `sent` bytes of files so far; uploads land in `uploads`."""
+    """`datasets` and `models`: repository -> folder. `sent` bytes of files so far; uploads land in `uploads`."""
 
     def __init__(self, datasets: dict[str, Path], cards: dict[str, dict[str, Any]] | None = None) -> None:
         self.datasets, self.cards = datasets, cards or {}
+        self.models: dict[str, Path] = {}
         self.sent, self.requests = 0, 0
         self.fails_after: int | None = None
         self.uploads: dict[str, bytes] = {}
@@ -62,6 +63,17 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.answer(self.list_tree(folder, path.removeprefix(f"/api/datasets/{repo}/tree/{SHA}")))
             if path.startswith(f"/datasets/{repo}/resolve/{SHA}/"):
                 return self.send_file(folder / path.removeprefix(f"/datasets/{repo}/resolve/{SHA}/"))
+        for repo, folder in self.owner.models.items():
+            if path in (f"/api/models/{repo}/revision/{revision}" for revision in ("main", SHA)):
+                names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]
+                files = [{"rfilename": name} for name in names]
+                return self.answer({"id": repo, "sha": SHA, "siblings": files, "tags": []})
+            if path.startswith(f"/api/models/{repo}/tree/{SHA}"):
+                return self.answer(self.list_tree(folder, ""))
+            if path.startswith(f"/api/models/{repo}/revision/"):
+                return self.answer({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
+            if path.startswith(f"/{repo}/resolve/{SHA}/"):
+                return self.send_file(folder / path.removeprefix(f"/{repo}/resolve/{SHA}/"))
         return self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
     def list_tree(self, folder: Path, inside: str) -> list[dict[str, Any]]:
@@ -85,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.sent += len(data)
         self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
+        self.send_header("X-Repo-Commit", SHA)
+        self.send_header("ETag", f'"{hashlib.sha256(str(path).encode()).hexdigest()}"')
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(data)

@@ -285,8 +285,8 @@ def save_clip(folder: Path) -> None:
 
 
 def save_qwen_with_real_words(folder: Path, llama: Path) -> None:
-    """A random Qwen3-VL with the vocabulary of Qwen2, as llama.cpp's own tests carry it: its converter knows tokenizers by
-    what they make of a text, and takes no other."""
+    """A random Qwen3-VL with the vocabulary of Qwen2, as llama.cpp's own tests carry it: its converter knows tokenizers
+    by what they make of a text, and takes no other."""
     import sys
 
     sys.path.insert(0, str(llama / "gguf-py"))

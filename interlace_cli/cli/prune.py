@@ -131,7 +131,7 @@ def prune(
             _show_draft(draft_cut(model, layers, stack or "language"))
             return
         card = prune_layers(model, layers, folder, progress, force, stack or "language", compensation)
-    fidelity = verify_cut(card, model or card.base.location, folder, progress, device) if verify else None
+    fidelity = verify_cut(card, model or card.base.pinned, folder, progress, device) if verify else None
     outcome = PruneOutcome(checkpoint=card, fidelity=fidelity)
     output.result(outcome, _describe(card), *_describe_fidelity(fidelity), f"{folder}")
     if fidelity is not None and not fidelity.is_exact:

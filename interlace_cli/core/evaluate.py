@@ -6,6 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tupl
             raise UsageError(f"two checkpoints are called {twice}.", "Give folders of different names.")
         return list(zip(names, given, strict=True))
     card = load_artifact(require(require(space.pruned) / PASSPORT), CheckpointCard)
-    found = [("dense", card.base.location), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
+    found = [("dense", card.base.pinned), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
     return [(name, location) for name, location in found if name != "healed" or space.healed.exists()]
 
 
@@ -96,6 +97,7 @@ def evaluate_checkpoints(
         inputs={**_hash_tasks(tasks), **{name: model.facts.fingerprint for name, model in opened}},
         device=device,
         dtype=dtype,
+        versions={name: version(name) for name in ("torch", "transformers")},
         samples=dict(sorted(Counter(answered[0].kinds).items())),
         metrics=_find_metrics(answered[0].kinds, tasks),
         categories=_find_categories(tasks),
@@ -243,6 +245,7 @@ def _build_results(
             Result(
                 name=name,
                 location=model.facts.location,
+                revision=model.facts.revision,
                 fingerprint=model.facts.fingerprint,
                 layers=model.facts.num_layers,
                 parameters=model.facts.total_parameters,

@@ -113,7 +113,7 @@ def _build_text(
     card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions, fingerprint: str, dataset: Path | None
 ) -> str:
     base = _find_base(card, options)
-    licence = options.licence or _find_licence(card.base.location)
+    licence = options.licence or _find_licence(card.base.pinned)
     name = _find_name(card, options)
     manifest = load_manifest(dataset) if dataset is not None and (dataset / MANIFEST).exists() else None
     metadata = build_metadata(card, evaluation, name, base, licence, fingerprint, manifest)
@@ -122,7 +122,7 @@ def _build_text(
 
 def _find_base(card: CheckpointCard, options: ExportOptions) -> str:
     base = options.base_model or (card.base.name if card.base.location == DEMO else card.base.location)
-    return card.base.name if base.startswith("/") else base
+    return card.base.name if base.startswith("/") else base.partition("@")[0]
 
 
 def _find_name(card: CheckpointCard, options: ExportOptions) -> str:

@@ -248,10 +248,10 @@ class _Healing:
 
 def _open_base(card: CheckpointCard) -> OpenedModel:
     """The dense model, which the teacher is. Raises PlanMismatchError if another lies there now."""
-    opened = open_model(card.base.location, card.stack)
+    opened = open_model(card.base.pinned, card.stack)
     if opened.facts.fingerprint != card.base.fingerprint:
         raise PlanMismatchError(
-            f"{card.base.location} is not the model any more that the checkpoint was cut from.",
+            f"{card.base.pinned} is not the model any more that the checkpoint was cut from.",
             "Prune again, or take --objective ce, which needs no dense model.",
         )
     return opened

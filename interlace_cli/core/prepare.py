@@ -76,7 +76,7 @@ def prepare_dataset(
         raise DatasetError(f"{source_name} has no record that can be used; {why}.", "See the format in the README.")
     with folder_being_made(out, force) as draft:
         splits = _decide_splits(staged, selection)
-        facts = _write_splits(draft, splits, staging, progress)
+        facts = _write_splits(draft, splits, ImageStore(staged.files), progress)
         manifest = Manifest(
             kind=Manifest.KIND,
             schema_version=Manifest.SCHEMA,
@@ -145,10 +145,9 @@ def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[Sampl
 
 
 def _write_splits(
-    draft: Path, splits: dict[str, list[Sample]], staging: Staging, progress: Progress
+    draft: Path, splits: dict[str, list[Sample]], store: ImageStore, progress: Progress
 ) -> dict[str, SplitFacts]:
     facts = {}
-    store = ImageStore(staging.find_files())
     with progress.task("write", sum(map(len, splits.values())), "samples") as advance:
         for split, samples in splits.items():
             writer = SampleWriter(draft / DATA, split)

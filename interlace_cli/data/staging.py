@@ -25,11 +25,12 @@ IMAGE_MARK = "<image>"
 
 
 class StagedUnit(Record):
-    """What a unit came to, beside its samples; `splits` are those of sources that have their own, `unasked` the places
-    of samples that `eval` leaves out."""
+    """What a unit came to, beside its samples, which are in `files`; `splits` are those of sources that have their own,
+    `unasked` the places of samples that `eval` leaves out."""
 
     records: int
     samples: int
+    files: list[str]
     skipped: list[Skipped]
     splits: list[str] = []
     unasked: list[int] = []
@@ -37,12 +38,13 @@ class StagedUnit(Record):
 
 @dataclass(frozen=True)
 class Staged:
-    """All units together, ids made unique; `splits` and `unasked` by id."""
+    """All units together, ids made unique; `splits` and `unasked` by id; their images are in `files`."""
 
     samples: list[Sample]
     skipped: list[Skipped]
     splits: dict[str, str]
     unasked: set[str]
+    files: list[Path]
 
 
 class Staging:
@@ -56,24 +58,20 @@ class Staging:
         path = self._mark(number)
         return load_record(path, StagedUnit) if path.exists() else None
 
-    def load_samples(self, number: int) -> list[Sample]:
+    def load_samples(self, unit: StagedUnit) -> list[Sample]:
         """Of a unit that is whole."""
-        return [sample for path in self._files(number) for sample in read_samples(path)]
+        return [sample for name in unit.files for sample in read_samples(self.folder / name)]
 
-    def save(self, number: int, samples: list[tuple[Sample, dict[str, bytes]]], unit: StagedUnit) -> None:
-        """The samples first; the mark says that they are whole."""
+    def save(self, number: int, samples: list[tuple[Sample, dict[str, bytes]]], unit: StagedUnit) -> StagedUnit:
+        """The samples first; the mark says that they are whole. Returns the unit with its files."""
         with explained(self.out):
-            for path in self._files(number):
-                path.unlink()
             writer = SampleWriter(self.folder, f"unit-{number:06d}")
             for sample, images in samples:
                 writer.add(sample, images)
-            writer.close()
-        write_atomically(self._mark(number), to_json(unit))
-
-    def find_files(self) -> list[Path]:
-        """The files of all units."""
-        return sorted(self.folder.glob("unit-*.parquet"))
+            files = [path.name for path in writer.close()]
+        whole = unit.model_copy(update={"files": files})
+        write_atomically(self._mark(number), to_json(whole))
+        return whole
 
     def clear(self) -> None:
         """Nothing here is of use any more, nor what another selection left for the same dataset."""
@@ -82,9 +80,6 @@ class Staging:
 
     def _mark(self, number: int) -> Path:
         return self.folder / f"unit-{number:06d}.json"
-
-    def _files(self, number: int) -> list[Path]:
-        return sorted(self.folder.glob(f"unit-{number:06d}-*.parquet"))
 
 
 def stage_units(
@@ -135,9 +130,10 @@ def _read_unit(source: Source, unit: Unit, selection: Selection, staging: Stagin
             splits += [record.split] if record.split else []
             unasked += [] if record.is_asked else [len(samples)]
         samples.append(made)
-    staged = StagedUnit(records=unit.records, samples=len(samples), skipped=skipped, splits=splits, unasked=unasked)
-    staging.save(number, samples, staged)
-    return staged
+    staged = StagedUnit(
+        records=unit.records, samples=len(samples), files=[], skipped=skipped, splits=splits, unasked=unasked
+    )
+    return staging.save(number, samples, staged)
 
 
 def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, bytes]] | Skipped:
@@ -170,10 +166,10 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
 
 def _join(staging: Staging, units: list[StagedUnit]) -> Staged:
     used: Counter[str] = Counter()
-    joined = Staged([], [], {}, set())
-    for number, unit in enumerate(units):
+    joined = Staged([], [], {}, set(), [staging.folder / name for unit in units for name in unit.files])
+    for unit in units:
         joined.skipped.extend(unit.skipped)
-        for place, sample in enumerate(staging.load_samples(number) if unit.samples else []):
+        for place, sample in enumerate(staging.load_samples(unit)):
             name = _make_unique(sample.id, used)
             joined.samples.append(sample.model_copy(update={"id": name}))
             if unit.splits:

@@ -31,6 +31,7 @@ class Result(Record):
 
     name: str
     location: str
+    revision: str | None = None
     fingerprint: str
     layers: int
     parameters: int
@@ -79,13 +80,15 @@ class Benchmarks(Record):
 
 class Evaluation(Artifact):
     """Results in the order of the call; the first is what the others are compared with. `samples` and `metrics` are by
-    kind; `categories`: category -> kinds, where tasks have them. There may be benchmarks and no results."""
+    kind; `categories`: category -> kinds, where tasks have them; `versions` of what computed
+    them. There may be benchmarks and no results."""
 
     KIND: ClassVar[str] = "interlace.evaluation"
     SCHEMA: ClassVar[int] = 2
 
     device: str = ""
     dtype: str = ""
+    versions: dict[str, str] = {}
     samples: dict[str, int] = {}
     metrics: dict[str, str] = {}
     categories: dict[str, list[str]] = {}

@@ -42,6 +42,12 @@ class ModelFacts(Record):
     locked: list[Lock] = []
 
     @property
+    def pinned(self) -> str:
+        """Where the very same model is found again: a Hub id at its commit."""
+        is_on_hub = self.revision is not None and not self.location.startswith("/")
+        return f"{self.location.partition('@')[0]}@{self.revision}" if is_on_hub else self.location
+
+    @property
     def num_layers(self) -> int:
         """Decoder layers."""
         return len(self.layer_parameters)

@@ -111,9 +111,12 @@ def resolve_location(location: str, config_only: bool = False) -> tuple[Path, st
         return path, str(path.resolve())
     if path.exists():
         raise CheckpointError(f"{location} is a file.", "Give the model's folder.")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", location) and not location.startswith((".", "/")):
-        return _download(location, config_only), location
-    raise MissingInputError(f"there is no model folder {location}.", "Give a local folder, a Hub id, or `demo`.")
+    repo, at, revision = location.partition("@")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not location.startswith((".", "/")):
+        return _download(repo, revision if at else None, config_only), location
+    raise MissingInputError(
+        f"there is no model folder {location}.", "Give a local folder, a Hub id (`owner/name@revision`), or `demo`."
+    )
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -135,15 +138,27 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _download(repo: str, config_only: bool) -> Path:
+def _download(repo: str, revision: str | None, config_only: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = "config.json" if config_only else None
     try:
-        return Path(snapshot_download(repo, ignore_patterns=list(NOT_DOWNLOADED), allow_patterns=wanted))
+        return Path(
+            snapshot_download(repo, revision=revision, ignore_patterns=list(NOT_DOWNLOADED), allow_patterns=wanted)
+        )
     except GatedRepoError as error:
         raise CheckpointError(f"{repo} is gated.", "Accept its terms on the Hub and run `hf auth login`.") from error
+    except RevisionNotFoundError as error:
+        raise MissingInputError(
+            f"{repo} has no revision {revision}.", "Check its commits, branches and tags."
+        ) from error
     except RepositoryNotFoundError as error:
         raise MissingInputError(f"there is neither a folder nor a Hub model {repo}.", "Check the name.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -156,7 +171,7 @@ def _download(repo: str, config_only: bool) -> Path:
 def _describe_name(location: str, path: Path) -> str:
     if location == DEMO:
         return "interlace demo"
-    return path.resolve().name if Path(location).expanduser().is_dir() else location
+    return path.resolve().name if Path(location).expanduser().is_dir() else location.partition("@")[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -113,10 +113,11 @@ def _scores(pieces: Pieces) -> str:
         return ""
     count, first = sum(evaluation.samples.values()), escape(evaluation.results[0].name)
     has_intervals = any(result.retention is not None for result in evaluation.results)
+    versions = ", ".join(f"{name} {value}" for name, value in evaluation.versions.items())
     chart = _figure(build_intervals(evaluation.results)) if has_intervals else ""
     return (
         f"<h2>What it cost</h2>\n<p class='note'>{count} samples of {len(evaluation.samples)} kinds;"
-        f" {escape(evaluation.device)}, {escape(evaluation.dtype)}.</p>\n{chart}"
+        f" {escape(evaluation.device)}, {escape(evaluation.dtype)}; {escape(versions)}.</p>\n{chart}"
         f"<div class='wide'>{build_results(evaluation)}</div>\n<p class='note'>Score: mean over kinds of what greedy"
         f" answers scored, in percent. Retention: mean over kinds of the ratio to {first}, with a 95% paired bootstrap"
         " interval. Timings: medians, batch 1, the checkpoints taking turns.</p>\n"

@@ -12,6 +12,9 @@ import pytest
 from finevision import make_card, make_image, make_row, write_subset
 from hub import SHA, Hub
 
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.io.artifacts import load_artifact
+
 REPO = "HuggingFaceM4/FineVision"
 NAMES = ["chartqa", "geo170k(qa)", "yesbut"]
 
@@ -35,7 +38,11 @@ def hub(files: Path) -> Hub:
 
 
 def call(hub: Hub, folder: Path, *words: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "interlace_cli", "prepare", *map(str, words), "-w", str(folder / "w")]
+    return run(hub, folder, "prepare", *map(str, words), "-w", str(folder / "w"))
+
+
+def run(hub: Hub, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "interlace_cli", *words]
     return subprocess.run(
         command, env=hub.environment(folder / "home"), capture_output=True, text=True, check=False, timeout=120
     )
@@ -98,3 +105,19 @@ def test_what_is_not_there_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     assert gone.returncode == 1
     assert "the Hub cannot be asked for HuggingFaceM4/FineVision" in gone.stderr
     assert "name a local copy with --mirror" in gone.stderr
+
+
+def test_a_model_is_pinned_to_its_commit(hub: Hub, chain_model: Path, tmp_path: Path) -> None:
+    """In what is cut from it, and where the dense model is looked for again."""
+    hub.models["someone/tiny"] = chain_model
+    for name in ("someone/tiny", "someone/tiny@main"):
+        words = ["prune", name, "--drop-layers", "3", "--out", str(tmp_path / "short"), "--json", "--force"]
+        done = run(hub, tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        base = json.loads(done.stdout)["checkpoint"]["base"]
+        assert (base["location"], base["name"], base["revision"]) == (name, "someone/tiny", SHA)
+        card = load_artifact(tmp_path / "short/interlace.json", CheckpointCard)
+        assert card.base.pinned == f"someone/tiny@{SHA}"
+    none = run(hub, tmp_path, "plan", "--model", "someone/tiny@other", "--ratio", "0.25", "-w", str(tmp_path / "w"))
+    assert none.returncode == 1
+    assert "someone/tiny has no revision other" in none.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finevision import make_card, make_image, make_row, write_card, write_subset
+from PIL import Image
 
 from interlace_cli.core.prepare import draw_source, prepare_dataset
 from interlace_cli.data.source import Selection
@@ -20,6 +22,7 @@ from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.io.datasets import load_images, load_manifest, load_split
+from interlace_cli.io.images import MOST_BYTES, inspect_image
 
 NAMES = ["CoSyn_400k_chart", "cambrian(filtered)_processed", "text_openorca", "yesbut", "zz_added_later"]
 
@@ -347,3 +350,25 @@ def test_split_names_the_files(split: str, count: int, tmp_path: Path) -> None:
     place = write_questions(tmp_path / "chartqa", rows)
     manifest = prepare("chartqa", tmp_path / "out", place, hub_split=split)
     assert manifest.kinds == {"human": count}
+
+
+def encode(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_images_are_bounded_before_they_are_decoded() -> None:
+    for side in (9_000, 30_000, 1 << 30):
+        bomb = bytearray(make_image(1))
+        bomb[16:24] = side.to_bytes(4, "big") * 2
+        bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+        assert inspect_image(bytes(bomb)) == (None, "image has more than 80 million pixels")
+    assert inspect_image(bytes(MOST_BYTES + 1)) == (None, "image is larger than 64 MiB")
+    frames = [Image.new("L", (2, 2), i) for i in range(70)]
+    many = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert inspect_image(many) == (None, "image has more than 64 frames")
+    few = encode(frames[0], "GIF", save_all=True, append_images=frames[1:5])
+    assert inspect_image(few) == ("gif", "")
+    assert inspect_image(encode(frames[0], "JPEG")) == ("jpeg", "")
+    assert inspect_image(b"") == (None, "image does not open")
