@@ -17,7 +17,8 @@ def build_heat_strip(rows: Rows, num_layers: int) -> Text:
     """Yellow where a span changes the hidden state least."""
     from rich.text import Text
 
-    strip = Text("layer     ", style="dim")
+    strip = Text()
+    strip.append("layer     ", style="dim")
     for layer in range(num_layers):
         strip.append(f"{layer:>{WIDTH}}", style="dim")
     for (name, _), scaled in zip(rows, scale_rows(rows), strict=True):
@@ -28,5 +29,5 @@ def build_heat_strip(rows: Rows, num_layers: int) -> Text:
             else:
                 color = heat(place)
                 strip.append(f"{round(99 * place):>{WIDTH}}", style=f"{contrast(color)} on {color}")
-    strip.append("\n0 ... 99: how little a span changes the hidden state, on a scale of -log10(1 - S)", style="dim")
+    strip.append("\n99: the span that changes the hidden state least; scale: -log10(1 - S)", style="dim")
     return strip

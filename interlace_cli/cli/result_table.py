@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interlace_cli.report.card import describe_retention
+from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,33 +19,10 @@ def build_result_table(evaluation: Evaluation) -> Table:
     count = sum(evaluation.samples.values())
     title = f"{count} held-out samples; {evaluation.device}, {evaluation.dtype}"
     table = Table("", title=title, title_justify="left")
-    for column in (
-        "layers",
-        "parameters",
-        "MB",
-        "score",
-        "loss",
-        "retention (95%)",
-        "TTFT ms",
-        "tokens/s",
-        "memory MB",
-    ):
+    for column in RESULT_COLUMNS:
         table.add_column(column, justify="right")
     for result in evaluation.results:
-        speed = result.speed
-        memory = speed.peak_memory_bytes if speed else None
-        table.add_row(
-            result.name,
-            str(result.layers),
-            f"{result.parameters:,}",
-            f"{result.bytes / 1e6:,.2f}",
-            f"{100 * result.score:.1f}",
-            f"{result.loss:.3f}" if result.loss is not None else "",
-            describe_retention(result),
-            f"{speed.ttft_ms:.1f}" if speed else "",
-            f"{speed.tokens_per_second:.0f}" if speed else "",
-            f"{memory / 1e6:,.0f}" if memory else "",
-        )
+        table.add_row(result.name, *build_result_cells(result))
     return table
 
 
@@ -78,17 +55,6 @@ def build_benchmark_table(found: Benchmarks) -> Table:
     table = Table("benchmark", title=f"{found.harness}{version}", title_justify="left")
     for row in found.rows:
         table.add_column(row.name, justify="right")
-    for category, names in found.categories.items():
-        own = (_relate(row.categories.get(category), row.category_retention.get(category)) for row in found.rows)
-        table.add_row(category, *own, style="bold")
-        for name in names:
-            cells = (_relate(row.scores.get(name), row.retention.get(name)) or "not run" for row in found.rows)
-            table.add_row(f"  {name}", *cells)
-    table.add_row("average", *(_relate(row.average, row.relative) for row in found.rows), style="bold")
+    for name, is_mean, cells in build_benchmark_lines(found):
+        table.add_row(name if is_mean else f"  {name}", *cells, style="bold" if is_mean else None)
     return table
-
-
-def _relate(value: float | None, retention: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}" + (f" ({retention:.1f}%)" if retention is not None else "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from interlace_cli.data.captions import read_captioned
-from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.keeping import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.data.webdataset import PICTURES
 from interlace_cli.domain.dataset import Skipped
@@ -39,21 +40,13 @@ class ImageFolderSource:
 
     def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
         """Some of the chosen rows."""
-        for index in unit.content:
-            where, row = self.rows[index]
-            try:
-                record = self._build_record(where, row, selection)
-            except UnusableRecordError as error:
-                yield Skipped(record=where, reason=str(error))
-                continue
-            yield keep_record(record, selection.max_images, selection.max_messages)
+        chosen = (self.rows[index] for index in unit.content)
+        yield from iter_kept(chosen, partial(self._build_record, selection), selection)
 
-    def _build_record(self, where: str, row: Any, selection: Selection) -> RawRecord:
+    def _build_record(self, selection: Selection, where: str, row: Any) -> RawRecord:
         if not isinstance(row, dict):
             raise UnusableRecordError("line is not JSON")
-        low = find_low_rating(row, selection.ratings)
-        if low is not None:
-            raise UnusableRecordError(low)
+        check_ratings(row, selection)
         names = row.get("file_name", row.get("file_names"))
         names = [names] if isinstance(names, str) else names
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from interlace_cli.data.source import RawRecord
+from interlace_cli.data.source import RawRecord, Selection
 from interlace_cli.domain.dataset import Skipped, Turn
+from interlace_cli.errors import UnusableRecordError
+
+T = TypeVar("T")
 
 RATINGS = ("relevance", "image_correspondence", "formatting", "visual_dependency")
 """FineVision rates every turn from 1 to 5 on each; the column `<rating>_min` holds the lowest of a record."""
@@ -28,6 +31,26 @@ def cut_turns(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:
         if turn.speaker == "gpt" and count >= most:
             return tuple(turns[:count])
     return tuple(turns)
+
+
+def iter_kept(
+    items: Iterable[tuple[str, T]], build: Callable[[str, T], RawRecord], selection: Selection
+) -> Iterator[RawRecord | Skipped]:
+    """What `build` makes of each `(where, item)`, kept by the selection; or why it cannot be used."""
+    for where, item in items:
+        try:
+            record = build(where, item)
+        except UnusableRecordError as error:
+            yield Skipped(record=where, reason=str(error))
+            continue
+        yield keep_record(record, selection.max_images, selection.max_messages)
+
+
+def check_ratings(row: dict[str, Any], selection: Selection) -> None:
+    """Raises UnusableRecordError if a row's ratings are not good enough."""
+    low = find_low_rating(row, selection.ratings)
+    if low is not None:
+        raise UnusableRecordError(low)
 
 
 def find_low_rating(row: dict[str, Any], ratings: Sequence[tuple[str, int]]) -> str | None:

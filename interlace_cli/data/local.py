@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from interlace_cli.data.columns import find_images
-from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.keeping import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.data.tables import read_conversation
 from interlace_cli.domain.dataset import Skipped
@@ -37,23 +38,15 @@ class LocalSource:
 
     def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
         """Some of the chosen records."""
-        for index in unit.content:
-            where, data = self.lines[index]
-            try:
-                record = self._build_record(where, data, selection)
-            except UnusableRecordError as error:
-                yield Skipped(record=where, reason=str(error))
-                continue
-            yield keep_record(record, selection.max_images, selection.max_messages)
+        chosen = (self.lines[index] for index in unit.content)
+        yield from iter_kept(chosen, partial(self._build_record, selection), selection)
 
-    def _build_record(self, where: str, data: Any, selection: Selection) -> RawRecord:
+    def _build_record(self, selection: Selection, where: str, data: Any) -> RawRecord:
         if isinstance(data, UnusableRecordError):
             raise data
         if not isinstance(data, dict):
             raise UnusableRecordError("not an object")
-        low = find_low_rating(data, selection.ratings)
-        if low is not None:
-            raise UnusableRecordError(low)
+        check_ratings(data, selection)
         names = find_images(data)
         if not all(isinstance(name, str) for name in names):
             raise UnusableRecordError("field image is neither a path nor a list of paths")

@@ -62,14 +62,13 @@ class Staging:
         """Of a unit that is whole."""
         return [sample for name in unit.files for sample in read_samples(self.folder / name)]
 
-    def save(self, number: int, samples: list[tuple[Sample, dict[str, bytes]]], unit: StagedUnit) -> StagedUnit:
-        """The samples first; the mark says that they are whole. Returns the unit with its files."""
-        with explained(self.out):
-            writer = SampleWriter(self.folder, f"unit-{number:06d}")
-            for sample, images in samples:
-                writer.add(sample, images)
-            files = [path.name for path in writer.close()]
-        whole = unit.model_copy(update={"files": files})
+    def open_writer(self, number: int) -> SampleWriter:
+        """For the samples of a unit."""
+        return SampleWriter(self.folder, f"unit-{number:06d}")
+
+    def finish(self, number: int, writer: SampleWriter, unit: StagedUnit) -> StagedUnit:
+        """Closes the writer and says that the unit is whole. Returns it with its files."""
+        whole = unit.model_copy(update={"files": [path.name for path in writer.close()]})
         write_atomically(self._mark(number), to_json(whole))
         return whole
 
@@ -117,23 +116,25 @@ def _read_in_threads(
 
 
 def _read_unit(source: Source, unit: Unit, selection: Selection, staging: Staging, number: int) -> StagedUnit:
-    samples: list[tuple[Sample, dict[str, bytes]]] = []
-    skipped: list[Skipped] = []
-    splits: list[str] = []
-    unasked = []
-    for record in source.iter_records(unit, selection):
-        made = record if isinstance(record, Skipped) else _build_sample(record, source.name)
-        if isinstance(made, Skipped):
-            skipped.append(made)
-            continue
-        if isinstance(record, RawRecord):
-            splits += [record.split] if record.split else []
-            unasked += [] if record.is_asked else [len(samples)]
-        samples.append(made)
-    staged = StagedUnit(
-        records=unit.records, samples=len(samples), files=[], skipped=skipped, splits=splits, unasked=unasked
-    )
-    return staging.save(number, samples, staged)
+    """Writes samples as they come: a unit may be larger than the memory."""
+    count, skipped = 0, list[Skipped]()
+    splits, unasked = list[str](), list[int]()
+    with explained(staging.out):
+        writer = staging.open_writer(number)
+        for record in source.iter_records(unit, selection):
+            made = record if isinstance(record, Skipped) else _build_sample(record, source.name)
+            if isinstance(made, Skipped):
+                skipped.append(made)
+                continue
+            if isinstance(record, RawRecord):
+                splits += [record.split] if record.split else []
+                unasked += [] if record.is_asked else [count]
+            writer.add(*made)
+            count += 1
+        found = StagedUnit(
+            records=unit.records, samples=count, files=[], skipped=skipped, splits=splits, unasked=unasked
+        )
+        return staging.finish(number, writer, found)
 
 
 def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, bytes]] | Skipped:

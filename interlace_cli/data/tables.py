@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from interlace_cli.data.columns import build_turns, find_images, read_text, read_texts
-from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.keeping import check_ratings, keep_record
 from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
@@ -108,11 +108,8 @@ class TableSource:
     def _read(
         self, row: Row, record: str, part: str, selection: Selection, limits: tuple[int | None, int | None]
     ) -> Iterator[RawRecord | Skipped]:
-        low = find_low_rating(row, selection.ratings)
-        if low is not None:
-            yield Skipped(record=record, reason=low)
-            return
         try:
+            check_ratings(row, selection)
             images = tuple(map(self._read_image, find_images(row)))
             made = self.reader(row, str(row["id"]) if row.get("id") is not None else record, images)
         except UnusableRecordError as error:
@@ -139,7 +136,7 @@ class TableSource:
         split = selection.hub_split or self.defaults.split
         parts = find_tables(self.repository, split)
         if not parts:
-            raise DatasetError(f"{self.name} has no Parquet file of a split {split}.", "Name another with --split.")
+            raise DatasetError(f"{self.name} has no Parquet file of the split {split}.", "Name another with --split.")
         unknown = [name for name in (*selection.subsets, *selection.exclude) if name not in parts]
         if unknown:
             raise UsageError(f"{self.name} has no subset {unknown[0]}.", f"It has {_describe(list(parts))}.")

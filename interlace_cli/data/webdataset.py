@@ -9,11 +9,12 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from interlace_cli.data.captions import read_captioned
-from interlace_cli.data.keeping import find_low_rating, keep_record
+from interlace_cli.data.keeping import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError
@@ -54,17 +55,11 @@ class WebDatasetSource:
         """The chosen records of one shard."""
         path, members = unit.content
         with path.open("rb") as file:
-            for member in members:
-                where = f"{path.name}:{member.name}"
-                try:
-                    record = _build_record(file, member, where, selection)
-                except UnusableRecordError as error:
-                    yield Skipped(record=where, reason=str(error))
-                    continue
-                yield keep_record(record, selection.max_images, selection.max_messages)
+            named = ((f"{path.name}:{member.name}", member) for member in members)
+            yield from iter_kept(named, partial(_build_record, file, selection), selection)
 
 
-def _build_record(file: Any, member: Member, where: str, selection: Selection) -> RawRecord:
+def _build_record(file: Any, selection: Selection, where: str, member: Member) -> RawRecord:
     def read(suffix: str) -> bytes:
         offset, size = member.files[suffix]
         if size > MOST_BYTES:
@@ -80,9 +75,7 @@ def _build_record(file: Any, member: Member, where: str, selection: Selection) -
             raise UnusableRecordError("the JSON is not an object")
     elif "txt" in member.files:
         data = {"txt": read("txt").decode(errors="replace")}
-    low = find_low_rating(data, selection.ratings)
-    if low is not None:
-        raise UnusableRecordError(low)
+    check_ratings(data, selection)
     pictures = sorted(suffix for suffix in member.files if suffix.rpartition(".")[2] in PICTURES)
     return read_captioned(data, where, tuple(map(read, pictures)))
 

@@ -153,7 +153,7 @@ def explain(what: str, is_remote: bool) -> Iterator[None]:
         OfflineModeIsEnabled,
         OSError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         if not is_remote:
             raise MissingInputError(f"cannot read {what}: {reason}.") from error
         raise MissingInputError(

@@ -38,15 +38,16 @@ class SampleWriter:
         self.writer: pq.ParquetWriter | None = None
         self.rows: list[Sample] = []
         self.images: dict[str, bytes] = {}
-        self.file_bytes = 0
+        self.file_bytes = self.group_bytes = 0
 
     def add(self, sample: Sample, images: dict[str, bytes]) -> None:
         """A sample with the bytes of its images by their names."""
-        is_full = len(self.rows) >= GROUP_ROWS or sum(map(len, self.images.values())) >= GROUP_BYTES
+        is_full = len(self.rows) >= GROUP_ROWS or self.group_bytes >= GROUP_BYTES
         is_apart = not any(name in self.images for name in sample.image)
         if self.rows and ((is_full and is_apart) or len(self.rows) >= 8 * GROUP_ROWS):
             self._flush()
         self.rows.append(sample)
+        self.group_bytes += sum(len(data) for name, data in images.items() if name not in self.images)
         self.images.update(images)
 
     def close(self) -> list[Path]:
@@ -78,8 +79,8 @@ class SampleWriter:
                 compression={name: "none" if name == IMAGE_BYTES else "zstd" for name in _leaves()},
             )
         self.writer.write_table(table, row_group_size=len(self.rows))
-        self.file_bytes += sum(map(len, self.images.values()))
-        self.rows, self.images = [], {}
+        self.file_bytes += self.group_bytes
+        self.rows, self.images, self.group_bytes = [], {}, 0
         if self.file_bytes >= FILE_BYTES:
             self._end_file()
 

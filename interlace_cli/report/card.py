@@ -9,6 +9,7 @@ from interlace_cli import __version__
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.layers import describe_layers
+from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ def _table(evaluation: Evaluation | None) -> str:
     if evaluation is None or not evaluation.results:
         return "" if evaluation else "## What it cost\n\nNot evaluated."
     head = ["## What it cost", ""]
-    head += [
-        "| | layers | parameters | score | loss | retention (95% interval) | TTFT ms | tokens/s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head += [f"| | {' | '.join(RESULT_COLUMNS)} |", "|---" * (len(RESULT_COLUMNS) + 1) + "|"]
     count = sum(evaluation.samples.values())
     metrics = "exact match" if evaluation.is_exact_match else ", ".join(sorted(set(evaluation.metrics.values())))
     note = (
@@ -110,26 +108,7 @@ def _table(evaluation: Evaluation | None) -> str:
 
 
 def _row(result: Result) -> str:
-    speed = result.speed
-    cells = [
-        result.name,
-        str(result.layers),
-        f"{result.parameters:,}",
-        f"{result.score:.1%}",
-        f"{result.loss:.3f}" if result.loss is not None else "",
-        describe_retention(result),
-        f"{speed.ttft_ms:.1f}" if speed else "",
-        f"{speed.tokens_per_second:.0f}" if speed else "",
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def describe_retention(result: Result) -> str:
-    """`98.4% (97.1 to 99.2)`, or nothing for what the others are compared with."""
-    if result.retention is None or result.retention_interval is None:
-        return ""
-    low, high = result.retention_interval
-    return f"{result.retention:.1f}% ({low:.1f} to {high:.1f})"
+    return f"| {' | '.join([result.name, *build_result_cells(result)])} |"
 
 
 def _benchmarks(evaluation: Evaluation | None) -> str:
@@ -137,22 +116,12 @@ def _benchmarks(evaluation: Evaluation | None) -> str:
     if found is None:
         return ""
     head = [f"| | {' | '.join(row.name for row in found.rows)} |", "|---" * (len(found.rows) + 1) + "|"]
-    lines = []
-    for category, names in found.categories.items():
-        own = (_relate(row.categories.get(category), row.category_retention.get(category)) for row in found.rows)
-        lines.append(f"| **{category}** | {' | '.join(own)} |")
-        for name in names:
-            cells = (_relate(row.scores.get(name), row.retention.get(name)) or "not run" for row in found.rows)
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines.append(f"| **average** | {' | '.join(_relate(row.average, row.relative) for row in found.rows)} |")
+    lines = [
+        f"| {f'**{name}**' if is_mean else name} | {' | '.join(cells)} |"
+        for name, is_mean, cells in build_benchmark_lines(found)
+    ]
     note = f"{found.harness} {found.version or ''}".strip() + f"; in brackets: percent of {found.rows[0].name}."
     return "\n".join(["## Benchmarks", "", *head, *lines, "", note])
-
-
-def _relate(value: float | None, retention: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}" + (f" ({retention:.1f}%)" if retention is not None else "")
 
 
 def _serving(name: str, engines: Sequence[Engine]) -> str:

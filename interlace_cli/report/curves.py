@@ -23,7 +23,7 @@ def build_loss_curve(healing: Healing) -> Picture:
             round(foot - (foot - TOP) * loss / most, 2),
         )
 
-    shapes: list[Shape] = [Text(0, 14, "loss of healing", size=13)]
+    shapes: list[Shape] = [Text(4, 16, "loss of healing", size=13)]
     for share in (0, 0.25, 0.5, 0.75, 1):
         _, y = place(0, share * most)
         shapes.append(Line(((LEFT, y), (right, y)), "line"))
@@ -49,7 +49,7 @@ def build_intervals(results: Sequence[Result]) -> Picture:
         return round(left + (right - left) * (value - low) / (high - low), 2)
 
     foot = height - 22.0
-    shapes: list[Shape] = [Text(0, 14, "retention, % of the dense model, with 95% intervals", size=13)]
+    shapes: list[Shape] = [Text(4, 16, "retention, % of the dense model, with 95% intervals", size=13)]
     ticks = range(int(low), int(high) + 1, 5 if high - low <= 50 else 20)
     for tick in ticks:
         shapes.append(Line(((place(tick), 28), (place(tick), foot)), "soft" if tick == 100 else "line"))

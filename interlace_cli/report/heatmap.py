@@ -45,7 +45,7 @@ def scale_rows(rows: Rows) -> list[list[float | None]]:
 
 def build_heatmap(rows: Rows, num_layers: int, title: str) -> Picture:
     """A row for each kind of span, a column for each layer that it begins at."""
-    shapes: list[Shape] = [Text(0, 14, title, size=13)]
+    shapes: list[Shape] = [Text(4, 16, title, size=13)]
     for (name, values), scaled, y in zip(rows, scale_rows(rows), _places(len(rows)), strict=True):
         shapes.append(Text(LEFT - 8, y + ROW * 0.68, name, "soft", "end"))
         for layer, (value, place) in enumerate(zip(values, scaled, strict=True)):

@@ -7,7 +7,7 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.report.drawing import Line, Picture, Rect, Shape, Text
 from interlace_cli.report.heatmap import CELL, LEFT
 
-MARKS = {Role.DROP: "×", Role.TUNE: "T", Role.ANCHOR: "A", Role.KEEP: ""}
+MARKS = {Role.DROP: "", Role.TUNE: "T", Role.ANCHOR: "A", Role.KEEP: ""}
 WORDS = {Role.DROP: "dropped", Role.TUNE: "tuned", Role.ANCHOR: "anchor", Role.KEEP: "kept"}
 HEIGHT, TOP, BELOW = 30, 50, 122
 
@@ -17,7 +17,7 @@ def build_strip(plan: Plan) -> Picture:
     notes = {note.index: note.why for note in plan.layers}
     title = f"{plan.strategy}: {len(plan.drop)} of {plan.num_layers} layers dropped"
     shapes: list[Shape] = [
-        Text(0, 14, title, size=13),
+        Text(4, 16, title, size=13),
         Text(LEFT - 8, TOP + HEIGHT * 0.66, "dense", "soft", "end"),
         Text(LEFT - 8, BELOW + HEIGHT * 0.66, "what is left", "soft", "end"),
     ]
@@ -28,6 +28,8 @@ def build_strip(plan: Plan) -> Picture:
         shapes.append(Text(x + CELL / 2, TOP - 6, str(layer), "soft", "middle", size=10))
         shapes.append(Rect(x, TOP, CELL - 2, HEIGHT, str(role.value), why, radius=4))
         shapes.append(Text(x + CELL / 2 - 1, TOP + HEIGHT * 0.68, MARKS[role], "page", "middle", size=14))
+        if role is Role.DROP:
+            shapes += _draw_cross(x + CELL / 2 - 1, TOP + HEIGHT / 2)
         if layer in position:
             below = LEFT + position[layer] * CELL
             shapes.append(Line(((x + CELL / 2, TOP + HEIGHT + 2), (below + CELL / 2, BELOW - 2)), "line"))
@@ -37,6 +39,13 @@ def build_strip(plan: Plan) -> Picture:
             shapes.append(Text(below + CELL / 2 - 1, BELOW + HEIGHT * 0.66, label, ink, "middle", size=11))
     shapes += _build_legend(BELOW + HEIGHT + 24)
     return Picture(LEFT + plan.num_layers * CELL + 8, BELOW + HEIGHT + 34, shapes, title)
+
+
+def _draw_cross(x: float, y: float) -> list[Shape]:
+    """As lines: not every font has the sign."""
+    arm = 4.5
+    ends = (((x - arm, y - arm), (x + arm, y + arm)), ((x - arm, y + arm), (x + arm, y - arm)))
+    return [Line(points, "page", 2) for points in ends]
 
 
 def _build_legend(y: float) -> list[Shape]:

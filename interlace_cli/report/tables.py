@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from interlace_cli.domain.evaluation import BenchmarkRow, Benchmarks, Evaluation, Result
-from interlace_cli.report.card import describe_retention
+from interlace_cli.domain.evaluation import Benchmarks, Evaluation, Result
+from interlace_cli.report.cells import NOT_RUN, RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 COLORS = 4
 
@@ -30,8 +30,7 @@ def build_tiles(evaluation: Evaluation) -> str:
 
 def build_results(evaluation: Evaluation) -> str:
     """A row for each checkpoint."""
-    names = ("", "layers", "parameters", "MB", "score", "loss", "retention", "TTFT ms", "tokens/s", "memory MB")
-    return _table(names, map(_result, evaluation.results))
+    return _table(("", *RESULT_COLUMNS), map(_result, evaluation.results))
 
 
 def build_kinds(evaluation: Evaluation) -> str:
@@ -56,52 +55,18 @@ def build_kinds(evaluation: Evaluation) -> str:
 
 
 def build_benchmarks(found: Benchmarks) -> str:
-    """The paper's table: benchmarks by category, a column for each checkpoint, retention in brackets."""
+    """The paper's table; why a benchmark was not run is shown under a pointer."""
     rows = []
-    for category, names in found.categories.items():
-        cells = [f"<b>{escape(category)}</b>"] + [_category(row, category) for row in found.rows]
-        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
-        for name in names:
-            cells = [f"&emsp;{escape(name)}"] + [_score(row, name, found) for row in found.rows]
-            rows.append("".join(f"<td>{cell}</td>" for cell in cells))
-    totals = [_relate(row.average, row.relative) for row in found.rows]
-    rows.append("".join(f"<td><b>{cell}</b></td>" for cell in ["average", *totals]))
+    for name, is_mean, cells in build_benchmark_lines(found):
+        why = escape(found.not_run.get(name, ""), quote=True)
+        words = [escape(name), *(f"<span title='{why}'>{cell}</span>" if cell == NOT_RUN else cell for cell in cells)]
+        shown = [f"<b>{word}</b>" for word in words] if is_mean else [f"&emsp;{words[0]}", *words[1:]]
+        rows.append("".join(f"<td>{cell}</td>" for cell in shown))
     return _table(["benchmark", *(row.name for row in found.rows)], rows)
 
 
-def _score(row: BenchmarkRow, name: str, found: Benchmarks) -> str:
-    if name not in row.scores:
-        return f"<span title='{escape(found.not_run.get(name, ''), quote=True)}'>not run</span>"
-    error = f" ± {row.errors[name]:.1f}" if name in row.errors else ""
-    return _relate(row.scores[name], row.retention.get(name), error)
-
-
-def _category(row: BenchmarkRow, category: str) -> str:
-    return f"<b>{_relate(row.categories.get(category), row.category_retention.get(category))}</b>"
-
-
-def _relate(value: float | None, retention: float | None, error: str = "") -> str:
-    if value is None:
-        return ""
-    return f"{value:.1f}{error}" + (f" ({retention:.1f}%)" if retention is not None else "")
-
-
 def _result(result: Result) -> str:
-    speed = result.speed
-    memory = speed.peak_memory_bytes if speed else None
-    cells = [
-        escape(result.name),
-        str(result.layers),
-        f"{result.parameters:,}",
-        f"{result.bytes / 1e6:,.2f}",
-        f"{100 * result.score:.1f}",
-        f"{result.loss:.3f}" if result.loss is not None else "",
-        describe_retention(result),
-        f"{speed.ttft_ms:.1f}" if speed else "",
-        f"{speed.tokens_per_second:.0f}" if speed else "",
-        f"{memory / 1e6:,.0f}" if memory else "",
-    ]
-    return "".join(f"<td>{cell}</td>" for cell in cells)
+    return "".join(f"<td>{cell}</td>" for cell in (escape(result.name), *build_result_cells(result)))
 
 
 def _table(names: Sequence[str], rows: Iterable[str]) -> str:
