@@ -22,6 +22,7 @@ class Hub:
         self.datasets, self.cards = datasets, cards or {}
         self.models: dict[str, Path] = {}
         self.sent, self.requests = 0, 0
+        self.served: set[str] = set()
         self.fails_after: int | None = None
         self.uploads: dict[str, bytes] = {}
         self.created: dict[str, Any] = {}
@@ -91,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.fails_after is not None and hub.requests > hub.fails_after:
             return self.answer({"error": "gone"}, 403)
         data, code = path.read_bytes(), 200
+        if self.command == "GET":
+            hub.served.add(path.name)
         if self.headers.get("Range"):
             first, last = self.headers["Range"].removeprefix("bytes=").split("-")
             data, code = data[int(first) : int(last) + 1], 206

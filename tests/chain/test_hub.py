@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +110,16 @@ def test_what_is_not_there_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_model_is_pinned_to_its_commit(hub: Hub, chain_model: Path, tmp_path: Path) -> None:
     """In what is cut from it, and where the dense model is looked for again."""
-    hub.models["someone/tiny"] = chain_model
+    shutil.copytree(chain_model, tmp_path / "repository")
+    others = ["consolidated.safetensors", "pytorch_model.bin", "model.onnx", "demo.png"]
+    for name in others:
+        (tmp_path / "repository" / name).write_bytes(b"another form")
+    hub.models["someone/tiny"] = tmp_path / "repository"
+    assert (
+        run(hub, tmp_path, "plan", "--model", "someone/tiny", "--ratio", "0.25", "-w", str(tmp_path / "w")).returncode
+        == 0
+    )
+    assert hub.served == {"config.json"}, "a plan needs no weights"
     for name in ("someone/tiny", "someone/tiny@main"):
         words = ["prune", name, "--drop-layers", "3", "--out", str(tmp_path / "short"), "--json", "--force"]
         done = run(hub, tmp_path, *words)
@@ -118,6 +128,7 @@ def test_a_model_is_pinned_to_its_commit(hub: Hub, chain_model: Path, tmp_path: 
         assert (base["location"], base["name"], base["revision"]) == (name, "someone/tiny", SHA)
         card = load_artifact(tmp_path / "short/interlace.json", CheckpointCard)
         assert card.base.pinned == f"someone/tiny@{SHA}"
+    assert hub.served == {path.name for path in chain_model.iterdir()}, "weights in other forms stay where they are"
     none = run(hub, tmp_path, "plan", "--model", "someone/tiny@other", "--ratio", "0.25", "-w", str(tmp_path / "w"))
     assert none.returncode == 1
     assert "someone/tiny has no revision other" in none.stderr

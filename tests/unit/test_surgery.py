@@ -12,7 +12,6 @@ import zoo
 from safetensors.torch import load_file, save_file
 from tiny import TINY, bypass
 
-from interlace_cli.core.opened import open_config
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
@@ -355,23 +354,3 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     with pytest.raises(InterlaceError, match="exists already"):
         prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
     assert (tmp_path / "pruned/mine.txt").read_text() == "mine"
-
-
-def test_a_hub_model_is_downloaded_without_its_other_forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Hub is out of reach here: what is asked of it is looked at, by its own rules for patterns."""
-    from huggingface_hub.utils import filter_repo_objects
-
-    TINY["llava"].save(tmp_path / "dense")
-    there = ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "chat_templates/a.jinja"]
-    others = ["consolidated.safetensors", "pytorch_model.bin", "onnx/model.onnx", "original/x.safetensors", "demo.png"]
-    asked: list[list[str]] = []
-
-    def download(repo: str, **patterns: Any) -> str:
-        assert repo == "someone/llava"
-        asked.append(list(filter_repo_objects(there + others, **patterns)))
-        return str(tmp_path / "dense")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert open_config("someone/llava").num_layers == 8
-    prune_layers("someone/llava", DROP, tmp_path / "pruned", Silent(), force=False)
-    assert asked == [["config.json"], there]
