@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,9 @@ def test_head_is_the_first_rows(sizes: list[int], count: int) -> None:
 
 
 @pytest.mark.parametrize("method", [CLUSTERS, UNIFORM])
-@pytest.mark.parametrize(("sizes", "count"), [([10] * 20, 30), ([1, 50, 3, 100, 7, 39], 40), ([90, 10], 17)])
+@pytest.mark.parametrize(
+    ("sizes", "count"), [([10] * 20, 30), ([1, 50, 3, 100, 7, 39], 40), ([90, 10], 17), ([1, 16], 16)]
+)
 def test_over_seeds_every_row_is_drawn_equally_often(method: str, sizes: list[int], count: int) -> None:
     """Chi-square over rows would not hold for clusters, whose rows come together: so the deviation of each row, and of
     each group, from what is expected, in standard errors of a share."""
@@ -63,6 +66,12 @@ def test_clusters_read_few_groups_and_uniform_reads_most() -> None:
     assert min(uniform) >= 15
     many = draw_rows([100] * 3200, 3200, CLUSTERS, "0")
     assert len(many) <= 130, "a large part is read in runs of half a group"
+
+
+def test_rows_inside_a_group_are_drawn_too_and_not_its_neighbours() -> None:
+    (rows,) = (rows for rows in draw_rows([1000], 16, CLUSTERS, "0").values())
+    gaps = [b - a for a, b in pairwise(rows)]
+    assert sum(gap > 1 for gap in gaps) > 12
 
 
 def test_one_seed_draws_other_rows_than_another_and_other_parts_differ() -> None:

@@ -130,6 +130,17 @@ def test_f1_over_resamples_is_f1_and_not_a_mean(rows: list[tuple[bool, bool]], s
         assert 0 <= draws.min() <= draws.max() <= 100 + 1e-9
 
 
+def test_the_interval_of_f1_is_about_f1() -> None:
+    rng = np.random.default_rng(0)
+    truth, said = rng.random(500) < 0.2, rng.random(500) < 0.6
+    samples = [sample("yes_no_f1", "yes" if right else "no") for right in truth]
+    scored, perfect = (score_answers(["yes" if one else "no" for one in given], samples) for given in (said, truth))
+    f1 = 2 * (truth & said).sum() / (truth.sum() + said.sum())
+    low, high = bootstrap_retention(to_array(scored), to_array(perfect), ["k"] * 500, 0)
+    assert low < 100 * f1 < high
+    assert high - low < 25
+
+
 def test_weights_of_one_change_nothing() -> None:
     rng = np.random.default_rng(0)
     dense, other, kinds = rng.random(60) < 0.8, rng.random(60) < 0.6, ["a"] * 30 + ["b"] * 30
