@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from interlace_cli import __version__
-from interlace_cli.cli import (
-    analyze,
-    bench,
-    compare,
-    evaluate,
-    export,
-    finetune,
-    plan,
-    prepare,
-    prune,
-    report,
-    run,
-    schema,
-)
 from interlace_cli.cli.console import output
 from interlace_cli.errors import InterlaceError
+
+COMMANDS = {
+    name: {"eval": "evaluate"}.get(name, name)
+    for name in (
+        *("run", "prepare", "analyze", "plan", "prune", "finetune", "eval", "export", "compare", "report", "bench"),
+        "schema",
+    )
+}
+"""Name -> its module here, and the function in it; in the order of the pipeline."""
 
 
 class Commands(typer.core.TyperGroup):
@@ -72,25 +68,13 @@ class Commands(typer.core.TyperGroup):
             raise typer.Exit(1) from error
 
 
-app = typer.Typer(
-    name="interlace",
-    cls=Commands,
-    help="Shorter vision-language models: find redundant layers, drop them, heal what stays, and say what it cost.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
-
-
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"interlace {__version__}")
         raise typer.Exit
 
 
-@app.callback()
-def interlace(
+def _interlace(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -108,24 +92,34 @@ def _answering(command: Any) -> Callable[..., None]:
     return run_command
 
 
-for _name, _command in {
-    "run": run.run,
-    "prepare": prepare.prepare,
-    "analyze": analyze.analyze,
-    "plan": plan.plan,
-    "prune": prune.prune,
-    "finetune": finetune.finetune,
-    "eval": evaluate.evaluate,
-    "export": export.export,
-    "compare": compare.compare,
-    "report": report.report,
-    "bench": bench.bench,
-    "schema": schema.schema,
-}.items():
-    app.command(_name)(_answering(_command))
+def build_app(words: Sequence[str] = ()) -> typer.Typer:
+    """The program; where `words` begin with a command's name, with that command alone, because reading the signatures
+    of all others takes longer than many a command."""
+    made = typer.Typer(
+        name="interlace",
+        cls=Commands,
+        help="Shorter vision-language models: find redundant layers, drop them, heal what stays, and say what it cost.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    made.callback()(_interlace)
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        module = import_module(f"interlace_cli.cli.{COMMANDS[name]}")
+        made.command(name)(_answering(getattr(module, COMMANDS[name])))
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """`app`: the program with all of its commands, built when it is asked for."""
+    if name != "app":
+        raise AttributeError(name)
+    globals()["app"] = build_app()
+    return globals()["app"]
 
 
 def main() -> None:
     """The console script. Asked to end (by a cluster's scheduler, say), it clears up as after Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(prog_name="interlace")
+    build_app(sys.argv[1:])(prog_name="interlace")

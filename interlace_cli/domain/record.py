@@ -12,7 +12,14 @@ Settings = dict[str, JsonValue]
 class Record(BaseModel):
     """Frozen, with no unknown fields, no NaN and no infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        # A command builds the validators of the records that it meets, and of no others.
+        defer_build=True,
+    )
 
 
 class Origin(Record):

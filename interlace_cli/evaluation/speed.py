@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from interlace_cli.data.batches import Inputs, to_device
 from interlace_cli.domain.evaluation import Speed
+from interlace_cli.io.memory import read_status, reset_peak
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,24 +76,8 @@ def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> 
         torch.cuda.reset_peak_memory_stats(model.device)
         _time(model, inputs, new_tokens)
         return weights + torch.cuda.max_memory_allocated(model.device) - before
-    if not _reset_peak():
+    if not reset_peak():
         return None
-    before = _read_status("VmRSS")
+    before = read_status("VmRSS")
     _time(model, inputs, new_tokens)
-    return weights + max(_read_status("VmHWM") - before, 0)
-
-
-def _reset_peak() -> bool:
-    """Sets this process's high-water mark back to what it holds now (Linux, proc(5), clear_refs)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _read_status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return weights + max(read_status("VmHWM") - before, 0)

@@ -1,0 +1,111 @@
+"""Surgery on disk, beside a copy of the bytes that stay."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from interlace_cli.bench.turns import BASELINE, OURS, build_case
+from interlace_cli.domain.benchmark import Case
+from interlace_cli.io.artifacts import to_json_text
+
+LAYERS, DROP, HIDDEN = 36, "3,6,9,12,15,18,21,24,27", 2048
+GOAL = 1.0
+REST = 3.0
+"""Seconds between two runs, in which what was written reaches the disk."""
+LAUNCHER = """
+import os, sys, time
+began = time.monotonic()
+_, status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)
+print(time.monotonic() - began, usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+"""A process's peak counts from what its parent holds, so the parent has to be small."""
+
+
+def write_checkpoint(folder: Path, gigabytes: float, shards: int = 4) -> None:
+    """A Qwen3-VL of random bytes in bfloat16, 36 layers deep, in `shards` files."""
+    inner = int(gigabytes * 1e9 / 2 / LAYERS / HIDDEN / 3.6)
+    layer = {"self_attn.q_proj": HIDDEN, "mlp.gate_proj": inner, "mlp.up_proj": inner, "mlp.down_proj": inner}
+    tensors = {"model.language_model.embed_tokens.weight": (8 * inner, HIDDEN)}
+    for number in range(LAYERS):
+        tensors |= {f"model.language_model.layers.{number}.{n}.weight": (s, HIDDEN) for n, s in layer.items()}
+    tensors |= {f"model.visual.blocks.{number}.attn.qkv.weight": (inner // 8, HIDDEN) for number in range(24)}
+    sizes = {name: 2 * rows * columns for name, (rows, columns) in tensors.items()}
+    files: list[list[str]] = [[]]
+    limit, filled = sum(sizes.values()) / shards, 0
+    for name, size in sizes.items():
+        if filled > limit * len(files):
+            files.append([])
+        files[-1].append(name)
+        filled += size
+    weight_map: dict[str, str] = {}
+    block = os.urandom(1 << 24)
+    for number, names in enumerate(files, start=1):
+        path = folder / f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        header: dict[str, Any] = {}
+        end = 0
+        for name in names:
+            shape = list(tensors[name])
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + sizes[name]]}
+            end += sizes[name]
+            weight_map[name] = path.name
+        encoded = to_json_text(header).encode()
+        with path.open("wb") as file:
+            file.write(len(encoded).to_bytes(8, "little") + encoded)
+            for start in range(0, end, len(block)):
+                file.write(block[: end - start])
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(to_json_text(index))
+    text = {"model_type": "qwen3_vl_text", "num_hidden_layers": LAYERS}
+    config = {"model_type": "qwen3_vl", "text_config": text, "vision_config": {"depth": 24}}
+    (folder / "config.json").write_text(to_json_text(config))
+
+
+def _run(*command: str | Path) -> tuple[float, int]:
+    """Seconds, and the peak resident set in KiB."""
+    words = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
+    seconds, peak = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    return float(seconds), int(peak)
+
+
+def measure_pruning(gigabytes: float, repeats: int, folder: Path | None, advance: Callable[[], None]) -> list[Case]:
+    """A quarter of 36 layers dropped from a checkpoint of random bytes, against `cp -r` of what stays. `folder` is on
+    the disk that is meant."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        place = Path(name)
+        (place / "dense").mkdir()
+        write_checkpoint(place / "dense", gigabytes)
+        words = ("prune", str(place / "dense"), "--drop-layers", DROP, "-q", "--out")
+        ours = (sys.executable, "-m", "interlace_cli", *words)
+        _run(*ours, place / "kept")
+        commands: dict[str, tuple[str | Path, ...]] = {OURS: ours, BASELINE: ("cp", "-r", place / "kept")}
+        found: dict[str, list[tuple[float, int]]] = {way: [] for way in commands}
+        for turn in range(repeats):
+            for way in list(commands)[:: 1 if turn % 2 else -1]:
+                os.sync()
+                time.sleep(min(REST, gigabytes * REST))
+                found[way].append(_run(*commands[way], place / "out"))
+                shutil.rmtree(place / "out")
+                advance()
+        kept = sum(path.stat().st_size for path in (place / "kept").iterdir())
+    bare = _run(sys.executable, "-c", "pass")[1]
+    return [
+        build_case(
+            "prune",
+            "cp -r of the bytes that stay",
+            {way: [seconds for seconds, _ in runs] for way, runs in found.items()},
+            GOAL,
+            is_speedup=False,
+            ours_peak_bytes=1024 * max(peak for _, peak in found[OURS]),
+            baseline_peak_bytes=1024 * max(peak for _, peak in found[BASELINE]),
+            notes=[f"{kept / 1e9:.2f} GB stay; an empty interpreter holds {bare / 1024:.0f} MiB"],
+        )
+    ]

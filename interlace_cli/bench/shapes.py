@@ -1,0 +1,137 @@
+"""Random Qwen3-VLs of known sizes, and samples for them: what the weights are changes neither time nor memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from interlace_cli.data.batches import IGNORE
+from interlace_cli.data.rows import Encoded
+from interlace_cli.families.packing import find_positions
+from interlace_cli.io.models import import_transformers
+
+SIDE, PATCH, MERGE = 224, 16, 2
+"""Where nothing else is said, a sample has a square image of 224 pixels, the largest of the recipe: 196 patches, 49
+tokens."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a dense Qwen3-VL; `tuned` of `kept` layers train, every third of them, as after dropping a quarter."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    layers: int
+    vocabulary: int
+    vision_hidden: int
+    vision_layers: int
+    vision_heads: int
+    deepstack: tuple[int, ...]
+    is_tied: bool
+
+    @property
+    def kept(self) -> int:
+        """Layers left when a quarter is dropped."""
+        return self.layers - self.layers // 4
+
+    @property
+    def tuned(self) -> list[int]:
+        """As many as were dropped: the first of each kept two of a triplet, from behind DeepStack's on."""
+        first = len(self.deepstack)
+        return list(range(first, self.kept - 1, 2))[: self.layers // 4]
+
+
+SHAPES = {
+    "tiny": Shape(256, 768, 8, 2, 32, 16, 8192, 64, 2, 4, (0, 1), True),
+    "4b": Shape(2560, 9728, 32, 8, 128, 36, 151936, 1024, 24, 16, (5, 11, 17), True),
+    "8b": Shape(4096, 12288, 32, 8, 128, 36, 151936, 1152, 27, 16, (8, 16, 24), False),
+}
+
+
+SHAPES |= {"qwen3-vl-4b": SHAPES["4b"], "qwen3-vl-8b": SHAPES["8b"]}
+
+
+def build_model(shape: Shape, dtype: torch.dtype, device: str, layers: int | None = None) -> Any:
+    """Random weights, made on the device; `layers` None: as many as are kept."""
+    transformers = import_transformers()
+    image = shape.vocabulary - 1
+    section = shape.head_dim // 2 // 3
+    text = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.kept if layers is None else layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [shape.head_dim // 2 - 2 * section, section, section],
+            "mrope_interleaved": True,
+        },
+        "tie_word_embeddings": shape.is_tied,
+    }
+    vision = {
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_hidden,
+        "out_hidden_size": shape.hidden,
+        "intermediate_size": 4 * shape.vision_hidden,
+        "num_heads": shape.vision_heads,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": list(shape.deepstack),
+    }
+    config = transformers.Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image,
+        video_token_id=image - 1,
+        vision_start_token_id=image - 2,
+        vision_end_token_id=image - 3,
+        tie_word_embeddings=shape.is_tied,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        return transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype)
+
+
+def build_samples(shape: Shape, tokens: int, model: Any) -> list[Encoded]:
+    """Samples of 128 to 512 tokens, `tokens` together: an image, a question, and an answer of a third of them."""
+    generator = torch.Generator().manual_seed(0)
+    samples, left = [], tokens
+    while left > 0:
+        length = int(torch.randint(128, 513, (1,), generator=generator))
+        length = left if left - length < 128 else length
+        samples.append(build_sample(shape, length, SIDE, model, generator))
+        left -= length
+    return samples
+
+
+def build_sample(shape: Shape, length: int, side: int, model: Any, generator: torch.Generator) -> Encoded:
+    """`length` tokens, those of a square image of `side` pixels among them; the last third is the answer."""
+    patches = side // PATCH // MERGE * MERGE
+    image_tokens = (patches // MERGE) ** 2
+    ids = torch.randint(0, shape.vocabulary - 8, (length,), generator=generator)
+    ids[1 : 1 + image_tokens] = shape.vocabulary - 1
+    targets = torch.full((length,), IGNORE)
+    answer = length // 3
+    targets[-answer - 1 : -1] = ids[-answer:]
+    fields = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == shape.vocabulary - 1).int(),
+    }
+    whole = {
+        "pixel_values": torch.randn(patches**2, 3 * 2 * PATCH * PATCH, generator=generator),
+        "image_grid_thw": torch.tensor([[1, patches, patches]]),
+    }
+    inputs = {name: value[None] for name, value in fields.items()} | whole
+    return Encoded(fields, whole, targets, find_positions(model)(inputs)[:, 0], 0)

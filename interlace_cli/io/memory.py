@@ -1,0 +1,44 @@
+"""The most memory that a piece of work held at once, above what was held before it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+
+def measure_peak(work: Callable[[], object], device: str) -> int | None:
+    """Bytes: on a GPU what the allocator held, on a CPU the growth of this process (Linux, proc(5)); None where the
+    system does not tell."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return int(torch.cuda.max_memory_allocated() - before)
+    if not reset_peak():
+        return None
+    before = read_status("VmRSS")
+    work()
+    return max(read_status("VmHWM") - before, 0)
+
+
+def reset_peak() -> bool:
+    """Sets this process's high-water mark back to what it holds now; False where the system does not have one."""
+    try:
+        # What was freed goes back to the system, so that it counts again when it is taken again.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def read_status(field: str) -> int:
+    """Bytes of a field of this process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
