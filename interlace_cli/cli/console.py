@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
 
@@ -55,8 +55,8 @@ class Output:
         """Sets the answer's form; the boundary resets it before each call."""
         self.as_json, self.quiet, self.debug = as_json, quiet, debug
 
-    def result(self, record: Record, *parts: RenderableType) -> None:
-        """The record as JSON for programs, `parts` for people."""
+    def result(self, record: Record, *parts: RenderableType | Callable[[], list[RenderableType]]) -> None:
+        """The record as JSON for programs, `parts` for people; those that are functions are made for people alone."""
         if self.as_json:
             from interlace_cli.io.artifacts import to_json
 
@@ -64,7 +64,8 @@ class Output:
         elif not self.quiet:
             console = build_console(stderr=False)
             for part in parts:
-                console.print(part, highlight=False)
+                for shown in part() if callable(part) else [part]:
+                    console.print(shown, highlight=False)
 
     def write(self, text: str) -> None:
         """Text on stdout, as it is."""

@@ -35,6 +35,8 @@ from interlace_cli.domain.scores import Assign, Rank, Tune
 from interlace_cli.io.workspace import Workspace
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from interlace_cli.core.plan import PlanOptions
     from interlace_cli.domain.plan import Plan
 
@@ -72,17 +74,15 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Which layers go, which are tuned, which are anchors, and why."""
-    from interlace_cli.cli.heat_strip import build_heat_strip
-    from interlace_cli.cli.layer_table import build_layer_table, describe_plan
-    from interlace_cli.core.figure import check_figure, save_figure
     from interlace_cli.core.plan import check_replaceable
     from interlace_cli.io.artifacts import save_artifact
-    from interlace_cli.report.heatmap import find_plan_rows
-    from interlace_cli.report.strip import build_strip
 
     space = Workspace(workspace)
     path = out or space.plan
-    check_figure(figure)
+    if figure is not None:
+        from interlace_cli.core.figure import check_figure
+
+        check_figure(figure)
     made = _make_plan(
         build_plan_options(ratio, drop, strategy, protect, paper, seed, rank, assign, tune, threshold, weight),
         strategy,
@@ -95,10 +95,21 @@ def plan(
     check_replaceable(path, force)
     save_artifact(made, path)
     if figure is not None:
+        from interlace_cli.core.figure import save_figure
+        from interlace_cli.report.strip import build_strip
+
         save_figure(build_strip(made), figure)
-    rows = find_plan_rows(made)
-    strip = [build_heat_strip(rows, made.num_layers)] if rows else []
-    output.result(made, build_layer_table(made), *strip, describe_plan(made), f"{path}")
+    output.result(made, lambda: _show(made), f"{path}")
+
+
+def _show(plan: Plan) -> list[RenderableType]:
+    from interlace_cli.cli.heat_strip import build_heat_strip
+    from interlace_cli.cli.layer_table import build_layer_table, describe_plan
+    from interlace_cli.report.heatmap import find_plan_rows
+
+    rows = find_plan_rows(plan)
+    strip = [build_heat_strip(rows, plan.num_layers)] if rows else []
+    return [build_layer_table(plan), *strip, describe_plan(plan)]
 
 
 def _make_plan(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from interlace_cli.core.opened import open_config, open_model
 from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.layers import Role, count_drops, describe_layers, kept_layers
 from interlace_cli.domain.model import Lock, ModelFacts
@@ -165,6 +164,8 @@ def has_analysis_of(path: Path, known: Known) -> bool:
 
 def know_model(location: str, stack: str | None) -> Known:
     """What constrains a plan: from the config alone, and the tensors' sizes where the weights lie beside it."""
+    from interlace_cli.core.opened import open_config, open_model
+
     stack = stack or LANGUAGE
     understood = open_config(location, stack)
     try:
