@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+CONVERTED = "f" * 40
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """`datasets` and `models`: repository -> folder. `sent` bytes of files so far; uploads land in `uploads`."""
+    """`datasets`, `models`, and `converted` datasets' Parquet branch: repository -> folder. `sent` bytes of files so
+    far; uploads land in `uploads`."""
 
     def __init__(self, datasets: dict[str, Path], cards: dict[str, dict[str, Any]] | None = None) -> None:
         self.datasets, self.cards = datasets, cards or {}
         self.models: dict[str, Path] = {}
+        self.converted: dict[str, Path] = {}
         self.sent, self.requests = 0, 0
         self.served: set[str] = set()
         self.fails_after: int | None = None
@@ -64,6 +67,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.answer(self.list_tree(folder, path.removeprefix(f"/api/datasets/{repo}/tree/{SHA}")))
             if path.startswith(f"/datasets/{repo}/resolve/{SHA}/"):
                 return self.send_file(folder / path.removeprefix(f"/datasets/{repo}/resolve/{SHA}/"))
+        for repo, folder in self.owner.converted.items():
+            if path in (f"/api/datasets/{repo}/revision/{r}" for r in ("refs/convert/parquet", CONVERTED)):
+                return self.answer({"id": repo, "sha": CONVERTED, "siblings": [], "tags": []})
+            if path.startswith(f"/api/datasets/{repo}/tree/{CONVERTED}"):
+                return self.answer(self.list_tree(folder, path.removeprefix(f"/api/datasets/{repo}/tree/{CONVERTED}")))
+            if path.startswith(f"/datasets/{repo}/resolve/{CONVERTED}/"):
+                return self.send_file(folder / path.removeprefix(f"/datasets/{repo}/resolve/{CONVERTED}/"))
         for repo, folder in self.owner.models.items():
             if path in (f"/api/models/{repo}/revision/{revision}" for revision in ("main", SHA)):
                 names = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file()]

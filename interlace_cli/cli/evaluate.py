@@ -28,6 +28,7 @@ from interlace_cli.io.workspace import Workspace
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from interlace_cli.core.harness import HarnessOptions
     from interlace_cli.domain.evaluation import Evaluation
     from interlace_cli.evaluation.tasks import Task
 
@@ -101,11 +102,14 @@ def evaluate(
     space = Workspace(workspace)
     path = out or space.evaluation
     if import_results:
-        found = _import(import_results, checkpoints, space, path)
+        found = _import(import_results, checkpoints, space, path, force)
     elif harness is not None:
-        named = find_checkpoints(checkpoints, space)
-        options = (harness_model, tuple(harness_arg or ()), batch_size or 1, samples, include_path)
-        found = _run_harness(named, tasks or "paper", space, path, harness, options)
+        from interlace_cli.core.harness import HarnessOptions
+
+        options = HarnessOptions(
+            harness, harness_model, tuple(harness_arg or ()), batch_size or 1, samples, include_path
+        )
+        found = _run_harness(find_checkpoints(checkpoints, space), tasks or "paper", space, path, options, force)
     else:
         check_free(path, force)
         evaluate_options = EvaluateOptions(
@@ -154,28 +158,26 @@ def _find_tasks(tasks: str | None, dataset: Path | None, space: Workspace, sampl
 
 
 def _run_harness(
-    named: list[tuple[str, str]],
-    tasks: str,
-    space: Workspace,
-    out: Path,
-    harness: str,
-    options: tuple[str | None, tuple[str, ...], int, int | None, Path | None],
+    named: list[tuple[str, str]], tasks: str, space: Workspace, out: Path, options: HarnessOptions, force: bool
 ) -> Evaluation:
-    from interlace_cli.core.harness import HarnessOptions, run_harness, save_benchmarks
+    from interlace_cli.core.harness import check_replaceable, run_harness, save_benchmarks
+    from interlace_cli.core.opened import open_model
     from interlace_cli.evaluation.harness.benchmarks import choose_benchmarks
 
     asked = choose_benchmarks(tasks)
-    found = run_harness(named, asked, space.root / "harness", HarnessOptions(harness, *options), BarProgress())
-    return save_benchmarks(found, out)
+    check_replaceable(out, {name: open_model(location).facts.fingerprint for name, location in named}, force)
+    return save_benchmarks(run_harness(named, asked, space.root / "harness", options, BarProgress()), out)
 
 
-def _import(given: list[str], checkpoints: list[str] | None, space: Workspace, out: Path) -> Evaluation:
+def _import(given: list[str], checkpoints: list[str] | None, space: Workspace, out: Path, force: bool) -> Evaluation:
     from interlace_cli.core.evaluate import find_checkpoints
-    from interlace_cli.core.harness import import_results, save_benchmarks
+    from interlace_cli.core.harness import check_replaceable, import_results, save_benchmarks
     from interlace_cli.core.opened import open_model
 
     pairs = [(name, Path(path).expanduser()) for name, path in parse_pairs(given, "--import")]
     known = find_checkpoints(checkpoints, space) if checkpoints or space.pruned.exists() else []
     wanted = {name for name, _ in pairs}
     fingerprints = {name: open_model(location).facts.fingerprint for name, location in known if name in wanted}
-    return save_benchmarks(import_results(pairs, fingerprints), out)
+    found = import_results(pairs, fingerprints)
+    check_replaceable(out, fingerprints, force)
+    return save_benchmarks(found, out)

@@ -85,7 +85,7 @@ def finetune(
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
     ] = False,
     report_to: Annotated[
-        str, typer.Option("--report-to", help="The Trainer's trackers: wandb, tensorboard ...")
+        str, typer.Option("--report-to", help="The Trainer's trackers: wandb, tensorboard (in runs/) ...")
     ] = "none",
     device: DeviceOption = "auto",
     seed: SeedOption = 0,

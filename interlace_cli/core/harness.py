@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ def run_harness(
     """
     if options.harness not in HARNESSES:
         raise UsageError(f"there is no harness {options.harness}.", f"There are {', '.join(HARNESSES)}.")
+    if options.harness == vlmevalkit.NAME and (options.limit is not None or options.include is not None):
+        raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
     version = _check_installed(options.harness)
     found = {}
     with progress.task(options.harness, len(checkpoints) * len(asked), "benchmarks") as advance:
@@ -119,6 +121,17 @@ def read_results(path: Path) -> tuple[str, dict[str, float], dict[str, float]]:
         f"{path} holds no results that can be read.",
         "Give lmms-eval's *_results.json, VLMEvalKit's work folder of a model, or JSON of benchmark -> percent.",
     )
+
+
+def check_replaceable(out: Path, fingerprints: Mapping[str, str], force: bool) -> None:
+    """Raises InterlaceError if benchmarks at `out` would be lost, or an evaluation of other checkpoints; before hours
+    are spent on it."""
+    if force or not out.exists():
+        return
+    found = load_artifact(out, Evaluation)
+    if found.benchmarks is not None or not _is_of(found, fingerprints):
+        what = "benchmarks" if found.benchmarks is not None else "an evaluation of other checkpoints"
+        raise InterlaceError(f"{out} has {what} already.", "Add --force to replace them, or name another place.")
 
 
 def save_benchmarks(benchmarks: Benchmarks, out: Path) -> Evaluation:
@@ -246,9 +259,14 @@ def _find_evaluation(out: Path, benchmarks: Benchmarks) -> Evaluation | None:
         found = load_artifact(out, Evaluation)
     except InterlaceError:
         return None
-    there = {result.name: result.fingerprint for result in found.results}
-    is_same = all(there.get(row.name, row.fingerprint) == row.fingerprint for row in benchmarks.rows if row.fingerprint)
-    return found if found.results and is_same else None
+    fingerprints = {row.name: row.fingerprint for row in benchmarks.rows if row.fingerprint}
+    return found if found.results and _is_of(found, fingerprints) else None
+
+
+def _is_of(evaluation: Evaluation, fingerprints: Mapping[str, str]) -> bool:
+    """Whether it evaluated no other checkpoint under one of these names."""
+    there = {result.name: result.fingerprint for result in evaluation.results}
+    return all(there.get(name, own) == own for name, own in fingerprints.items())
 
 
 def _has_key() -> bool:

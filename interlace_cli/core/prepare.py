@@ -66,7 +66,9 @@ def prepare_dataset(
         if line:
             progress.say(line)
     settings, inputs = build_settings(source_name, selection, place), hash_source(source_name)
-    key = hash_bytes(repr((settings, inputs, source.revision, describe_key(draw.units))).encode())[:16]
+    # Where a copy and the images lie decides what is read, though it is no part of what the sample is called.
+    where = [None if path is None else str(path.resolve()) for path in (place.image_root, place.mirror)]
+    key = hash_bytes(repr((settings, inputs, source.revision, where, describe_key(draw.units))).encode())[:16]
     staging = Staging(out, key)
     staged = stage_units(source, draw, selection, staging, progress, threads)
     if not staged.samples:

@@ -119,21 +119,20 @@ def _read_unit(source: Source, unit: Unit, selection: Selection, staging: Stagin
     """Writes samples as they come: a unit may be larger than the memory."""
     count, skipped = 0, list[Skipped]()
     splits, unasked = list[str](), list[int]()
-    with explained(staging.out):
-        writer = staging.open_writer(number)
-        for record in source.iter_records(unit, selection):
-            made = record if isinstance(record, Skipped) else _build_sample(record, source.name)
-            if isinstance(made, Skipped):
-                skipped.append(made)
-                continue
-            if isinstance(record, RawRecord):
-                splits += [record.split] if record.split else []
-                unasked += [] if record.is_asked else [count]
+    writer = staging.open_writer(number)
+    for record in source.iter_records(unit, selection):
+        made = record if isinstance(record, Skipped) else _build_sample(record, source.name)
+        if isinstance(made, Skipped):
+            skipped.append(made)
+            continue
+        if isinstance(record, RawRecord):
+            splits += [record.split] if record.split else []
+            unasked += [] if record.is_asked else [count]
+        with explained(staging.out):
             writer.add(*made)
-            count += 1
-        found = StagedUnit(
-            records=unit.records, samples=count, files=[], skipped=skipped, splits=splits, unasked=unasked
-        )
+        count += 1
+    found = StagedUnit(records=unit.records, samples=count, files=[], skipped=skipped, splits=splits, unasked=unasked)
+    with explained(staging.out):
         return staging.finish(number, writer, found)
 
 

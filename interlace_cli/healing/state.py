@@ -39,7 +39,11 @@ class State:
         return self.folder.exists()
 
     def clear(self) -> None:
-        """Healing is finished: neither this state nor one of another recipe for the same folder is of use."""
+        """Healing is finished: neither this state nor one of another recipe for the same folder is of use. What
+        trackers wrote into it (TensorBoard's `runs`) goes to `runs` beside the folder that was healed."""
+        for run in sorted(self.folder.glob("stage-*/runs/*")):
+            (self.out.parent / "runs").mkdir(exist_ok=True)
+            shutil.move(run, self.out.parent / "runs" / f"{self.out.name}-{run.parts[-3]}-{run.name}")
         for folder in self.out.parent.glob(f".{self.out.name}.healing-*"):
             shutil.rmtree(folder, ignore_errors=True)
 

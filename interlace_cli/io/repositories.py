@@ -40,15 +40,16 @@ class Repository:
 def open_repository(repo: str, revision: str | None = None, mirror: Path | None = None) -> Repository:
     """The dataset `repo` of the Hub at `revision`, or at its newest commit; or a local copy of it.
 
-    Raises MissingInputError if it is not there or the Hub cannot be reached.
+    Raises MissingInputError if it is not there or the Hub cannot be reached, DatasetError if there is no Parquet in it.
     """
     if mirror is not None:
         return open_folder(mirror, repo, revision)
     found = _open_hub(repo, revision)
-    if not any(path.endswith(".parquet") for path in found.files):
-        with explain(repo, True):
-            found = _open_hub(repo, CONVERTED)
-    return found
+    if any(path.endswith(".parquet") for path in found.files):
+        return found
+    if revision is not None:
+        raise DatasetError(f"{repo} has no Parquet file at {revision}.", "Without --revision its conversion is taken.")
+    return _open_hub(repo, CONVERTED)
 
 
 def open_folder(folder: Path, location: str | None = None, revision: str | None = None) -> Repository:
@@ -82,7 +83,7 @@ def find_tables(repository: Repository, split: str = "train") -> dict[str, list[
         return found
     for path in tables:
         parts = Path(path).with_suffix("").parts
-        named = re.findall(r"train|val(?:idation)?|test|dev", "/".join(parts[-2:]).lower())
+        named = re.findall(r"(?<![a-z])(?:train|val(?:idation)?|test|dev)(?![a-z])", "/".join(parts[-2:]).lower())
         folder = "/".join(part for part in parts[:-1] if part not in ("data", split))
         if (named[-1] if named else "train") == split:
             found.setdefault(folder or "default", []).append(path)

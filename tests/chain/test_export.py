@@ -19,9 +19,12 @@ from interlace_cli.core.harness import import_results, save_benchmarks
 from interlace_cli.core.opened import open_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.core.tasks import load_heldout
+from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import MissingInputError, UsageError
+from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.models import import_transformers
+from interlace_cli.report.card_metadata import build_metadata
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,16 @@ def test_the_card_is_read_by_the_hubs_own_library(space: Path, tmp_path: Path) -
     assert "| vLLM | not tried | `vllm serve someone/short` |" in text
     assert "| transformers " in text
     assert "| AI2D | 80.0 | 72.0 (90.0%) |" in text
+
+
+def test_the_data_that_healed_it_is_named_by_its_hub_id(space: Path, tmp_path: Path) -> None:
+    card = load_artifact(space / "healed/interlace.json", CheckpointCard)
+    fields = {"recipe": {}, "steps": 1, "samples": 1, "first_loss": 1.0, "last_loss": 1.0, "trained_parameters": 1}
+    where = {"dataset": "finevision", "dataset_location": "HuggingFaceM4/FineVision", "dataset_revision": "abc"}
+    healed = card.model_copy(update={"healing": Healing(**fields, **where, frozen_sha256="")})
+    text = build_metadata(healed, None, "someone/short", "someone/demo", "other", "")
+    assert ModelCard(f"{text}\n# x").data.datasets == ["HuggingFaceM4/FineVision"]
+    assert "datasets" not in ModelCard(build_metadata(card, None, "x", "y", "other", "")).data.to_dict()
 
 
 def test_the_folder_loads_with_plain_transformers(space: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finevision import make_card, make_image, make_row, write_subset
-from hub import SHA, Hub
+from hub import CONVERTED, SHA, Hub
 
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.io.artifacts import load_artifact
@@ -94,6 +94,21 @@ def test_any_dataset_of_the_hub_by_its_columns(hub: Hub, tmp_path: Path) -> None
     manifest = json.loads(done.stdout)
     assert (manifest["source"], manifest["revision"]) == ("someone/charts", SHA)
     assert sum(manifest["kinds"].values()) == 20
+
+
+def test_a_dataset_of_other_files_is_read_from_the_hubs_conversion(hub: Hub, files: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/data.csv").write_text("a,b\n")
+    (tmp_path / "parquet/default").mkdir(parents=True)
+    shutil.copytree(files / "chartqa", tmp_path / "parquet/default/train")
+    hub.datasets["someone/table"], hub.converted["someone/table"] = tmp_path / "own", tmp_path / "parquet"
+    done = call(hub, tmp_path, "someone/table", "--max-samples", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert (manifest["revision"], sum(manifest["kinds"].values())) == (CONVERTED, 5)
+    pinned = call(hub, tmp_path, "someone/table", "--revision", SHA, "--force")
+    assert pinned.returncode == 1
+    assert f"someone/table has no Parquet file at {SHA}" in pinned.stderr
 
 
 def test_what_is_not_there_is_one_sentence(hub: Hub, tmp_path: Path) -> None:

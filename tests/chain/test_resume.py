@@ -241,3 +241,12 @@ def test_untouched_shards_are_shared_and_the_tuned_ones_alone_rewritten(
     assert shared == same
     assert 0 < len(shared) < len(shards)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "healed")
+
+
+def test_what_trackers_wrote_outlives_the_state(tmp_path: Path) -> None:
+    state = State(tmp_path / "healed", "key")
+    (state.stage(0) / "runs/Nov21_here").mkdir(parents=True)
+    (state.stage(0) / "runs/Nov21_here/events.1").write_text("losses")
+    state.clear()
+    assert not state.exists
+    assert (tmp_path / "runs/healed-stage-0-Nov21_here/events.1").read_text() == "losses"

@@ -11,15 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace_cli.core.harness import HarnessOptions, import_results, read_results, run_harness, save_benchmarks
+from interlace_cli.core.harness import (
+    HarnessOptions,
+    check_replaceable,
+    import_results,
+    read_results,
+    run_harness,
+    save_benchmarks,
+)
 from interlace_cli.demo import CHECKPOINT
-from interlace_cli.domain.evaluation import Evaluation
+from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import ArtifactError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.evaluation.harness import lmms_eval, vlmevalkit
 from interlace_cli.evaluation.harness.benchmarks import PAPER, choose_benchmarks
 from interlace_cli.evaluation.harness.retention import Found, build_rows
-from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.io.artifacts import load_artifact, save_artifact
 
 # The paper's rows (Qwen3-VL-8B-Instruct): Dense-FT and INTERLACE at 25%.
 CATEGORIES = {"Text/Chart": 4, "GVQA": 3, "Perception": 3, "Inst&Sci": 2}
@@ -207,3 +214,29 @@ def test_benchmarks_stand_beside_what_was_evaluated(tmp_path: Path) -> None:
     save_benchmarks(found, tmp_path / "eval.json")
     again = load_artifact(tmp_path / "eval.json", Evaluation)
     assert (again.benchmarks, again.results) == (found, [])
+
+
+def test_what_was_scored_is_not_lost_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"AI2D": 80}')
+    out, own = tmp_path / "eval.json", {"dense": "f1"}
+    check_replaceable(out, own, force=False)
+    save_benchmarks(import_results([("dense", tmp_path / "a.json")], own), out)
+    with pytest.raises(InterlaceError, match=r"has benchmarks already\. Add --force"):
+        check_replaceable(out, own, force=False)
+    check_replaceable(out, own, force=True)
+    evaluation = load_artifact(out, Evaluation).model_copy(update={"benchmarks": None, "results": [make_result("f1")]})
+    save_artifact(evaluation, out)
+    check_replaceable(out, own, force=False)
+    with pytest.raises(InterlaceError, match="has an evaluation of other checkpoints already"):
+        check_replaceable(out, {"dense": "f2"}, force=False)
+
+
+def make_result(fingerprint: str) -> Result:
+    fields = {"layers": 1, "parameters": 1, "bytes": 1, "score": 1.0, "loss": 1.0, "kinds": {"a": 1.0}}
+    return Result.model_validate({"name": "dense", "location": "x", "fingerprint": fingerprint, **fields})
+
+
+def test_options_that_a_harness_does_not_have_are_refused(tmp_path: Path) -> None:
+    options = HarnessOptions(vlmevalkit.NAME, limit=5)
+    with pytest.raises(UsageError, match="VLMEvalKit takes neither --samples nor --include-path"):
+        run_harness([("dense", "demo")], choose_benchmarks("POPE"), tmp_path, options, Silent())

@@ -23,6 +23,7 @@ from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.io.datasets import load_images, load_manifest, load_split
 from interlace_cli.io.images import MOST_BYTES, inspect_image
+from interlace_cli.io.repositories import Repository, find_tables
 
 NAMES = ["CoSyn_400k_chart", "cambrian(filtered)_processed", "text_openorca", "yesbut", "zz_added_later"]
 
@@ -191,6 +192,7 @@ def test_what_will_be_read_is_said_before(mirror: Path) -> None:
     assert "cluster" not in uniform.description
 
 
+SPLIT_WORDS = ("train", "val", "validation", "test")
 TALK = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]}
 PARTS = [
     {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "Who?"}]},
@@ -372,3 +374,42 @@ def test_images_are_bounded_before_they_are_decoded() -> None:
     assert inspect_image(few) == ("gif", "")
     assert inspect_image(encode(frames[0], "JPEG")) == ("jpeg", "")
     assert inspect_image(b"") == (None, "image does not open")
+
+
+def test_a_split_is_a_word_of_a_name_and_not_a_part_of_one() -> None:
+    names = [
+        "latest/train-0.parquet",
+        "device/x.parquet",
+        "data/val-0.parquet",
+        "a/validation/0.parquet",
+        "contest.parquet",
+    ]
+    repository = Repository("r", None, None, dict.fromkeys(names, 1), {}, lambda _: io.BytesIO())
+    found = {
+        split: sorted(p for paths in find_tables(repository, split).values() for p in paths) for split in SPLIT_WORDS
+    }
+    assert found == {
+        "train": ["contest.parquet", "device/x.parquet", "latest/train-0.parquet"],
+        "val": ["data/val-0.parquet"],
+        "validation": ["a/validation/0.parquet"],
+        "test": [],
+    }
+
+
+def test_what_was_read_from_one_place_is_not_gone_on_from_in_another(tmp_path: Path) -> None:
+    """The same file of records, the same call, other pictures."""
+    talk = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "a.png", "conversations": talk}]))
+    for name, seed in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(make_image(seed))
+    source, left = str(tmp_path / "rows.json"), tmp_path / "left"
+    prepare(source, tmp_path / "first", Place(tmp_path / "one"))
+    with pytest.MonkeyPatch.context() as patch:
+        # As if the call had been ended while it wrote the dataset.
+        patch.setattr("interlace_cli.core.prepare.folder_being_made", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, left, Place(tmp_path / "one"))
+    prepare(source, left, Place(tmp_path / "two"))
+    images = [every_sample(folder)[0].image for folder in (tmp_path / "first", left)]
+    assert images[0] != images[1]
