@@ -72,6 +72,17 @@ def test_a_second_run_does_nothing_and_says_the_same(finished: tuple[list[str | 
     }
 
 
+def test_a_run_with_no_data_named_takes_the_dataset_that_is_there(finished: tuple[list[str | Path], dict]) -> None:
+    words, record = finished
+    manifest = Path(record["workspace"]) / "dataset/manifest.json"
+    before = manifest.read_bytes()
+    unnamed = [word for word in words if word not in ("--data", "demo", "--max-samples", "160")]
+    code, out, err = call(*unnamed)
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == STEPS
+    assert manifest.read_bytes() == before
+
+
 def test_a_run_measures_what_its_strategy_chooses_by(chain_model: Path, tmp_path: Path) -> None:
     words = ["run", chain_model, "--data", "demo", "--max-samples", "120", "--lr", "1e-3", "--no-speed", "-w", tmp_path]
     code, out, err = call(*words, "--rank", "loss", "--weight", "chart=1", "--ratio", "0.25", "--json")
