@@ -121,5 +121,6 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """The console script. Asked to end (by a cluster's scheduler, say), it clears up as after Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, output.interrupt)
+    signal.signal(signal.SIGTERM, output.interrupt)
     build_app(sys.argv[1:])(prog_name="interlace")

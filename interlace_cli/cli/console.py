@@ -24,7 +24,19 @@ class Output:
         self.as_json = False
         self.quiet = False
         self.debug = False
+        self.interrupted = False
         self.stream: TextIO | None = None
+
+    def interrupt(self, *_: object) -> None:
+        """The handler of Ctrl-C and of a request to end."""
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def check_interrupted(self) -> None:
+        """Raises the KeyboardInterrupt again that Python drops where it meets a library's callback (a weak reference's,
+        an executor's)."""
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     @contextmanager
     def own_stdout(self) -> Iterator[None]:
@@ -130,6 +142,7 @@ class BarProgress:
             job = bars.add_task(description, total=total, note="", rate="")
 
             def advance(done: float = 1, note: str = "") -> None:
+                output.check_interrupted()
                 speed = bars.tasks[job].speed or 0.0
                 rate = f"{speed / 1e6:,.0f} MB/s" if unit == "bytes" else f"{speed:,.1f} {unit}/s"
                 bars.update(job, advance=done, note=note, rate=rate)
@@ -142,3 +155,4 @@ class BarProgress:
 
 def _ignore(done: float = 1, note: str = "") -> None:
     del done, note
+    output.check_interrupted()

@@ -53,6 +53,7 @@ class RunView:
 
     def on_step(self, name: str, state: str, seconds: float) -> None:
         """Marks a step as running, done or skipped."""
+        output.check_interrupted()
         words = {"running": "", "done": f"{seconds:.1f} s", "skipped": "up to date"}[state]
         if self.bars is None:
             if state != "running":
@@ -75,6 +76,7 @@ class RunView:
         bars.reset(job, total=total, mark="▸", note=description, rate="")  # type: ignore[arg-type]
 
         def advance(done: float = 1, note: str = "") -> None:
+            output.check_interrupted()
             speed = bars.tasks[job].speed or 0.0
             rate = f"{speed / 1e6:,.0f} MB/s" if unit == "bytes" else f"{speed:,.1f} {unit}/s"
             bars.update(job, advance=done, note=note or description, rate=rate)  # type: ignore[arg-type]

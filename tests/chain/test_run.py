@@ -18,6 +18,8 @@ from tiny import save_llava_chain_model
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
+from interlace_cli.cli.console import BarProgress, output
+from interlace_cli.cli.run_view import RunView
 
 STEPS = ["prepare", "analyze", "plan", "prune", "finetune", "eval", "export"]
 
@@ -145,6 +147,17 @@ def test_a_terminal_shows_the_steps_and_an_interrupted_run_goes_on(
     assert (space / "healed/model.safetensors").read_bytes() == (
         Path(record["workspace"]) / "healed/model.safetensors"
     ).read_bytes(), "as if it had not been interrupted"
+
+
+def test_an_interruption_that_a_library_dropped_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ignores a KeyboardInterrupt in the callback of a weak reference, as ThreadPoolExecutor has them."""
+    monkeypatch.setattr(output, "interrupted", False)
+    with pytest.raises(KeyboardInterrupt):
+        output.interrupt()
+    with pytest.raises(KeyboardInterrupt), BarProgress().task("eval", 2, "samples") as advance:
+        advance()
+    with pytest.raises(KeyboardInterrupt):
+        RunView(BarProgress()).on_step("eval", "done", 1.0)
 
 
 def test_an_edited_plan_is_taken_by_the_later_steps(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
