@@ -17,7 +17,7 @@ MAY_IMPORT = {
         *("strategies", "families", "importance", "sparsity", "data", "healing", "evaluation", "report", "io", "bench"),
         *("domain", "errors"),
     },
-    "bench": {"families", "importance", "healing", "data", "io", "domain", "errors"},
+    "bench": {"families", "importance", "healing", "data", "io", "demo", "domain", "errors"},
     "report": {"domain", "errors"},
     "evaluation": {"families", "healing", "data", "io", "domain", "errors"},
     "sparsity": {"families", "domain", "errors"},

@@ -1,4 +1,4 @@
-"""The analysis, beside the released way and beside a bare forward of the same batches.
+"""The analysis, beside the released way, beside a bare forward of the same batches, and with its pictures.
 
 The released way (method.md): three passes, one for each span length; one sample at a time; every hidden state kept; the
 head computed for every token. It compares what layers return, so it is checked to give our similarities where a model
@@ -11,24 +11,25 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interlace_cli.bench.machine import measure_flops
-from interlace_cli.bench.shapes import Shape, build_model, build_sample
 from interlace_cli.bench.turns import BASELINE, OURS, build_case, take_turns
+from interlace_cli.data.ahead import cut
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
-from interlace_cli.data.rows import pad
 from interlace_cli.domain.benchmark import Case
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError
 from interlace_cli.families.modules import find_layers
+from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.importance.rows import measure_rows
 from interlace_cli.importance.similarity import SPANS, ForwardDone, SpanTap
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.memory import measure_peak
-from interlace_cli.io.models import load_model, load_processor
 
 GOAL = 6.0
 FORWARD_GOAL = 1.08
@@ -37,10 +38,13 @@ TOLERANCE = 2e-3
 
 @dataclass(frozen=True)
 class Material:
-    """A model, and the same samples in batches and one by one. `deepstack`: behind so many first layers something is
-    added that no layer returns."""
+    """A model, and the same samples as they are read, in batches and one by one. `deepstack`: behind so many first
+    layers something is added that no layer returns."""
 
     model: Any
+    batcher: Batcher
+    samples: Sequence[Sample]
+    batch_size: int
     batches: Sequence[Inputs]
     singles: Sequence[Inputs]
     deepstack: int
@@ -52,27 +56,13 @@ class Material:
         return sum(int(single["attention_mask"].sum()) for single in self.singles)
 
 
-def make_random(shape: Shape, samples: int, batch_size: int, side: int, device: str) -> Material:
-    """A random dense model; samples of one image and 32 to 96 words."""
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model = build_model(shape, dtype, device, shape.layers).eval()
-    generator = torch.Generator().manual_seed(0)
-    image = (side // 32) ** 2
-    lengths = torch.randint(image + 32, image + 97, (samples,), generator=generator).tolist()
-    encoded = [build_sample(shape, length, side, model, generator) for length in sorted(lengths, reverse=True)]
-    batches = [_strip(pad(encoded[i : i + batch_size]).inputs) for i in range(0, samples, batch_size)]
-    singles = [_strip(pad([one]).inputs) for one in encoded]
-    return Material(model, batches, singles, len(shape.deepstack), f"{side} x {side} pixels")
-
-
-def load_material(path: Path, deepstack: int, dataset: Path, samples: int, batch_size: int, device: str) -> Material:
-    """A checkpoint, asked about pictures of a prepared dataset through its own processor."""
-    model, batcher = load_model(path, device=device), Batcher(load_processor(path), dataset)
-    asked = load_split(dataset, "calibration")[:samples]
+def build_material(model: Any, batcher: Batcher, count: int, batch_size: int, deepstack: int, about: str) -> Material:
+    """`count` samples of a prepared dataset."""
+    asked = load_split(batcher.folder, "calibration")[:count]
     asked = [asked[i] for i in order_by_length(asked)]
-    batches = [batcher.build_prompts(asked[i : i + batch_size]) for i in range(0, len(asked), batch_size)]
+    batches = [batcher.build_prompts(chosen) for chosen in cut(asked, batch_size)]
     singles = [batcher.build_prompts([one]) for one in asked]
-    return Material(model, batches, singles, deepstack, "pictures of the demo world")
+    return Material(model, batcher, asked, batch_size, batches, singles, deepstack, about)
 
 
 def measure_analysis(material: Material, repeats: int, device: str, advance: Callable[[], None]) -> list[Case]:
@@ -84,6 +74,8 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
     about = {"floor_seconds": floor, "floor": "FLOPs of the layers and the tower, over those of a large matrix product"}
     released = take_turns({OURS: work.ours, BASELINE: work.released}, repeats, advance)
     bare = take_turns({OURS: work.ours, BASELINE: work.forward}, repeats, advance)
+    pictures = take_turns({OURS: work.from_files, BASELINE: work.from_files_in_turn}, repeats, advance)
+    making = statistics.median(take_turns({OURS: work.make_inputs}, 1, lambda: None)[OURS])
     count = len(material.singles)
     rate = count / statistics.median(released[OURS])
     notes = [f"{count} samples of {material.tokens / count:.0f} tokens, {material.about}; {rate:,.1f} samples/s"]
@@ -107,6 +99,14 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
             is_speedup=False,
             **about,
         ),
+        build_case(
+            "analyze: from files, read ahead in threads",
+            "the same, each batch read when it is needed",
+            pictures,
+            None,
+            is_speedup=True,
+            notes=[f"to read and encode alone: {1000 * making / count:.1f} ms a sample in one thread"],
+        ),
     ]
 
 
@@ -114,6 +114,7 @@ class _Work:
     """What is timed."""
 
     def __init__(self, material: Material) -> None:
+        self.material = material
         self.model, self.layers = material.model, find_layers(material.model)
         self.batches, self.singles, self.deepstack = material.batches, material.singles, material.deepstack
         config = material.model.config
@@ -155,6 +156,23 @@ class _Work:
             torch.cuda.synchronize()
         handle.remove()
 
+    def from_files(self, threads: int | None = None) -> None:
+        """The analysis from the dataset's files on, as the command does it."""
+        m = self.material
+        with Silent().task("", 0, "") as follow:
+            measure_rows(
+                self.model, self.layers, LANGUAGE, m.batcher, m.samples, m.batch_size, "prompt", follow, threads
+            )
+
+    def from_files_in_turn(self) -> None:
+        """The same without threads."""
+        self.from_files(0)
+
+    def make_inputs(self) -> None:
+        """What is done before the model has anything to do."""
+        for chosen in cut(self.material.samples, self.material.batch_size):
+            self.material.batcher.build_prompts(chosen)
+
     def check_alike(self) -> None:
         """That both ways measure the same. Raises InterlaceError."""
         ours, theirs = self.ours(), self.released()
@@ -184,10 +202,6 @@ class _Work:
             held = "" if peak is None else f", {peak / 1e6:,.0f} MB above the model"
             lines.append(f"{count} samples: {1000 * min(seconds) / count:.2f} ms each{held}")
         return lines
-
-
-def _strip(inputs: Inputs) -> Inputs:
-    return {name: value for name, value in inputs.items() if name != "logits_to_keep"}
 
 
 def _stop(*_: Any) -> None:

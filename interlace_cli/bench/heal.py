@@ -11,30 +11,63 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from interlace_cli.bench.depth import Depth, choose_tuned
 from interlace_cli.bench.shapes import Shape, build_model, build_samples
 from interlace_cli.bench.turns import BASELINE, OURS, build_case
-from interlace_cli.data.batches import IGNORE
-from interlace_cli.data.rows import Row, build_rows, pad
+from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.rows import Encoded, Row, build_rows, encode, pad
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.families.modules import find_layers
+from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.head import choose_loss
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.step import RowLoss, Weights
 from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
+from interlace_cli.io.datasets import load_split
+from interlace_cli.io.memory import measure_peak
 from interlace_cli.io.models import import_transformers
 
 CPU_GOAL, CUDA_GOAL = 2.0, 2.5
 
 
+@dataclass(frozen=True)
+class Patient:
+    """A model a quarter shorter, which of its layers train, and the samples of a step."""
+
+    model: Any
+    tuned: Sequence[int]
+    samples: Sequence[Encoded]
+
+
+def make_random(shape: Shape, tokens: int, device: str) -> Patient:
+    """A random model of the shape, with random samples."""
+    model = build_model(shape, torch.bfloat16 if device.startswith("cuda") else torch.float32, device)
+    return Patient(model, shape.tuned, build_samples(shape, tokens, model))
+
+
+def load_patient(model: Any, batcher: Batcher, tokens: int, deepstack: int) -> Patient:
+    """A dense checkpoint's model without its last quarter, with as many of the dataset's training samples as have
+    `tokens` together."""
+    depth = Depth(model)
+    depth.use(depth.kept)
+    samples: list[Encoded] = []
+    for sample in cycle(load_split(batcher.folder, "train")):
+        samples.append(encode(sample, batcher, find_positions(model)))
+        if sum(one.length for one in samples) >= tokens:
+            break
+    return Patient(model, choose_tuned(depth.kept, len(depth.layers) - depth.kept, deepstack), samples)
+
+
 def measure_healing(
-    shape: Shape,
-    tokens: int,
+    patient: Patient,
     batch_size: int,
     repeats: int,
     optim: str,
@@ -42,16 +75,14 @@ def measure_healing(
     device: str,
     advance: Callable[[], None],
 ) -> Case:
-    """Times both ways in turns; the first of each warms up and is not counted. Peaks are of the device's memory."""
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model = build_model(shape, dtype, device)
-    layers = find_layers(model)
-    apply_trainable_set(model, layers, shape.tuned)
-    samples = build_samples(shape, tokens, model)
+    """Times both ways in turns; the first of each warms up and is not counted."""
+    model, samples, dtype = patient.model, patient.samples, patient.model.dtype
+    layers, tokens = find_layers(model), sum(len(sample.targets_T) for sample in samples)
+    apply_trainable_set(model, layers, patient.tuned)
     layout = choose_layout(model, samples, dtype)
     rows = build_rows(samples, layout.is_packed, tokens, batch_size)
     loss = RowLoss(Stage(("ce",)), choose_loss(model, rows[0].to(device, dtype)), Weights(0.0, 0.0))
-    ours = _Ours(layout, loss, model, layers, shape.tuned, rows, is_checkpointed)
+    ours = _Ours(layout, loss, model, layers, patient.tuned, rows, is_checkpointed)
     groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
     theirs = _Released(model, layers, [pad(group) for group in groups], len(samples))
     ways = {OURS: ours.step, BASELINE: theirs.step}
@@ -60,12 +91,13 @@ def measure_healing(
     peaks: dict[str, int | None] = dict.fromkeys(ways)
     for turn in range(repeats + 1):
         for name, step in ways.items():
-            taken, peak = _time(step, optimizers[name], device)
-            # The other way's turn: its peak is not to count this one's moments.
-            optimizers[name].state.clear()
-            peaks[name] = peak if turn == 0 else peaks[name]
+            taken = _time(step, optimizers[name], device)
             if turn:
                 seconds[name].append(taken)
+            else:
+                peaks[name] = measure_peak(partial(_step, step, optimizers[name]), device)
+            # The other way's turn: its peak is not to count this one's moments.
+            optimizers[name].state.clear()
             advance()
     place = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
     per_second = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
@@ -78,9 +110,10 @@ def measure_healing(
         ours_peak_bytes=peaks[OURS],
         baseline_peak_bytes=peaks[BASELINE],
         notes=[
-            f"{shape.kept} layers, {len(shape.tuned)} tuned; {tokens:,} tokens in {len(samples)} samples; {place},"
+            f"{len(layers)} layers, {len(patient.tuned)} tuned; {tokens:,} tokens in {len(samples)} samples; {place},"
             f" {str(dtype).removeprefix('torch.')}, {optim}; rows: {layout.attention}",
             f"{per_second[OURS]:,.0f} tokens/s, {per_second[BASELINE]:,.0f} the released way",
+            *_describe_scaling(ours.step, optimizers[OURS], device),
         ],
     )
 
@@ -151,17 +184,36 @@ def _build_optimizer(model: Any, optim: str) -> torch.optim.Optimizer:
     return make([p for p in model.parameters() if p.requires_grad], **options)
 
 
-def _time(step: Callable[[], None], optimizer: torch.optim.Optimizer, device: str) -> tuple[float, int | None]:
-    """Seconds of a whole step, the optimizer's included, and the peak of the device's memory."""
+def _describe_scaling(step: Callable[[], None], optimizer: torch.optim.Optimizer, device: str) -> list[str]:
+    """Time and peak of one step, two, and four: samples come in steps."""
+    lines = []
+    for count in (1, 2, 4):
+
+        def work(count: int = count) -> None:
+            for _ in range(count):
+                _step(step, optimizer)
+
+        seconds = min(_time(work, None, device) for _ in range(2)) / count
+        peak = measure_peak(work, device)
+        held = "" if peak is None else f", {peak / 1e6:,.0f} MB above the model"
+        lines.append(f"{count} step{'s' if count > 1 else ''}: {1000 * seconds:,.0f} ms each{held}")
+    return lines
+
+
+def _step(step: Callable[[], None], optimizer: torch.optim.Optimizer | None) -> None:
+    step()
+    if optimizer is not None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _time(step: Callable[[], None], optimizer: torch.optim.Optimizer | None, device: str) -> float:
+    """Seconds of a step, the optimizer's included."""
     is_cuda = device.startswith("cuda")
     if is_cuda:
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    step()
-    optimizer.step()
-    optimizer.zero_grad()
+    _step(step, optimizer)
     if is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - began, torch.cuda.max_memory_allocated() if is_cuda else None
+    return time.perf_counter() - began

@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 
+from interlace_cli.bench.depth import choose_tuned
 from interlace_cli.data.batches import IGNORE
 from interlace_cli.data.rows import Encoded
+from interlace_cli.demo.model import IMAGE_TOKEN, SPECIAL_TOKENS
+from interlace_cli.demo.model import build_processor as build_demo_processor
+from interlace_cli.errors import UsageError
 from interlace_cli.families.packing import find_positions
-from interlace_cli.io.models import import_transformers
+from interlace_cli.io.models import choose_dtype, import_transformers
 
+IMAGE = SPECIAL_TOKENS.index(IMAGE_TOKEN)
 SIDE, PATCH, MERGE = 224, 16, 2
 """Where nothing else is said, a sample has a square image of 224 pixels, the largest of the recipe: 196 patches, 49
 tokens."""
@@ -41,9 +46,8 @@ class Shape:
 
     @property
     def tuned(self) -> list[int]:
-        """As many as were dropped: the first of each kept two of a triplet, from behind DeepStack's on."""
-        first = len(self.deepstack)
-        return list(range(first, self.kept - 1, 2))[: self.layers // 4]
+        """Positions that train once a quarter is dropped."""
+        return list(choose_tuned(self.kept, self.layers // 4, len(self.deepstack)))
 
 
 SHAPES = {
@@ -59,7 +63,6 @@ SHAPES |= {"qwen3-vl-4b": SHAPES["4b"], "qwen3-vl-8b": SHAPES["8b"]}
 def build_model(shape: Shape, dtype: torch.dtype, device: str, layers: int | None = None) -> Any:
     """Random weights, made on the device; `layers` None: as many as are kept."""
     transformers = import_transformers()
-    image = shape.vocabulary - 1
     section = shape.head_dim // 2 // 3
     text = {
         "vocab_size": shape.vocabulary,
@@ -92,15 +95,36 @@ def build_model(shape: Shape, dtype: torch.dtype, device: str, layers: int | Non
     config = transformers.Qwen3VLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=image,
-        video_token_id=image - 1,
-        vision_start_token_id=image - 2,
-        vision_end_token_id=image - 3,
+        image_token_id=IMAGE,
+        video_token_id=SPECIAL_TOKENS.index("<|video_pad|>"),
+        vision_start_token_id=SPECIAL_TOKENS.index("<|vision_start|>"),
+        vision_end_token_id=SPECIAL_TOKENS.index("<|vision_end|>"),
         tie_word_embeddings=shape.is_tied,
     )
     torch.manual_seed(0)
     with torch.device(device):
         return transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype)
+
+
+def build_dense(shape: Shape, device: str) -> Any:
+    """All layers, to be run and not trained; in bfloat16 on a GPU."""
+    return build_model(shape, choose_dtype("auto", device), device, shape.layers).eval()
+
+
+def find_shape(name: str) -> Shape:
+    """Raises UsageError for a shape that there is not."""
+    if name not in SHAPES:
+        raise UsageError(f"--shape does not take {name!r}.", f"It takes {', '.join(SHAPES)}.")
+    return SHAPES[name]
+
+
+def build_processor(side: int) -> Any:
+    """Qwen2-VL's image processor, which gives every picture `side` x `side` pixels, with the demo's words."""
+    import_transformers()
+    processor: Any = build_demo_processor()
+    processor.image_processor.patch_size = PATCH
+    processor.image_processor.size = {"shortest_edge": side * side, "longest_edge": side * side}
+    return processor
 
 
 def build_samples(shape: Shape, tokens: int, model: Any) -> list[Encoded]:
@@ -119,15 +143,15 @@ def build_sample(shape: Shape, length: int, side: int, model: Any, generator: to
     """`length` tokens, those of a square image of `side` pixels among them; the last third is the answer."""
     patches = side // PATCH // MERGE * MERGE
     image_tokens = (patches // MERGE) ** 2
-    ids = torch.randint(0, shape.vocabulary - 8, (length,), generator=generator)
-    ids[1 : 1 + image_tokens] = shape.vocabulary - 1
+    ids = torch.randint(len(SPECIAL_TOKENS), shape.vocabulary, (length,), generator=generator)
+    ids[1 : 1 + image_tokens] = IMAGE
     targets = torch.full((length,), IGNORE)
     answer = length // 3
     targets[-answer - 1 : -1] = ids[-answer:]
     fields = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == shape.vocabulary - 1).int(),
+        "mm_token_type_ids": (ids == IMAGE).int(),
     }
     whole = {
         "pixel_values": torch.randn(patches**2, 3 * 2 * PATCH * PATCH, generator=generator),

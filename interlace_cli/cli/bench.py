@@ -37,7 +37,7 @@ def bench(
     ],
     shape: Annotated[str, typer.Option("--shape", help="Of a random Qwen3-VL: tiny, 4b or 8b.")] = "tiny",
     model: Annotated[
-        str | None, typer.Option("--model", help="analyze: `demo`, a folder or a Hub id, in place of a random model.")
+        str | None, typer.Option("--model", help="`demo`, a folder or a Hub id, in place of a random model.")
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", help="Of a step of healing.")] = 2048,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Of an analysis.")] = 32,

@@ -258,6 +258,7 @@ class _Measuring:
 
     def _iter_batches(self) -> Iterator[Inputs]:
         """Whole conversations, with labels at the places where the model is asked for logits."""
+        from interlace_cli.data.ahead import iter_calibration
         from interlace_cli.healing.loss import keep_label_places
 
         if self.model.config.is_encoder_decoder or not self.model.can_generate():
@@ -267,7 +268,7 @@ class _Measuring:
                 "Only similarity can.",
             )
         samples = self.samples[: self.options.loss_samples]
-        return self.batcher.iter_calibration(samples, self.options.batch_size, self.model, keep_label_places)
+        return iter_calibration(self.batcher, samples, self.options.batch_size, self.model, keep_label_places)
 
     def _measure_loss(self) -> tuple[LossImportance, Arrays]:
         from interlace_cli.families.replay import can_replay

@@ -18,7 +18,7 @@ from interlace_cli.errors import UsageError
 from interlace_cli.io.artifacts import build_origin
 
 if TYPE_CHECKING:
-    from interlace_cli.bench.shapes import Shape
+    from interlace_cli.bench.heal import Patient
 
 PARTS = ("startup", "analyze", "prune", "heal", "serve")
 SIDES = (512, 1024, 2048)
@@ -27,9 +27,9 @@ SIDES = (512, 1024, 2048)
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """`shape` is of `bench/shapes.py`; `model`, for an analysis, a checkpoint in its place. `tokens` of a step of
-    healing, in batches of `batch_size` samples where they are padded; `samples` of an analysis; `sides` of square
-    images in pixels; `gigabytes` of the checkpoint that is cut."""
+    """`shape` is of `bench/shapes.py`; `model` a checkpoint in its place. `tokens` of a step of healing, in batches of
+    `batch_size` samples where they are padded; `samples` of an analysis; `sides` of square images in pixels;
+    `gigabytes` of the checkpoint that is cut."""
 
     shape: str = "tiny"
     model: str | None = None
@@ -87,37 +87,60 @@ def _measure(part: str, o: BenchOptions, advance: Callable[[], None]) -> tuple[s
         from interlace_cli.bench.prune import measure_pruning
 
         return "cpu", measure_pruning(o.gigabytes, o.repeats, None, advance)
-    from interlace_cli.bench.heal import measure_healing
-    from interlace_cli.bench.serve import measure_serving
-    from interlace_cli.bench.shapes import SHAPES
     from interlace_cli.io.models import choose_device
 
-    if o.shape not in SHAPES:
-        raise UsageError(f"--shape does not take {o.shape!r}.", f"It takes {', '.join(SHAPES)}.")
-    shape, device = SHAPES[o.shape], choose_device(o.device)
-    if part == "heal":
-        made = measure_healing(
-            shape, o.tokens, o.batch_size, o.repeats, o.optim, o.gradient_checkpointing, device, advance
-        )
-        return device, [made]
-    if part == "analyze":
-        return device, _measure_analysis(shape, o, device, advance)
-    return device, measure_serving(shape, o.sides, (1, o.batch_size), o.new_tokens, o.repeats, device, advance)
+    device = choose_device(o.device)
+    if part == "heal" and o.model is None:
+        from interlace_cli.bench.heal import make_random
+        from interlace_cli.bench.shapes import find_shape
+
+        return device, [_measure_healing(make_random(find_shape(o.shape), o.tokens, device), o, device, advance)]
+    return device, _measure_on_pictures(part, o, device, advance)
 
 
-def _measure_analysis(shape: Shape, o: BenchOptions, device: str, advance: Callable[[], None]) -> list[Case]:
-    from interlace_cli.bench.analyze import load_material, make_random, measure_analysis
+def _measure_on_pictures(part: str, o: BenchOptions, device: str, advance: Callable[[], None]) -> list[Case]:
+    from interlace_cli.bench.analyze import build_material, measure_analysis
+    from interlace_cli.bench.heal import load_patient
+    from interlace_cli.bench.pictures import draw_pictures
+    from interlace_cli.bench.serve import measure_serving
+    from interlace_cli.bench.shapes import build_dense, build_processor, find_shape
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.io.models import load_model, load_processor
 
-    if o.model is None:
-        sides = (make_random(shape, o.samples, o.batch_size, side, device) for side in o.sides)
-        return [case for material in sides for case in measure_analysis(material, o.repeats, device, advance)]
-    opened = open_model(o.model)
-    with tempfile.TemporaryDirectory() as name:
-        dataset = Path(name) / "dataset"
-        prepare_dataset("demo", dataset, Selection(max_samples=4 * o.samples, calibration=0.8), Silent())
-        deepstack, path = opened.facts.deepstack_layers, opened.checkpoint.path
-        material = load_material(path, deepstack, dataset, o.samples, o.batch_size, device)
-        return measure_analysis(material, o.repeats, device, advance)
+    opened = None if o.model is None else open_model(o.model)
+    if opened is None:
+        shape = find_shape(o.shape)
+        model, deepstack = build_dense(shape, device), len(shape.deepstack)
+    else:
+        model, deepstack = load_model(opened.checkpoint.path, device=device), opened.facts.deepstack_layers
+    cases: list[Case] = []
+    for side in o.sides:
+        with tempfile.TemporaryDirectory() as name:
+            dataset = Path(name) / "dataset"
+            records = draw_pictures(Path(name), 2 * max(o.samples, o.batch_size), side)
+            prepare_dataset(str(records), dataset, Selection(calibration=0.8, holdout=0.1), Silent())
+            area = side * side
+            path = None if opened is None else opened.checkpoint.path
+            processor = build_processor(side) if path is None else load_processor(path, area, area)
+            batcher = Batcher(processor, dataset)
+            if part == "analyze":
+                about = f"{side} x {side} pixels"
+                material = build_material(model, batcher, o.samples, o.batch_size, deepstack, about)
+                cases += measure_analysis(material, o.repeats, device, advance)
+            elif part == "serve":
+                about = f"{area / 1e6:.2f} MP"
+                sizes = (1, o.batch_size)
+                cases += measure_serving(model, batcher, about, sizes, o.new_tokens, o.repeats, device, advance)
+            else:
+                patient = load_patient(model, batcher, o.tokens, deepstack)
+                return [_measure_healing(patient, o, device, advance)]
+    return cases
+
+
+def _measure_healing(patient: Patient, o: BenchOptions, device: str, advance: Callable[[], None]) -> Case:
+    from interlace_cli.bench.heal import measure_healing
+
+    return measure_healing(patient, o.batch_size, o.repeats, o.optim, o.gradient_checkpointing, device, advance)
 
 
 def _count(part: str, o: BenchOptions) -> int:
@@ -127,6 +150,6 @@ def _count(part: str, o: BenchOptions) -> int:
         "startup": 2 * turns,
         "prune": 2 * o.repeats,
         "heal": turns,
-        "analyze": 2 * turns * len(o.sides),
+        "analyze": 3 * turns * len(o.sides),
         "serve": 4 * turns * len(o.sides),
     }[part]

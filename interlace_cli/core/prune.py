@@ -232,6 +232,7 @@ def _compensate(
     if not samples:
         raise UsageError("--compensate needs a calibration split.", "Run `interlace prepare`.")
 
+    from interlace_cli.data.ahead import iter_calibration
     from interlace_cli.data.batches import Batcher
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.replay import can_replay
@@ -246,7 +247,7 @@ def _compensate(
     gaps = find_gaps(drop)
     collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")
     batcher = Batcher(load_processor(path), compensation.dataset)
-    inputs = list(batcher.iter_calibration(samples, compensation.batch_size, model, keep_label_places))
+    inputs = list(iter_calibration(batcher, samples, compensation.batch_size, model, keep_label_places))
     if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")
     with progress.task("compensate", len(gaps), "gaps") as advance:

@@ -42,6 +42,7 @@ def prune_weights(
     opened = open_model(location)
     calibration = load_split(dataset, "calibration")[:samples] if dataset is not None and method == "wanda" else []
 
+    from interlace_cli.data.ahead import iter_calibration
     from interlace_cli.data.batches import Batcher
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.replay import can_replay
@@ -62,7 +63,7 @@ def prune_weights(
             if dataset is None or not calibration:
                 raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
             batcher = Batcher(load_processor(path), dataset)
-            inputs = list(batcher.iter_calibration(calibration, batch_size, model))
+            inputs = list(iter_calibration(batcher, calibration, batch_size, model))
             if not can_replay(model, layers, inputs[0]):
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
             prune_by_wanda(model, layers, inputs, pattern, advance)

@@ -6,7 +6,8 @@ generates. Shape legend: B samples, T tokens of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ class Batcher:
 
         A conversation longer than `max_length` loses its end; one whose prompt alone is longer loses its labels.
         """
+        return self.build_both(samples)[1]
+
+    def build_both(self, samples: Sequence[Sample]) -> tuple[Inputs, Inputs]:
+        """`build_prompts` and `build_conversations` of the same samples; the images are read once, and shared."""
         pieces = [self._split(sample) for sample in samples]
         prompts = self._encode_prompts(samples, [parts[0].text for parts in pieces])
         rows: list[dict[str, list[int]]] = []
@@ -68,21 +73,11 @@ class Batcher:
         for name in rows[0]:
             fill = padding.get(name, 0)
             batch[name] = torch.tensor([[fill] * (longest - len(f[name])) + f[name] for f in rows])
-        return batch
+        return prompts, batch
 
-    def iter_calibration(
-        self, samples: Sequence[Sample], batch_size: int, model: Any, labelled: Callable[[Inputs], Inputs] | None = None
-    ) -> Iterator[Inputs]:
-        """Whole conversations on the model's device, in the order of `order_by_length`: without labels, or with those
-        that `labelled` makes of a batch."""
-        order = order_by_length(samples)
-        for start in range(0, len(order), batch_size):
-            batch = self.build_conversations([samples[i] for i in order[start : start + batch_size]])
-            if labelled is None:
-                del batch["labels"]
-            else:
-                batch = labelled(batch)
-            yield to_device(batch, model.device, model.dtype)
+    def copy(self) -> Batcher:
+        """One for another thread, with a tokenizer of its own."""
+        return Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
 
     def _append(self, fields: dict[str, list[int]], piece: Piece) -> None:
         tokens = self.tokenizer.encode(piece.text, add_special_tokens=False)
@@ -153,6 +148,21 @@ def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | N
         name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
         for name, value in inputs.items()
     }
+
+
+def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
+    """Batches, which may share tensors, with floating tensors (pixels) in the model's dtype; in pinned memory
+    where that is on a GPU, so that copies to it wait for nothing."""
+    is_cuda = model.device.type == "cuda"
+    cast: dict[int, Tensor] = {}
+
+    def prepare(value: Tensor) -> Tensor:
+        if id(value) not in cast:
+            there = value.to(model.dtype) if value.is_floating_point() else value
+            cast[id(value)] = there.pin_memory() if is_cuda else there
+        return cast[id(value)]
+
+    return tuple({name: prepare(value) for name, value in batch.items()} for batch in batches)
 
 
 def order_by_length(samples: Sequence[Sample]) -> list[int]:

@@ -70,7 +70,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
         result = {}
         for kind in KINDS:
             asked = [sample for sample in samples if sample.kind == kind]
-            answers = generate_answers(model, batcher, asked, 8)
+            answers = generate_answers(model, batcher.tokenizer, batcher.build_prompts(asked), 8)
             hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(answers, asked, strict=True)]
             right = [sample.answer for sample in asked]
             result[kind] = (sum(hits) / len(hits), max(map(right.count, right)) / len(right))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interlace_cli.data.batches import IGNORE, Batcher, order_by_length, to_device
+from interlace_cli.data.ahead import cut, read_ahead
+from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_device
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.healing.loss import answer_loss, keep_label_places
@@ -38,25 +40,27 @@ def measure_quality(
     """Generates for every sample and computes its loss, longest samples first."""
     answers = [""] * len(samples)
     total, tokens = 0.0, 0
-    order = order_by_length(samples)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = [samples[i] for i in chosen]
-        for index, answer in zip(chosen, generate_answers(model, batcher, batch, max_new_tokens), strict=True):
-            answers[index] = answer
-        loss, count = compute_loss(model, batcher, batch)
-        total, tokens = total + loss * count, tokens + count
-        advance(len(chosen))
+    batches = cut(order_by_length(samples), batch_size)
+
+    def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, Inputs]:
+        prompts, conversations = own.build_both([samples[i] for i in chosen])
+        return prompts, keep_label_places(conversations)
+
+    with closing(read_ahead(batches, make, batcher, model)) as made:
+        for chosen, (prompts, conversations) in zip(batches, made, strict=True):
+            found = generate_answers(model, batcher.tokenizer, prompts, max_new_tokens)
+            for index, answer in zip(chosen, found, strict=True):
+                answers[index] = answer
+            loss, count = compute_loss(model, conversations)
+            total, tokens = total + loss * count, tokens + count
+            advance(len(chosen))
     return Quality(answers, total / max(tokens, 1), tokens)
 
 
 @torch.inference_mode()
-def generate_answers(
-    model: PreTrainedModel, batcher: Batcher, samples: Sequence[Sample], max_new_tokens: int
-) -> list[str]:
-    """The model's greedy answers to the first human turns."""
-    inputs = to_device(batcher.build_prompts(samples), model.device, model.dtype)
-    tokenizer = batcher.tokenizer
+def generate_answers(model: PreTrainedModel, tokenizer: Any, prompts: Inputs, max_new_tokens: int) -> list[str]:
+    """The model's greedy answers to prompts of `Batcher.build_prompts`."""
+    inputs = to_device(prompts, model.device, model.dtype)
     # A checkpoint without a generation config would run on after its answer.
     stop = model.generation_config.eos_token_id or tokenizer.eos_token_id
     generated = model.generate(
@@ -71,9 +75,9 @@ def generate_answers(
 
 
 @torch.inference_mode()
-def compute_loss(model: PreTrainedModel, batcher: Batcher, samples: Sequence[Sample]) -> tuple[float, int]:
-    """Mean cross-entropy of the samples' answer tokens, and how many there are."""
-    batch = to_device(keep_label_places(batcher.build_conversations(samples)), model.device, model.dtype)
+def compute_loss(model: PreTrainedModel, conversations: Inputs) -> tuple[float, int]:
+    """Mean cross-entropy of a batch of `keep_label_places`, and over how many answer tokens."""
+    batch = to_device(conversations, model.device, model.dtype)
     labels = batch.pop("labels")
     loss = answer_loss(model(**batch, use_cache=False), labels)
     return float(loss), int((labels != IGNORE).sum())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from interlace_cli.data.ahead import cut, read_ahead
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
@@ -52,18 +54,23 @@ def measure_rows(
     batch_size: int,
     text: str,
     advance: Advance,
+    threads: int | None = None,
 ) -> Rows:
-    """Raises DatasetError if no sample reaches the layers."""
+    """`threads` read ahead (data/ahead.py). Raises DatasetError if no sample reaches the layers."""
     image_token = find_image_token(model)
     order = order_by_length(samples)
     # Elsewhere than in a decoder of text a layer's tokens are not the prompt's: one sample at a time, all of them.
     is_text = stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
     step = batch_size if is_text else 1
-    batches = [order[start : start + step] for start in range(0, len(order), step)]
+    batches = cut(order, step)
     measured: list[tuple[list[Row | None], np.ndarray | None, int]] = []
-    with SpanTap(layers) as tap:
-        for chosen in deal(batches):
-            inputs = _build_inputs(batcher, [samples[i] for i in chosen], text, model)
+
+    def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs]:
+        return (_build_inputs(own, [samples[i] for i in chosen], text, model),)
+
+    mine = deal(batches)
+    with SpanTap(layers) as tap, closing(read_ahead(mine, make, batcher, model, threads)) as made:
+        for chosen, (inputs,) in zip(mine, made, strict=True):
             patches = count_patches(inputs, model.config)
             total: np.ndarray | None = None
             inputs = to_device(inputs, model.device, model.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -102,7 +103,7 @@ def read_samples(path: Path) -> list[Sample]:
 
 
 class ImageStore:
-    """Images by name from such files. The row groups that were read last stay in memory."""
+    """Images by name from such files, for any number of threads. The row groups that were read last stay in memory."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.place: dict[str, tuple[Path, int]] = {}
@@ -113,18 +114,20 @@ class ImageStore:
                         self.place.setdefault(image["path"], (path, number))
         self.groups: OrderedDict[tuple[Path, int], dict[str, bytes]] = OrderedDict()
         self.opened: dict[Path, pq.ParquetFile] = {}
+        self.lock = Lock()
 
     def load(self, name: str) -> bytes:
         """The bytes of an image. Raises DatasetError if there is none of the name."""
         place = self.place.get(name)
         if place is None:
             raise DatasetError(f"the dataset has no image {name}.", "Run `interlace prepare` again.")
-        if place not in self.groups:
-            self.groups[place] = self._read_group(*place)
-            if len(self.groups) > _OPEN_GROUPS:
-                self.groups.popitem(last=False)
-        self.groups.move_to_end(place)
-        return self.groups[place][name]
+        with self.lock:
+            if place not in self.groups:
+                self.groups[place] = self._read_group(*place)
+                if len(self.groups) > _OPEN_GROUPS:
+                    self.groups.popitem(last=False)
+            self.groups.move_to_end(place)
+            return self.groups[place][name]
 
     def _read_group(self, path: Path, number: int) -> dict[str, bytes]:
         import pyarrow as pa

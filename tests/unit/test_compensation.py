@@ -14,6 +14,7 @@ from tiny import TINY
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
+from interlace_cli.data.ahead import iter_calibration
 from interlace_cli.data.batches import Batcher
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.families.modules import bypassed, find_layers
@@ -70,7 +71,7 @@ def demo(small_dataset: Path) -> tuple[Any, list[dict[str, torch.Tensor]]]:
     model = load_model(CHECKPOINT)
     batcher = Batcher(load_processor(CHECKPOINT), small_dataset)
     samples = load_split(small_dataset, "calibration")
-    return model, list(batcher.iter_calibration(samples, 6, model, keep_label_places))
+    return model, list(iter_calibration(batcher, samples, 6, model, keep_label_places))
 
 
 def measure(model: Any, batches: list[dict[str, torch.Tensor]]) -> float:

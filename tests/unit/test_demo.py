@@ -146,6 +146,6 @@ def test_the_shipped_model_answers_held_out_questions(small_dataset: Path) -> No
     """On few samples here; `interlace run` measures it on many, and the folder's README says what it got."""
     samples = load_split(small_dataset, "heldout")
     batcher = Batcher(load_processor(CHECKPOINT), small_dataset)
-    answers = generate_answers(load_model(CHECKPOINT), batcher, samples, 8)
+    answers = generate_answers(load_model(CHECKPOINT), batcher.tokenizer, batcher.build_prompts(samples), 8)
     hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(answers, samples, strict=True)]
     assert score_macro(score_kinds(Points(hits), [sample.kind for sample in samples])) > 0.85

@@ -1,0 +1,97 @@
+"""What the device needs next is made in threads while it works.
+
+Pictures are the larger part of making a batch; decoders, numpy and tokenizers let other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from interlace_cli.data.batches import Batcher, Inputs, cast_on_host, order_by_length, to_device
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.io.processes import find_processes
+
+Item = TypeVar("Item")
+MOST_THREADS = 8
+
+
+def read_ahead(
+    items: Sequence[Item],
+    make: Callable[[Batcher, Item], tuple[Inputs, ...]],
+    batcher: Batcher,
+    model: Any,
+    threads: int | None = None,
+) -> Generator[tuple[Inputs, ...]]:
+    """`make(batcher, item)` of each item in order, as `cast_on_host` leaves it for the model.
+
+    At most one batch a thread is held beside the one in use. Threads beyond the first have copies of the batcher: a
+    fast tokenizer holds its padding as state, which two threads would change under each other (seen with tokenizers
+    0.23). What `make` raises is raised here, in its turn; once the iterator is closed no further batch is begun. With
+    no `threads` each is made when it is asked for.
+    """
+    count = count_threads(model) if threads is None else threads
+    if not count:
+        yield from (cast_on_host(make(batcher, item), model) for item in items)
+        return
+    free: SimpleQueue[Batcher] = SimpleQueue()
+    for number in range(min(count, len(items))):
+        free.put(batcher.copy() if number else batcher)
+
+    def work(item: Item) -> tuple[Inputs, ...]:
+        own = free.get()
+        try:
+            return cast_on_host(make(own, item), model)
+        finally:
+            free.put(own)
+
+    waiting = iter(items)
+    with ThreadPoolExecutor(count, thread_name_prefix="read-ahead") as pool:
+        made: deque[Future[tuple[Inputs, ...]]] = deque(pool.submit(work, item) for item in islice(waiting, count))
+        try:
+            while made:
+                batch = made.popleft().result()
+                made.extend(pool.submit(work, item) for item in islice(waiting, 1))
+                yield batch
+        finally:
+            for future in made:
+                future.cancel()
+
+
+def iter_calibration(
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    batch_size: int,
+    model: Any,
+    labelled: Callable[[Inputs], Inputs] | None = None,
+) -> Iterator[Inputs]:
+    """Whole conversations on the model's device, in the order of `order_by_length`: without labels, or with those
+    that `labelled` makes of a batch."""
+
+    def make(own: Batcher, chosen: list[int]) -> tuple[Inputs]:
+        batch = own.build_conversations([samples[i] for i in chosen])
+        if labelled is not None:
+            return (labelled(batch),)
+        del batch["labels"]
+        return (batch,)
+
+    for (batch,) in read_ahead(cut(order_by_length(samples), batch_size), make, batcher, model):
+        yield to_device(batch, model.device, model.dtype)
+
+
+def cut(order: Sequence[Item], size: int) -> list[list[Item]]:
+    """Pieces of `size`, the last one perhaps shorter."""
+    return [list(order[start : start + size]) for start in range(0, len(order), size)]
+
+
+def count_threads(model: Any) -> int:
+    """Half of this process's share of the cores where a GPU computes; where the cores themselves do, one."""
+    if model.device.type == "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // 2 // find_processes().size, 1), MOST_THREADS)
