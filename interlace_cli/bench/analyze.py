@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interlace_cli.bench.machine import measure_flops
 from interlace_cli.bench.turns import BASELINE, OURS, build_case, take_turns
-from interlace_cli.data.ahead import cut
+from interlace_cli.data.ahead import count_threads, cut
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.domain.dataset import Sample
@@ -74,9 +74,9 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
     about = {"floor_seconds": floor, "floor": "FLOPs of the layers and the tower, over those of a large matrix product"}
     released = take_turns({OURS: work.ours, BASELINE: work.released}, repeats, advance)
     bare = take_turns({OURS: work.ours, BASELINE: work.forward}, repeats, advance)
-    pictures = take_turns({OURS: work.from_files, BASELINE: work.from_files_in_turn}, repeats, advance)
+    pictures = take_turns({OURS: work.from_files_ahead, BASELINE: work.from_files_in_turn}, repeats, advance)
     making = statistics.median(take_turns({OURS: work.make_inputs}, 1, lambda: None)[OURS])
-    count = len(material.singles)
+    count, threads = len(material.singles), work.threads
     rate = count / statistics.median(released[OURS])
     notes = [f"{count} samples of {material.tokens / count:.0f} tokens, {material.about}; {rate:,.1f} samples/s"]
     return [
@@ -100,7 +100,7 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
             **about,
         ),
         build_case(
-            "analyze: from files, read ahead in threads",
+            f"analyze: from files, read ahead in {threads} thread{'s' if threads > 1 else ''}",
             "the same, each batch read when it is needed",
             pictures,
             None,
@@ -115,6 +115,7 @@ class _Work:
 
     def __init__(self, material: Material) -> None:
         self.material = material
+        self.threads = max(count_threads(material.model), 1)
         self.model, self.layers = material.model, find_layers(material.model)
         self.batches, self.singles, self.deepstack = material.batches, material.singles, material.deepstack
         config = material.model.config
@@ -156,8 +157,8 @@ class _Work:
             torch.cuda.synchronize()
         handle.remove()
 
-    def from_files(self, threads: int | None = None) -> None:
-        """The analysis from the dataset's files on, as the command does it."""
+    def from_files(self, threads: int) -> None:
+        """The analysis from the dataset's files on."""
         m = self.material
         with Silent().task("", 0, "") as follow:
             measure_rows(
@@ -167,6 +168,10 @@ class _Work:
     def from_files_in_turn(self) -> None:
         """The same without threads."""
         self.from_files(0)
+
+    def from_files_ahead(self) -> None:
+        """The same with threads, also where they are not the default."""
+        self.from_files(self.threads)
 
     def make_inputs(self) -> None:
         """What is done before the model has anything to do."""

@@ -19,7 +19,7 @@ from interlace_cli.report.benchmark import build_markdown
 ANALYZE = [
     "analyze: all spans in one pass",
     "analyze: what measuring adds",
-    "analyze: from files, read ahead in threads",
+    "analyze: from files, read ahead in 1 thread",
 ]
 
 
