@@ -26,7 +26,7 @@ from interlace_cli.importance.means import Arrays, average_angles, average_spans
 from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
-from interlace_cli.io.files import check_free
+from interlace_cli.io.files import check_free, hash_file
 from interlace_cli.io.processes import find_processes, leave_processes
 from interlace_cli.io.scores import save_scores
 
@@ -114,9 +114,12 @@ def analyze_model(
     opened = open_model(location, options.stack)
     samples = load_split(dataset, "calibration")[: options.samples]
     inputs = {"model": opened.facts.fingerprint, "dataset": hash_dataset(dataset)}
-    found = None if anew else _find_analysis(out, options, inputs)
-    if found is None:
+    before = _find_analysis(out, options, inputs)
+    found = None if before is None or anew else _find_arrays(before, out)
+    if found is None and (before is None or anew):
         check_free(out, may_replace)
+    elif found is None:
+        progress.say(f"What lies beside {out} does not belong to it: measured again.")
     if found is None or not has_importances(found[0], options):
         found = _Measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
         leave_processes()
@@ -126,18 +129,22 @@ def analyze_model(
     return analysis
 
 
-def _find_analysis(path: Path, options: AnalyzeOptions, inputs: dict[str, str]) -> tuple[Analysis, Arrays] | None:
+def _find_analysis(path: Path, options: AnalyzeOptions, inputs: dict[str, str]) -> Analysis | None:
     """The analysis that is there, if its similarities are the ones that are wanted."""
-    if not path.exists() or not path.with_suffix(".safetensors").exists():
-        return None
     try:
         analysis = load_artifact(path, Analysis)
     except ArtifactError:
         return None
-    if analysis.created_by != build_origin("analyze", build_settings(options)) or analysis.inputs != inputs:
+    is_wanted = analysis.created_by == build_origin("analyze", build_settings(options)) and analysis.inputs == inputs
+    return analysis if is_wanted else None
+
+
+def _find_arrays(analysis: Analysis, path: Path) -> tuple[Analysis, Arrays] | None:
+    """With the per-sample arrays that were written with it. A call that was killed between the two left others."""
+    beside = path.with_suffix(".safetensors")
+    if not beside.exists() or hash_file(beside) != analysis.arrays:
         return None
-    arrays = load_arrays(path.with_suffix(".safetensors"))
-    return (analysis, arrays) if "sample" in arrays and analysis.calibration.samples == len(arrays["sample"]) else None
+    return analysis, load_arrays(beside)
 
 
 def _fits(analysis: Analysis, options: AnalyzeOptions) -> bool:
@@ -213,7 +220,9 @@ class _Measuring:
 
     def _save(self, analysis: Analysis, arrays: Arrays) -> Analysis:
         if self.processes.is_main:
-            save_arrays(arrays, self.out.with_suffix(".safetensors"))
+            path = self.out.with_suffix(".safetensors")
+            save_arrays(arrays, path)
+            analysis = analysis.model_copy(update={"arrays": hash_file(path)})
             save_artifact(analysis, self.out)
         return analysis
 

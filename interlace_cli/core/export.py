@@ -17,6 +17,7 @@ from interlace_cli.io.datasets import MANIFEST, load_manifest
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.gguf import convert_gguf
 from interlace_cli.io.hub import push_folder
+from interlace_cli.io.integrity import check_files, record_files
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT, require
 from interlace_cli.report.card import Engine, build_card
@@ -77,6 +78,7 @@ def _write(
     dataset: Path | None,
 ) -> None:
     opened = open_model(checkpoint)
+    check_files(checkpoint)
     evaluation = _find_evaluation(evaluation_path, opened.facts.fingerprint, progress)
     text = _build_text(card, evaluation, options, opened.facts.fingerprint, dataset)
     with folder_being_made(out, force) as draft:
@@ -85,8 +87,8 @@ def _write(
         names = {tensor: tensor for tensor in opened.checkpoint.tensors}
         write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names))
         (draft / "README.md").write_text(text, encoding="utf-8")
-        save_artifact(card, draft / PASSPORT)
         _complete(draft)
+        save_artifact(card.model_copy(update={"files": record_files(draft)}), draft / PASSPORT)
         if "gguf" in options.formats:
             convert_gguf(draft, draft / "gguf", _find_name(card, options).split("/")[-1], progress)
 
@@ -97,7 +99,8 @@ def is_exported(
     """Whether `out` already is what an export would write: the same passport, card and weights."""
     try:
         card = load_artifact(checkpoint / PASSPORT, CheckpointCard)
-        if load_artifact(out / PASSPORT, CheckpointCard) != card:
+        exported = load_artifact(out / PASSPORT, CheckpointCard)
+        if exported.model_copy(update={"files": card.files}) != card:
             return False
         fingerprint = open_model(checkpoint).facts.fingerprint
         evaluation = _find_evaluation(evaluation_path, fingerprint, Silent())

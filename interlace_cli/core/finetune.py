@@ -21,6 +21,7 @@ from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
+from interlace_cli.io.integrity import record_files
 from interlace_cli.io.processes import find_processes, leave_processes
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.workspace import PASSPORT, require
@@ -263,7 +264,8 @@ def _write(opened: OpenedModel, tuned: dict[str, bytes], healed: CheckpointCard,
         copy_config(checkpoint.path, draft)
         copy_side_files(checkpoint.path, draft)
         replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / PASSPORT).exists())
-        save_artifact(healed, draft / PASSPORT)
+        files = record_files(draft, checkpoint.path, healed.files)
+        save_artifact(healed.model_copy(update={"files": files}), draft / PASSPORT)
 
 
 def _choose_positions(

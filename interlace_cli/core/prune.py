@@ -24,6 +24,7 @@ from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifac
 from interlace_cli.io.checkpoints import resolve_location
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_file
+from interlace_cli.io.integrity import check_files, record_files
 from interlace_cli.io.surgery import (
     NewTensor,
     Slices,
@@ -189,6 +190,7 @@ def _write(
     facts, checkpoint = opened.facts, opened.checkpoint
     check_free(out, force)
     check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
+    check_files(checkpoint.path)
     replaced, changed = _compensate(opened, cut.drop, compensation, progress) if compensation else ({}, [])
     config, tensors = _select(opened, cut.drop, replaced)
     notes = _describe_deepstack(cut.drop, facts.deepstack_layers) + _describe_untested(opened)
@@ -218,6 +220,7 @@ def _write(
         write_config(config, draft)
         copy_side_files(checkpoint.path, draft)
         write_tensors(checkpoint, draft, tensors, advance)
+        card = card.model_copy(update={"files": record_files(draft)})
         save_artifact(card, draft / PASSPORT)
     return card
 

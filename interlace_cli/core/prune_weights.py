@@ -12,6 +12,7 @@ from interlace_cli.errors import UnsupportedModelError, UsageError
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
 from interlace_cli.io.files import check_free, folder_being_made
+from interlace_cli.io.integrity import record_files
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import PASSPORT
 from interlace_cli.sparsity.pattern import Pattern
@@ -75,6 +76,7 @@ def prune_weights(
         copy_side_files(checkpoint.path, draft)
         names = {name: name for name in checkpoint.tensors}
         write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
+        card = card.model_copy(update={"files": record_files(draft)})
         save_artifact(card, draft / PASSPORT)
     return card
 

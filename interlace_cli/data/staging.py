@@ -19,7 +19,7 @@ from interlace_cli.domain.record import Record
 from interlace_cli.io.artifacts import load_record, to_json
 from interlace_cli.io.files import explained, hash_bytes, write_atomically
 from interlace_cli.io.images import inspect_image
-from interlace_cli.io.sample_tables import SampleWriter, read_samples
+from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_samples
 
 IMAGE_MARK = "<image>"
 
@@ -144,7 +144,7 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
         suffix, reason = inspect_image(data)
         if suffix is None:
             return Skipped(record=record.id, reason=reason)
-        names.append(f"{hash_bytes(data)[:32]}.{suffix}")
+        names.append(f"{hash_bytes(data)[:NAME_DIGITS]}.{suffix}")
         images[names[-1]] = data
     turns = [
         turn.model_copy(update={"value": turn.value.replace(IMAGE_MARK, "").strip()}) for turn in record.conversations

@@ -56,7 +56,7 @@ class Analysis(Artifact):
 
     `angular[n-1][i]` is the mean angular distance between the last token's hidden states in front of layer i and n
     layers on. `correlation` is Spearman's between 1 - S_1 and what dropping the layer adds to the loss: 1 where
-    similarity ranks the layers as the damage does.
+    similarity ranks the layers as the damage does. `arrays` is the sha256 of the per-sample arrays beside it.
     """
 
     KIND: ClassVar[str] = "interlace.analysis"
@@ -70,6 +70,7 @@ class Analysis(Artifact):
     loss: LossImportance | None = None
     taylor: TaylorImportance | None = None
     correlation: float | None = None
+    arrays: str | None = None
     groups: list[Group] = []
 
     @model_validator(mode="after")

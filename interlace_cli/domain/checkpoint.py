@@ -47,6 +47,7 @@ class CheckpointCard(Artifact):
     sparsity: str | None = None
     notes: list[str] = []
     healing: Healing | None = None
+    files: dict[str, str] = Field(default={}, description="name -> XXH3 checksum (128 bits) of what was written")
 
 
 class HealingEstimate(Record):

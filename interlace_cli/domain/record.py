@@ -31,7 +31,8 @@ class Origin(Record):
 
 
 class Artifact(Record):
-    """A record on disk. `inputs` names what it was made from, each with its sha256."""
+    """A record on disk. `inputs` names what it was made from, each with its sha256; `sha256`, of the file alone, is
+    that of all the rest of it."""
 
     KIND: ClassVar[str]
     SCHEMA: ClassVar[int] = 1
@@ -40,3 +41,9 @@ class Artifact(Record):
     schema_version: int = Field(alias="schema", ge=1)
     created_by: Origin
     inputs: dict[str, str]
+    sha256: str | None = None
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether it was changed by hand in a way that it allows for."""
+        return False

@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from interlace_cli.io.integrity import is_complete
+
 COMPLETE = "complete"
 
 
@@ -19,9 +21,10 @@ class State:
         self.out, self.folder = out, out.parent / f".{out.name}.healing-{key}"
 
     def find_checkpoint(self, stage: int) -> Path | None:
-        """The last complete checkpoint of the stage's Trainer."""
-        found = [path for path in self.stage(stage).glob("checkpoint-*") if (path / COMPLETE).exists()]
-        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        """The last checkpoint of the stage's Trainer that is complete and as it was written."""
+        found = self.stage(stage).glob("checkpoint-*")
+        latest_first = sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+        return next((path for path in latest_first if is_complete(path, COMPLETE)), None)
 
     def remove_incomplete(self) -> None:
         """What was being written when an earlier run was stopped."""
@@ -46,8 +49,3 @@ class State:
             shutil.move(run, self.out.parent / "runs" / f"{self.out.name}-{run.parts[-3]}-{run.name}")
         for folder in self.out.parent.glob(f".{self.out.name}.healing-*"):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def mark_complete(folder: Path) -> None:
-    """Says that all of the folder is written."""
-    (folder / COMPLETE).touch()

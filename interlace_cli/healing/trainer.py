@@ -27,8 +27,9 @@ from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.recipe import Execution, Recipe
-from interlace_cli.healing.state import mark_complete
+from interlace_cli.healing.state import COMPLETE
 from interlace_cli.healing.step import RowLoss
+from interlace_cli.io.integrity import mark_complete
 from interlace_cli.io.launch import is_abandoned
 from interlace_cli.io.models import import_transformers
 
@@ -195,7 +196,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", COMPLETE)
 
 
 class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-defined]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from interlace_cli import __version__
 from interlace_cli.domain.record import Artifact, Origin, Record, Settings
 from interlace_cli.errors import ArtifactError
-from interlace_cli.io.files import write_atomically
+from interlace_cli.io.files import hash_bytes, write_atomically
 
 A = TypeVar("A", bound=Artifact)
 R = TypeVar("R", bound=Record)
@@ -26,6 +26,8 @@ def build_origin(command: str, settings: Settings) -> Origin:
 def to_json(record: Record) -> bytes:
     """Canonical bytes. Records cannot hold NaN, which orjson would write as `null` without a word."""
     data = record.model_dump(mode="json", by_alias=True)
+    if isinstance(record, Artifact):
+        data["sha256"] = _seal(data)
     return orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -51,6 +53,7 @@ def load_artifact(path: Path, cls: type[A]) -> A:
         raise ArtifactError(f"{path} is not an artifact of interlace: it has no field 'kind'.")
     if data["kind"] != cls.KIND:
         raise ArtifactError(f"{path} is of kind {data['kind']!r} where {cls.KIND!r} is needed.")
+    seal = data.pop("sha256", None)
     schema = data.get("schema")
     if isinstance(schema, int) and schema > cls.SCHEMA:
         raise ArtifactError(
@@ -58,9 +61,24 @@ def load_artifact(path: Path, cls: type[A]) -> A:
             "Update interlace.",
         )
     try:
-        return cls.model_validate(data)
+        artifact = cls.model_validate(data)
     except ValidationError as error:
         raise ArtifactError(f"{path}: {describe_validation(error)}.", "Correct the file or make it again.") from error
+    # No flipped bit takes a field away: who left one out has edited the file.
+    names = {field.alias or name for name, field in cls.model_fields.items()} - {"sha256"}
+    is_edited = artifact.is_edited or not names <= data.keys()
+    if seal is not None and seal != _seal(data) and not is_edited:
+        raise ArtifactError(
+            f"{path} is not as it was written: its sha256 differs from the one in it.",
+            "Make it again; if you changed it yourself, delete the field `sha256`.",
+        )
+    return artifact
+
+
+def _seal(data: dict[str, Any]) -> str:
+    """sha256 of an artifact's fields, that one excepted."""
+    rest = {name: value for name, value in data.items() if name != "sha256"}
+    return hash_bytes(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS))
 
 
 def load_record(path: Path, cls: type[R]) -> R:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
+from interlace_cli.io.integrity import check_files
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,8 @@ def resolve_config(path: Path) -> dict[str, Any]:
 
 def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
     """The model in evaluation mode on `device`; `dtype` `native` is the checkpoint's own. Raises CheckpointError if
-    weights are missing or do not fit."""
+    weights are missing, do not fit, or are not what interlace wrote."""
+    check_files(path)
     transformers = import_transformers()
     device = choose_device(device)
     auto = transformers.AutoModelForImageTextToText

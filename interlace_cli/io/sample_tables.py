@@ -17,6 +17,7 @@ import orjson
 
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import DatasetError
+from interlace_cli.io.files import hash_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +29,8 @@ IMAGE_BYTES, IMAGE_NAME = "images.list.element.bytes", "images.list.element.path
 _TEXTS = ("id", "source", "kind", "metric")
 _LISTS = ("answers", "choices")
 _OPEN_GROUPS = 16
+NAME_DIGITS = 32
+"""Of its sha256, that an image is called by."""
 
 
 class SampleWriter:
@@ -127,7 +130,10 @@ class ImageStore:
                 if len(self.groups) > _OPEN_GROUPS:
                     self.groups.popitem(last=False)
             self.groups.move_to_end(place)
-            return self.groups[place][name]
+            data = self.groups[place][name]
+        if not name.startswith(hash_bytes(data)[:NAME_DIGITS]):
+            raise DatasetError(f"image {name} in {place[0]} is not what it was.", "Run `interlace prepare` again.")
+        return data
 
     def _read_group(self, path: Path, number: int) -> dict[str, bytes]:
         import pyarrow as pa
