@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import wraps
 from importlib import import_module
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ import typer.core
 
 from interlace_cli import __version__
 from interlace_cli.cli.console import output
+from interlace_cli.cli.interruption import LINE, watch_interruptions
 from interlace_cli.errors import InterlaceError
 
 COMMANDS = {
@@ -45,7 +47,7 @@ class Commands(typer.core.TyperGroup):
             output.fail(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            output.fail("interrupted; nothing half-written was left behind.")
+            output.fail(LINE)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             sys.stderr.close()
@@ -83,10 +85,14 @@ def _interlace(
     del version
 
 
-def _answering(command: Any) -> Callable[..., None]:
+def _answering(name: str, command: Any) -> Callable[..., None]:
     @wraps(command)
     def run_command(**options: Any) -> None:
-        with output.own_stdout():
+        with output.own_stdout(), ExitStack() as held:
+            if "workspace" in options:
+                from interlace_cli.io.lock import locked
+
+                held.enter_context(locked(options["workspace"], name, output.say))
             command(**options)
 
     return run_command
@@ -107,7 +113,7 @@ def build_app(words: Sequence[str] = ()) -> typer.Typer:
     made.callback()(_interlace)
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         module = import_module(f"interlace_cli.cli.{COMMANDS[name]}")
-        made.command(name)(_answering(getattr(module, COMMANDS[name])))
+        made.command(name)(_answering(name, getattr(module, COMMANDS[name])))
     return made
 
 
@@ -123,4 +129,5 @@ def main() -> None:
     """The console script. Asked to end (by a cluster's scheduler, say), it clears up as after Ctrl-C."""
     signal.signal(signal.SIGINT, output.interrupt)
     signal.signal(signal.SIGTERM, output.interrupt)
+    watch_interruptions()
     build_app(sys.argv[1:])(prog_name="interlace")

@@ -134,10 +134,11 @@ ProcessesOption = Annotated[
 def spread(processes: int, is_needed: bool = False) -> None:
     """Starts the command anew in several processes (also in one, if `is_needed`), and ends with their exit code. Inside
     of them, or of a launcher's own, only the first one speaks."""
-    from interlace_cli.io.launch import run_processes
+    from interlace_cli.io.launch import run_processes, show_life
     from interlace_cli.io.processes import find_processes
 
     here = find_processes()
+    show_life()
     if not here.is_launched and (processes > 1 or is_needed):
         raise typer.Exit(run_processes(sys.argv[1:], processes, output.find_stdout()))
     output.quiet = output.quiet or not here.is_main

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ import orjson
 from interlace_cli.errors import InterlaceError
 
 CHUNK = 1 << 22
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def hash_bytes(data: bytes) -> str:
@@ -44,7 +46,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes under a temporary name in the same folder, fsyncs, renames. Raises InterlaceError where it cannot."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _remove_abandoned(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_here()}.{os.getpid()}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -53,7 +56,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:
-            os.unlink(name)
+            with suppress(FileNotFoundError):
+                os.unlink(name)
             raise
 
 
@@ -73,13 +77,15 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
     try:
         yield draft
         with explained(path):
-            if path.exists():
+            if not path.exists():
+                os.replace(draft, path)
+            elif _exchange(draft, path):
+                _remove(draft)
+            else:
                 old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
                 os.replace(path, old / "replaced")
                 os.replace(draft, path)
                 shutil.rmtree(old)
-            else:
-                os.replace(draft, path)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if is_new:
@@ -88,6 +94,19 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Lets two folders change names, so that neither is gone for a moment (Linux, renameat2(2)); False where that
+    cannot be done."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "renameat2"):
+        return False
+    return libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
 
 
 def check_free(path: Path, force: bool) -> None:
@@ -106,11 +125,20 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Drafts of the same folder that a killed process of this machine left behind: they may be many GB."""
+    """Drafts of the same file or folder that a killed process of this machine left behind: they may be many GB."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.{_here()}.*"):
         owner = draft.name.split(".")[-2]
         if owner.isdecimal() and not _is_alive(int(owner)):
-            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                _remove(draft)
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it, or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_alive(process: int) -> bool:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
-LAUNCHER = "INTERLACE_LAUNCHER"
-"""Name of the variable with the launcher's process id: its children end when it is gone."""
+from interlace_cli.errors import InterlaceError
+from interlace_cli.io.processes import LAUNCHER
+
 Log = IO[bytes] | None
+PULSE = "INTERLACE_PULSE"
+"""Name of the variable with the open file to which a process writes that it lives."""
 GRACE = 20.0
 """Seconds for the others to end by themselves when one has failed."""
+SILENCE = 120.0
+"""Seconds without a sign of life from one process, after which it counts as failed."""
 
 
 def run_processes(words: Sequence[str], count: int, stdout: int | None = None) -> int:
@@ -23,12 +31,17 @@ def run_processes(words: Sequence[str], count: int, stdout: int | None = None) -
     Returns 0, or the code of the first that failed, whose words are then shown."""
     port = _find_free_port()
     started: list[tuple[subprocess.Popen[bytes], Log]] = []
+    pulses: list[int] = []
     try:
         for rank in range(count):
             # Closed below, with the process that writes to it.
             log: Log = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115
+            pulse, own = os.pipe()
+            os.set_blocking(pulse, False)
+            pulses.append(pulse)
             environment = {
                 **os.environ,
+                PULSE: str(own),
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(count),
@@ -42,9 +55,13 @@ def run_processes(words: Sequence[str], count: int, stdout: int | None = None) -
             }
             command = [sys.executable, "-m", "interlace_cli", *words]
             where = stdout if log is None else subprocess.DEVNULL
-            started.append((subprocess.Popen(command, env=environment, stdout=where, stderr=log), log))
-        return _wait(started)
+            child = subprocess.Popen(command, env=environment, stdout=where, stderr=log, pass_fds=(own,))
+            started.append((child, log))
+            os.close(own)
+        return _wait(started, pulses)
     finally:
+        for pulse in pulses:
+            os.close(pulse)
         for process, log in started:
             if process.poll() is None:
                 process.kill()
@@ -58,10 +75,42 @@ def is_abandoned() -> bool:
     return LAUNCHER in os.environ and os.getppid() != int(os.environ[LAUNCHER])
 
 
-def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]]) -> int:
+def show_life() -> None:
+    """Lets the launcher know, every second, that this process runs; called once in each that it has started. One that
+    was stopped, or that a library keeps from running Python, is found so: the others would wait for it for hours."""
+    if PULSE not in os.environ:
+        return
+    file = int(os.environ.pop(PULSE))
+
+    def beat() -> None:
+        with suppress(OSError):
+            while True:
+                os.write(file, b".")
+                time.sleep(1)
+
+    threading.Thread(target=beat, daemon=True, name="pulse").start()
+
+
+def _find_silent(pulses: Sequence[int], heard: list[float]) -> int | None:
+    """The first process that has been silent for too long; `heard` holds when each was heard last."""
+    for rank, pulse in enumerate(pulses):
+        with suppress(BlockingIOError):
+            if os.read(pulse, 1 << 16):
+                heard[rank] = time.monotonic()
+    return next((rank for rank, last in enumerate(heard) if time.monotonic() - last > SILENCE), None)
+
+
+def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]], pulses: Sequence[int]) -> int:
     deadline: float | None = None
+    heard = [time.monotonic()] * len(started)
     while True:
         codes = [process.poll() for process, _ in started]
+        silent = _find_silent(pulses, heard)
+        if silent is not None and codes[silent] is None:
+            raise InterlaceError(
+                f"process {silent + 1} of {len(started)} has not answered for {SILENCE:.0f} seconds: all were ended.",
+                "The same command goes on.",
+            )
         failed = next((rank for rank, code in enumerate(codes) if code), None)
         if all(code is not None for code in codes):
             break
@@ -78,7 +127,12 @@ def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]]) -> int:
         log.seek(0)
         sys.stderr.write(log.read().decode(errors="replace"))
     code = codes[failed] or 1
-    return code if code > 0 else 1
+    if code < 0:
+        raise InterlaceError(
+            f"process {failed + 1} of {len(started)} was killed ({signal.Signals(-code).name}), and the others ended.",
+            "SIGKILL often means that the memory did not do. The same command goes on.",
+        )
+    return code
 
 
 def _find_free_port() -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+LAUNCHER = "INTERLACE_LAUNCHER"
+"""Name of the variable with the launcher's process id: its children end when it is gone."""
 
 
 @dataclass(frozen=True)
