@@ -59,3 +59,9 @@ class PlanMismatchError(InterlaceError):
 
 class TrainableSetError(InterlaceError):
     """What would train, or what has moved, is not what the plan says."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says, in one line; its name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -12,12 +12,14 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.errors import CheckpointError
 from interlace_cli.families.config import is_tied, merge_resolved, needs_resolution
+from interlace_cli.families.fields import MOST_LAYERS, check_fields
 from interlace_cli.families.limits import find_locked
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.taps import count_deepstack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.io.artifacts import load_artifact
-from interlace_cli.io.checkpoints import Checkpoint, TensorInfo, fingerprint, open_checkpoint, read_config
+from interlace_cli.io.checkpoints import Checkpoint, fingerprint, open_checkpoint, read_config
+from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.models import resolve_config
 from interlace_cli.io.workspace import PASSPORT
 
@@ -117,13 +119,15 @@ def collect_stored(
 
 
 def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
-    if not isinstance(config.get("model_type"), str):
+    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise CheckpointError(f"{path / 'config.json'} names no model_type.", "Fetch the checkpoint again.")
+    check_fields(config, str(path / "config.json"))
     stack = find_stack(config, stack_name)
     if needs_resolution(config, stack):
         config = merge_resolved(config, resolve_config(path), stack)
+        check_fields(config, str(path / "config.json"))
         stack = find_stack(config, stack_name)
-    if not stack.num_layers or stack.num_layers < 2:
+    if not stack.num_layers or not 2 <= stack.num_layers <= MOST_LAYERS:
         raise CheckpointError(f"{path / 'config.json'} has no {stack_name} layers to choose from.")
     locked = find_locked(config, stack, stack.num_layers)
     by_reason = groupby(sorted(locked, key=lambda layer: (locked[layer], layer)), key=locked.__getitem__)

@@ -40,7 +40,7 @@ def parse_layers(text: str, option: str) -> list[int]:
     """`"0-2,15"` -> [0, 1, 2, 15]. Raises UsageError, which names `option`, for anything else."""
     layers: set[int] = set()
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part, re.ASCII)
         if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
             raise UsageError(
                 f"{option} does not take {part!r}.", "Give 0-based layer indices and ranges, such as 3,6 or 0-2,15."

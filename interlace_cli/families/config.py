@@ -147,7 +147,7 @@ def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> Non
             described[field] = {
                 str(position[int(layer)]): entry for layer, entry in value.items() if int(layer) in position
             }
-        elif field == "kv_source_layers" and isinstance(value, list):
+        elif field == "kv_source_layers" and isinstance(value, list) and len(value) == num_layers:
             described[field] = [position.get(value[layer], value[layer]) for layer in kept]
         elif field in COUNTS_FROM_THE_START and isinstance(value, int):
             described[field] = sum(layer < value for layer in kept)

@@ -17,6 +17,7 @@ TOWERS = """
     connector aligner mm talker token2wav code2wav vit
 """
 """Words in the names of what stands beside the language model."""
+MOST_DIGITS = 6
 COLUMNS, ROWS = "columns", "rows"
 STACKED = {"embed_tokens_per_layer.weight": COLUMNS, "per_layer_model_projection.weight": ROWS}
 """Tensors that hold a slice for each layer side by side: embeddings [V, L x p] in columns, projections [L x p, H] in
@@ -29,7 +30,7 @@ def find_numbered_groups(names: Iterable[str]) -> dict[str, set[int]]:
     numbers: dict[str, set[int]] = defaultdict(set)
     for name in names:
         parts = name.split(".")
-        place = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+        place = next((i for i, part in enumerate(parts) if _is_number(part)), None)
         if place is not None:
             numbers[".".join(parts[:place])].add(int(parts[place]))
     return dict(numbers)
@@ -66,7 +67,12 @@ def layer_of(name: str, prefix: str) -> int | None:
     if not name.startswith(prefix + "."):
         return None
     number = name[len(prefix) + 1 :].split(".", 1)[0]
-    return int(number) if number.isdecimal() else None
+    return int(number) if _is_number(number) else None
+
+
+def _is_number(part: str) -> bool:
+    """What counts layers, or experts: not every text of digits."""
+    return part.isascii() and part.isdecimal() and len(part) <= MOST_DIGITS
 
 
 def build_numbering(kept: Sequence[int], num_layers: int, extra: int = 0) -> dict[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import orjson
 
 from interlace_cli.demo import CHECKPOINT as DEMO_CHECKPOINT
 from interlace_cli.errors import CheckpointError, MissingInputError
+from interlace_cli.io.headers import TensorInfo, read_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -24,30 +24,10 @@ NOT_DOWNLOADED = (
     *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4", "*.pdf"),
 )
 """Weights in other forms, some of them a second copy in safetensors, and pictures for the card."""
+_FETCH = "Fetch the file again."
+MOST_NAME = 255
 _SAMPLE = 4096
 _VOLATILE = ("transformers_version", "_name_or_path")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """One tensor's header entry; `start` and `end` are byte offsets in `file`."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    start: int
-    end: int
-
-    @property
-    def parameters(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes on disk."""
-        return self.end - self.start
 
 
 @dataclass(frozen=True)
@@ -97,8 +77,12 @@ def open_checkpoint(location: str | Path) -> Checkpoint:
     tensors: dict[str, TensorInfo] = {}
     metadata = {}
     for shard in shards:
-        header, metadata[shard.name] = _read_header(shard)
+        header, metadata[shard.name] = read_header(shard)
+        twice = next((name for name in header if name in tensors), None)
+        if twice is not None:
+            raise CheckpointError(f"tensor {twice} is both in {tensors[twice].file} and in {shard}.", _FETCH)
         tensors.update(header)
+    _check_index(path, tensors)
     return Checkpoint(_describe_name(str(location), path), stored, path, config, tensors, shards, metadata)
 
 
@@ -176,7 +160,7 @@ def _describe_name(location: str, path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = orjson.loads(path.read_bytes())
+        data = orjson.loads(find_inside(path.parent, path.name).read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}.", "Give the folder of a whole checkpoint.") from error
     except (OSError, orjson.JSONDecodeError) as error:
@@ -184,6 +168,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} does not hold a JSON object.", "Fetch the file again.")
     return data
+
+
+def _check_index(path: Path, tensors: dict[str, TensorInfo]) -> None:
+    if (path / INDEX_FILE).exists():
+        lost = sorted(_read_json(path / INDEX_FILE)["weight_map"].keys() - tensors.keys())
+        if lost:
+            raise CheckpointError(f"{path / INDEX_FILE} names {lost[0]}, which no file has.", "Fetch the files again.")
 
 
 def _find_shards(path: Path) -> list[Path]:
@@ -195,13 +186,16 @@ def _find_shards(path: Path) -> list[Path]:
             or not all(isinstance(v, str) for v in weight_map.values())
         ):
             raise CheckpointError(f"{path / INDEX_FILE} has no weight_map.", "Fetch the file again.")
-        shards = [path / name for name in sorted(set(weight_map.values()))]
+        shards = [find_inside(path, name) for name in sorted(set(weight_map.values()))]
+        strange = next((shard for shard in shards if not shard.name.endswith(".safetensors")), None)
+        if strange is not None:
+            raise CheckpointError(f"{path / INDEX_FILE} names {strange.name}, which is no safetensors file.", _FETCH)
         missing = [shard.name for shard in shards if not shard.exists()]
         if missing:
             raise CheckpointError(f"{path} lacks {', '.join(missing)}.", "Fetch the missing files again.")
         return shards
     if (path / SINGLE_FILE).exists():
-        return [path / SINGLE_FILE]
+        return [find_inside(path, SINGLE_FILE)]
     pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
     if pickled:
         raise CheckpointError(
@@ -211,25 +205,19 @@ def _find_shards(path: Path) -> list[Path]:
     raise CheckpointError(f"{path} has no {SINGLE_FILE} and no {INDEX_FILE}.", "Give the folder of a whole checkpoint.")
 
 
-def _read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise CheckpointError(f"{shard} is not a whole safetensors file.", "Fetch the file again.")
-        raw = file.read(length)
-    data = 8 + length
-    tensors = {}
+def find_inside(folder: Path, name: str) -> Path:
+    """The file `name` of the folder. Raises CheckpointError if it lies elsewhere, by its name or by a link; files of
+    the Hub's cache are links into the cache."""
+    if not name or "\0" in name or len(os.fsencode(name)) > MOST_NAME:
+        raise CheckpointError(f"{folder} has no file {name[:MOST_NAME]!r}.", "Fetch the checkpoint again.")
+    path, root = folder / name, folder.resolve()
+    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     try:
-        header = orjson.loads(raw)
-        metadata = header.pop("__metadata__", None) or {}
-        # Emptied as it is read: some models have hundreds of thousands of tensors.
-        while header:
-            name, entry = header.popitem()
-            start, end = entry["data_offsets"]
-            tensors[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), shard, data + start, data + end)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{shard} has a broken header.", "Fetch the file again.") from error
-    if tensors and max(tensor.end for tensor in tensors.values()) != size:
-        raise CheckpointError(f"{shard} is cut off or has bytes too many.", "Fetch the file again.")
-    return tensors, metadata
+        real = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be followed to a file.", "Fetch the checkpoint again.") from error
+    if not any(real.is_relative_to(place) for place in roots):
+        raise CheckpointError(
+            f"{folder}: {name} leads out of the folder, to {real}.", "Put the file itself there, if you trust it."
+        )
+    return path

@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
+from interlace_cli.errors import CheckpointError, InterlaceError, UsageError, first_line
 from interlace_cli.io.integrity import check_files
+from interlace_cli.io.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -26,10 +27,10 @@ def load_config(path: Path) -> PreTrainedConfig:
     """transformers' config of the folder. Raises CheckpointError if it cannot be read."""
     transformers = import_transformers()
     try:
-        return transformers.AutoConfig.from_pretrained(path)
+        return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     # Config classes raise whatever their checks happen to raise; all of it means that config.json is wrong.
     except Exception as error:
-        raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_first_line(error)}") from error
+        raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_describe(error)}") from error
 
 
 def resolve_config(path: Path) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     check_files(path)
     transformers = import_transformers()
     device = choose_device(device)
+    wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
     auto = transformers.AutoModelForImageTextToText
     if type(load_config(path)) not in auto._model_mapping:
         # Dual encoders, such as CLIP.
@@ -63,12 +65,16 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     try:
         model, report = auto.from_pretrained(
             path,
-            dtype="auto" if dtype == "native" else choose_dtype(dtype, device),
+            dtype=wanted,
+            trust_remote_code=False,
             attn_implementation=attention,
             output_loading_info=True,
         )
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        raise CheckpointError(f"transformers cannot load {path}: {_first_line(error)}") from error
+    # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"transformers cannot load {path}: {_describe(error)}") from error
     missing = sorted(report["missing_keys"]) + sorted(report["mismatched_keys"])
     if missing:
         raise CheckpointError(f"{path} lacks weights for {missing[0]} and {len(missing) - 1} more.", "Fetch it again.")
@@ -85,13 +91,21 @@ def to_stored_tensors(model: PreTrainedModel, held: dict[str, torch.Tensor]) -> 
     return stored
 
 
+def _describe(error: Exception) -> str:
+    """With its name, where it is none that is meant to be read."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own to be loaded, and code from a checkpoint is never run"
+    is_meant = isinstance(error, (ValueError, OSError, RuntimeError, ImportError))
+    return first_line(error) if is_meant else f"{type(error).__name__}: {first_line(error)}"
+
+
 def load_processor(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
     """The processor; `min_pixels`, `max_pixels` bound each image's area where its image processor has such bounds."""
     transformers = import_transformers()
     try:
-        processor = transformers.AutoProcessor.from_pretrained(path)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        raise CheckpointError(f"transformers cannot load the processor of {path}: {_first_line(error)}") from error
+        processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"transformers cannot load the processor of {path}: {_describe(error)}") from error
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise CheckpointError(f"{path} has no image processor.", "Copy the base model's processor files beside it.")
     size = processor.image_processor.size
@@ -113,7 +127,7 @@ def choose_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device} cannot be used here: {_first_line(error)}") from error
+        raise UsageError(f"--device {device} cannot be used here: {first_line(error)}") from error
     return device
 
 
@@ -202,8 +216,3 @@ def _do_without_video_processors() -> None:
 
     get_attributes._without_video = True  # type: ignore[attr-defined]
     ProcessorMixin.get_attributes = classmethod(get_attributes)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

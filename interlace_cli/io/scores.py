@@ -45,20 +45,19 @@ def _load_means(path: Path) -> list[float]:
         data: Any = parse_json(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}.") from error
-    if not isinstance(data, dict) or sorted(data, key=_as_number) != [str(i) for i in range(len(data))] or not data:
+    if not isinstance(data, dict) or not data or set(data) != {str(i) for i in range(len(data))}:
         raise ArtifactError(f'{path} is not a score file: it needs spans "0", "1", ... each with a list of numbers.')
     means = []
     for span in range(len(data)):
         values = data[str(span)]
-        if not isinstance(values, list) or not values or not all(_is_cosine(value) for value in values):
+        if not isinstance(values, list) or not values or not _are_cosines(values):
             raise ArtifactError(f'{path}: span "{span}" is not a list of numbers between -1 and 1.')
+        if len(values) != len(data["0"]):
+            raise ArtifactError(f'{path}: span "{span}" has {len(values)} samples, and span "0" {len(data["0"])}.')
         means.append(sum(values) / len(values))
     return means
 
 
-def _as_number(key: str) -> int:
-    return int(key) if key.isdecimal() else -1
-
-
-def _is_cosine(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1.001 <= value <= 1.001
+def _are_cosines(values: list[Any]) -> bool:
+    """Of a hundred thousand samples, in a moment: no function is called for each."""
+    return set(map(type, values)) <= {int, float} and min(values) >= -1.001 and max(values) <= 1.001

@@ -19,7 +19,8 @@ from typing import Any
 
 import orjson
 
-from interlace_cli.io.checkpoints import INDEX_FILE, SINGLE_FILE, Checkpoint, TensorInfo
+from interlace_cli.io.checkpoints import INDEX_FILE, SINGLE_FILE, Checkpoint, find_inside
+from interlace_cli.io.headers import TensorInfo
 
 BLOCK = 1 << 26
 PIECE = 1 << 22
@@ -195,6 +196,8 @@ def copy_side_files(source: Path, out: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.name in _NOT_CARRIED or path.name.startswith(".") or path.name.endswith(_WEIGHT_SUFFIXES):
             continue
+        # What lies elsewhere is not to be published with the checkpoint.
+        find_inside(source, path.name)
         if path.is_dir():
             if path.name in ("chat_templates", "additional_chat_templates"):
                 shutil.copytree(path, out / path.name)
