@@ -160,10 +160,10 @@ class _Work:
     def from_files(self, threads: int) -> None:
         """The analysis from the dataset's files on."""
         m = self.material
-        with Silent().task("", 0, "") as follow:
-            measure_rows(
-                self.model, self.layers, LANGUAGE, m.batcher, m.samples, m.batch_size, "prompt", follow, threads
-            )
+        silent = Silent()
+        with silent.task("", 0, "") as follow:
+            ways = (m.batcher, m.samples, m.batch_size, "prompt", follow, silent.say, threads)
+            measure_rows(self.model, self.layers, LANGUAGE, *ways)
 
     def from_files_in_turn(self) -> None:
         """The same without threads."""

@@ -232,7 +232,15 @@ class _Measuring:
         o = self.options
         with self.progress.task("analyze", len(self.samples), "samples") as advance:
             found = measure_rows(
-                self.model, self.layers, o.stack, self.batcher, self.samples, o.batch_size, o.text, advance
+                self.model,
+                self.layers,
+                o.stack,
+                self.batcher,
+                self.samples,
+                o.batch_size,
+                o.text,
+                advance,
+                self.progress.say,
             )
         arrays = build_arrays(found, self.opened.facts.num_layers)
         similarity = average_spans(arrays, "all")

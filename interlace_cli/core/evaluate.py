@@ -204,7 +204,7 @@ def _answer(
     from interlace_cli.evaluation.answering import answer_tasks
 
     with progress.task(f"eval {name}", sum(len(task.samples) for task in tasks), "samples") as advance:
-        return answer_tasks(model, processor, tasks, options.batch_size, options.max_new_tokens, advance)
+        return answer_tasks(model, processor, tasks, options.batch_size, options.max_new_tokens, advance, progress.say)
 
 
 def _use_kernels(paths: Sequence[Path], models: Sequence[PreTrainedModel], progress: Progress) -> None:

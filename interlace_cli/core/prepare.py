@@ -6,6 +6,7 @@ from (`data/staging.py`); when all are there, splits are decided and the dataset
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +15,16 @@ from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
 from interlace_cli.data.sources import Place, open_source
 from interlace_cli.data.splitting import assign_splits, order_by_image
-from interlace_cli.data.staging import Staged, Staging, stage_units
+from interlace_cli.data.staging import Staged, StagedSample, Staging, stage_units
 from interlace_cli.data.tables import describe_key
-from interlace_cli.domain.dataset import SPLITS, Manifest, Sample, Skipped, SourceDraw, SplitFacts
+from interlace_cli.domain.dataset import SPLITS, Manifest, Skipped, SourceDraw, SplitFacts
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.artifacts import build_origin, save_artifact
-from interlace_cli.io.datasets import DATA, MANIFEST, hash_samples
+from interlace_cli.io.datasets import DATA, MANIFEST, to_line
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, hash_file
-from interlace_cli.io.sample_tables import ImageStore, SampleWriter
+from interlace_cli.io.sample_tables import SampleStore, SampleWriter
 
 THREADS = 8
 
@@ -78,7 +79,8 @@ def prepare_dataset(
         raise DatasetError(f"{source_name} has no record that can be used; {why}.", "See the format in the README.")
     with folder_being_made(out, force) as draft:
         splits = _decide_splits(staged, selection)
-        facts = _write_splits(draft, splits, ImageStore(staged.files), progress)
+        kinds: Counter[str] = Counter()
+        facts = _write_splits(draft, splits, kinds, progress)
         manifest = Manifest(
             kind=Manifest.KIND,
             schema_version=Manifest.SCHEMA,
@@ -90,7 +92,7 @@ def prepare_dataset(
             selection=draw.method,
             draws=list(draw.parts),
             splits=facts,
-            kinds=dict(Counter(sample.kind for samples in splits.values() for sample in samples)),
+            kinds=dict(kinds),
             skipped=_count(staged.skipped),
             skipped_records=staged.skipped[: Manifest.LISTED],
         )
@@ -133,11 +135,11 @@ def describe_draw(source: Source, draw: Draw) -> str:
     )
 
 
-def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[Sample]]:
+def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[StagedSample]]:
     """Split -> samples, those that share images next to each other."""
     own = staged.splits
     splits = own or assign_splits(staged.samples, selection)
-    result: dict[str, list[Sample]] = {}
+    result: dict[str, list[StagedSample]] = {}
     for split in SPLITS:
         members = [sample for sample in staged.samples if splits[sample.id] == split]
         if split == "heldout":
@@ -147,18 +149,23 @@ def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[Sampl
 
 
 def _write_splits(
-    draft: Path, splits: dict[str, list[Sample]], store: ImageStore, progress: Progress
+    draft: Path, splits: dict[str, list[StagedSample]], kinds: Counter[str], progress: Progress
 ) -> dict[str, SplitFacts]:
-    facts = {}
+    """Each sample is read once more where it was staged, counted among its kind, written, and forgotten."""
+    facts, store = {}, SampleStore()
     with progress.task("write", sum(map(len, splits.values())), "samples") as advance:
         for split, samples in splits.items():
-            writer = SampleWriter(draft / DATA, split)
-            for sample in samples:
-                writer.add(sample, {name: store.load(name) for name in sample.image})
+            writer, digest = SampleWriter(draft / DATA, split), hashlib.sha256()
+            for staged in samples:
+                sample, images = store.load(staged.file, staged.row)
+                sample = sample.model_copy(update={"id": staged.id})
+                writer.add(sample, images)
+                digest.update(to_line(sample))
+                kinds[sample.kind] += 1
                 advance()
             writer.close()
-            images = {name for sample in samples for name in sample.image}
-            facts[split] = SplitFacts(samples=len(samples), images=len(images), sha256=hash_samples(samples))
+            count = len({name for sample in samples for name in sample.image})
+            facts[split] = SplitFacts(samples=len(samples), images=count, sha256=digest.hexdigest())
     return facts
 
 

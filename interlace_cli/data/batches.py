@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interlace_cli.domain.dataset import Sample, Turn
-from interlace_cli.errors import DatasetError
+from interlace_cli.errors import DatasetError, first_line
 from interlace_cli.io.datasets import load_images
 
 IGNORE = -100
@@ -42,6 +42,10 @@ class Batcher:
         self.tokenizer = processor.tokenizer
         self.folder = folder
         self.max_length = max_length
+        added = self.tokenizer.added_tokens_decoder.values()
+        own = [getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")]
+        marks = {*(token.content for token in added if token.special), *(mark for mark in own if isinstance(mark, str))}
+        self._marks = sorted(mark for mark in marks if len(mark) > 1)
 
     def build_prompts(self, samples: Sequence[Sample]) -> Inputs:
         """The first human turn with the generation prompt: what `generate` starts from."""
@@ -97,14 +101,24 @@ class Batcher:
         images = [load_images(self.folder, sample) for sample in samples]
         bos = self.tokenizer.bos_token
         has_bos = bos is not None and texts[0].startswith(bos)
-        encoded = self.processor(
-            text=texts,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="left",
-            add_special_tokens=not has_bos,
-            return_tensors="pt",
-        )
+        try:
+            encoded = self.processor(
+                text=texts,
+                images=images if any(images) else None,
+                padding=True,
+                padding_side="left",
+                add_special_tokens=not has_bos,
+                return_tensors="pt",
+            )
+        # Processors raise whatever they happen to raise on a picture or a text that they cannot take.
+        except Exception as error:
+            if len(samples) > 1:
+                for sample, text in zip(samples, texts, strict=True):
+                    self._encode_prompts([sample], [text])
+            raise DatasetError(
+                f"{type(self.processor).__name__} cannot encode sample {samples[0].id}: {first_line(error)}",
+                "Leave it out of the data and run `interlace prepare` again.",
+            ) from error
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
 
     def _split(self, sample: Sample, first_only: bool = False) -> list[Piece]:
@@ -112,12 +126,12 @@ class Batcher:
         messages = self._to_messages(sample)
         answers = [i for i, turn in enumerate(sample.conversations) if turn.speaker == "gpt"]
         pieces, done = [], 0
-        whole = None if first_only else self._render(messages, prompt=False)
+        whole = None if first_only else self._render(sample, messages, prompt=False)
         for place in answers:
-            before = self._render(messages[:place], prompt=True)
+            before = self._render(sample, messages[:place], prompt=True)
             if whole is None:
                 return [Piece(before, False)]
-            end = len(self._render(messages[: place + 1], prompt=False))
+            end = len(self._render(sample, messages[: place + 1], prompt=False))
             if not whole.startswith(before):
                 raise DatasetError(
                     f"the chat template of {type(self.processor).__name__} renders sample {sample.id} differently"
@@ -128,18 +142,30 @@ class Batcher:
             done = end
         return pieces
 
-    def _render(self, messages: list[dict[str, Any]], prompt: bool) -> str:
-        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+    def _render(self, sample: Sample, messages: list[dict[str, Any]], prompt: bool) -> str:
+        try:
+            return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
+        # Templates are programs of their own.
+        except Exception as error:
+            raise DatasetError(
+                f"the chat template of {type(self.processor).__name__} cannot render sample {sample.id}:"
+                f" {first_line(error)}",
+                "Leave it out of the data and run `interlace prepare` again.",
+            ) from error
+
+    def _to_message(self, turn: Turn) -> dict[str, Any]:
+        """What a turn says is text: the model's own marks in it (an image's, the end of a turn) are broken up."""
+        text = turn.value
+        for mark in self._marks:
+            if mark in text:
+                text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
+        return {"role": _ROLES[turn.speaker], "content": [{"type": "text", "text": text}]}
 
     def _to_messages(self, sample: Sample) -> list[dict[str, Any]]:
-        messages = [_to_message(turn) for turn in sample.conversations]
+        messages = [self._to_message(turn) for turn in sample.conversations]
         first = next(i for i, turn in enumerate(sample.conversations) if turn.speaker == "human")
         messages[first]["content"] = [{"type": "image"} for _ in sample.image] + messages[first]["content"]
         return messages
-
-
-def _to_message(turn: Turn) -> dict[str, Any]:
-    return {"role": _ROLES[turn.speaker], "content": [{"type": "text", "text": turn.value}]}
 
 
 def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:

@@ -14,7 +14,7 @@ from interlace_cli.data.keeping import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.data.webdataset import PICTURES
 from interlace_cli.domain.dataset import Skipped
-from interlace_cli.errors import MissingInputError, UnusableRecordError
+from interlace_cli.errors import DatasetError, MissingInputError, UnusableRecordError
 from interlace_cli.io.files import parse_json
 from interlace_cli.io.paths import read_inside
 
@@ -61,9 +61,12 @@ def _read_metadata(root: Path) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 yield f"line {number}", parse_json(line)
     elif table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file), start=2):
-                yield f"line {number}", row
+        with table.open(encoding="utf-8", errors="replace", newline="") as file:
+            try:
+                for number, row in enumerate(csv.DictReader(file), start=2):
+                    yield f"line {number}", row
+            except csv.Error as error:
+                raise DatasetError(f"{table} is not CSV: {error}.", "Write it anew, or as metadata.jsonl.") from error
 
 
 def _read_pairs(root: Path) -> Iterator[tuple[str, Any]]:
@@ -71,4 +74,8 @@ def _read_pairs(root: Path) -> Iterator[tuple[str, Any]]:
         text = path.with_suffix(".txt")
         if path.suffix.lower().removeprefix(".") in PICTURES and text.is_file():
             name = str(path.relative_to(root))
-            yield name, {"file_name": name, "caption": text.read_text(encoding="utf-8", errors="replace")}
+            try:
+                caption = read_inside(root, str(text.relative_to(root))).decode("utf-8", "replace")
+            except UnusableRecordError:
+                caption = ""
+            yield name, {"file_name": name, "caption": caption}

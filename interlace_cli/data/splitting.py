@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from interlace_cli.data.source import Selection
-from interlace_cli.domain.dataset import Sample
 
 
-def assign_splits(samples: Sequence[Sample], selection: Selection) -> dict[str, str]:
+class Shown(Protocol):
+    """What decides a sample's split."""
+
+    @property
+    def id(self) -> str:
+        """Its own."""
+
+    @property
+    def image(self) -> Sequence[str]:
+        """Names of its images."""
+
+
+S = TypeVar("S", bound=Shown)
+
+
+def assign_splits(samples: Sequence[Shown], selection: Selection) -> dict[str, str]:
     """Sample id -> split. Samples that share an image, directly or through others, stay together.
 
     The groups are put in an order by a hash of the seed; the first `holdout` of them are held out, then `calibration`
@@ -28,13 +43,13 @@ def assign_splits(samples: Sequence[Sample], selection: Selection) -> dict[str, 
     return result
 
 
-def order_by_image(samples: Sequence[Sample]) -> list[Sample]:
+def order_by_image(samples: Sequence[S]) -> list[S]:
     """In their order, but those that share an image follow the first of them."""
     by_id = {sample.id: sample for sample in samples}
     return [by_id[name] for names in _group_by_image(samples).values() for name in names]
 
 
-def _group_by_image(samples: Sequence[Sample]) -> dict[str, list[str]]:
+def _group_by_image(samples: Sequence[Shown]) -> dict[str, list[str]]:
     """Union-find over images: group key (the first of its images by name, or the id of a text sample) -> sample ids."""
     parent: dict[str, str] = {}
 

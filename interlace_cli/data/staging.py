@@ -9,8 +9,9 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from interlace_cli.data.source import Draw, RawRecord, Selection, Source, Unit
 from interlace_cli.domain.dataset import Sample, Skipped
@@ -19,9 +20,11 @@ from interlace_cli.domain.record import Record
 from interlace_cli.io.artifacts import load_record, to_json
 from interlace_cli.io.files import explained, hash_bytes, write_atomically
 from interlace_cli.io.images import inspect_image
-from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_samples
+from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outline
 
 IMAGE_MARK = "<image>"
+MOST_IMAGES, MOST_TURNS, MOST_TEXT = 64, 400, 100_000
+"""Of a record; a template is rendered anew for every answer, so that turns cost their square."""
 
 
 class StagedUnit(Record):
@@ -36,15 +39,23 @@ class StagedUnit(Record):
     unasked: list[int] = []
 
 
+class StagedSample(NamedTuple):
+    """Where a sample lies, and all that decides its split: a million of them are to fit into memory."""
+
+    id: str
+    image: tuple[str, ...]
+    file: Path
+    row: int
+
+
 @dataclass(frozen=True)
 class Staged:
-    """All units together, ids made unique; `splits` and `unasked` by id; their images are in `files`."""
+    """All units together, ids made unique; `splits` and `unasked` by id."""
 
-    samples: list[Sample]
+    samples: list[StagedSample]
     skipped: list[Skipped]
     splits: dict[str, str]
     unasked: set[str]
-    files: list[Path]
 
 
 class Staging:
@@ -58,9 +69,11 @@ class Staging:
         path = self._mark(number)
         return load_record(path, StagedUnit) if path.exists() else None
 
-    def load_samples(self, unit: StagedUnit) -> list[Sample]:
-        """Of a unit that is whole."""
-        return [sample for name in unit.files for sample in read_samples(self.folder / name)]
+    def outline(self, unit: StagedUnit) -> Iterator[StagedSample]:
+        """The samples of a unit that is whole."""
+        for name in unit.files:
+            path = self.folder / name
+            yield from (StagedSample(*sample, path, row) for row, sample in enumerate(read_outline(path)))
 
     def open_writer(self, number: int) -> SampleWriter:
         """For the samples of a unit."""
@@ -123,7 +136,7 @@ def _read_unit(source: Source, unit: Unit, selection: Selection, staging: Stagin
     for record in source.iter_records(unit, selection):
         made = record if isinstance(record, Skipped) else _build_sample(record, source.name)
         if isinstance(made, Skipped):
-            skipped.append(made)
+            skipped.append(made.model_copy(update={"record": _to_text(made.record)}))
             continue
         if isinstance(record, RawRecord):
             splits += [record.split] if record.split else []
@@ -138,6 +151,14 @@ def _read_unit(source: Source, unit: Unit, selection: Selection, staging: Stagin
 
 def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, bytes]] | Skipped:
     """The record as a sample, and its images named by content; or why it cannot be used."""
+    # Names of files, whose bytes need not be a text.
+    record = replace(record, id=_to_text(record.id), part=record.part and _to_text(record.part))
+    if len(record.images) > MOST_IMAGES:
+        return Skipped(record=record.id, reason=f"more than {MOST_IMAGES} images")
+    if len(record.conversations) > MOST_TURNS:
+        return Skipped(record=record.id, reason=f"more than {MOST_TURNS} turns")
+    if sum(len(turn.value) for turn in record.conversations) > MOST_TEXT:
+        return Skipped(record=record.id, reason=f"more than {MOST_TEXT:,} characters of text")
     images: dict[str, bytes] = {}
     names = []
     for data in record.images:
@@ -164,14 +185,18 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
     return sample, images
 
 
+def _to_text(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
+
+
 def _join(staging: Staging, units: list[StagedUnit]) -> Staged:
     used: Counter[str] = Counter()
-    joined = Staged([], [], {}, set(), [staging.folder / name for unit in units for name in unit.files])
+    joined = Staged([], [], {}, set())
     for unit in units:
         joined.skipped.extend(unit.skipped)
-        for place, sample in enumerate(staging.load_samples(unit)):
+        for place, sample in enumerate(staging.outline(unit)):
             name = _make_unique(sample.id, used)
-            joined.samples.append(sample.model_copy(update={"id": name}))
+            joined.samples.append(sample._replace(id=name))
             if unit.splits:
                 joined.splits[name] = unit.splits[place]
             if place in unit.unasked:

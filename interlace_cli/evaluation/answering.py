@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def answer_tasks(
     batch_size: int,
     max_new_tokens: int,
     advance: Advance,
+    say: Callable[[str], None],
 ) -> Answered:
     """Generates greedily for every sample of every task and scores it by its metric; or embeds."""
     kinds: list[str] = []
@@ -48,7 +49,7 @@ def answer_tasks(
             continue
         batcher = Batcher(processor, task.folder)
         tokens = task.max_new_tokens or max_new_tokens
-        quality = measure_quality(model, batcher, task.samples, batch_size, tokens, advance)
+        quality = measure_quality(model, batcher, task.samples, batch_size, tokens, advance, say)
         kinds += [sample.kind for sample in task.samples]
         pairs += score_answers(quality.answers, task.samples).pairs()
         losses.append((quality.loss, quality.tokens))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import torch
 
 from interlace_cli.data.ahead import cut, read_ahead
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.halving import Halving
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.healing.loss import answer_loss, keep_label_places
@@ -36,9 +37,10 @@ def measure_quality(
     batch_size: int,
     max_new_tokens: int,
     advance: Advance,
+    say: Callable[[str], None],
 ) -> Quality:
     """Generates for every sample and computes its loss, longest samples first."""
-    answers = [""] * len(samples)
+    answers: dict[int, str] = {}
     total, tokens = 0.0, 0
     batches = cut(order_by_length(samples), batch_size)
 
@@ -46,15 +48,18 @@ def measure_quality(
         prompts, conversations = own.build_both([samples[i] for i in chosen])
         return prompts, keep_label_places(conversations)
 
+    def work(chosen: Sequence[int], pair: tuple[Inputs, Inputs]) -> tuple[dict[int, str], float, int]:
+        found = generate_answers(model, batcher.tokenizer, pair[0], max_new_tokens)
+        return dict(zip(chosen, found, strict=True)), *compute_loss(model, pair[1])
+
+    halving = Halving(batcher, make, say)
     with closing(read_ahead(batches, make, batcher, model)) as made:
-        for chosen, (prompts, conversations) in zip(batches, made, strict=True):
-            found = generate_answers(model, batcher.tokenizer, prompts, max_new_tokens)
-            for index, answer in zip(chosen, found, strict=True):
-                answers[index] = answer
-            loss, count = compute_loss(model, conversations)
-            total, tokens = total + loss * count, tokens + count
+        for chosen, pair in zip(batches, made, strict=True):
+            for found, loss, count in halving.run(chosen, pair, work):
+                answers.update(found)
+                total, tokens = total + loss * count, tokens + count
             advance(len(chosen))
-    return Quality(answers, total / max(tokens, 1), tokens)
+    return Quality([answers[index] for index in range(len(samples))], total / max(tokens, 1), tokens)
 
 
 @torch.inference_mode()

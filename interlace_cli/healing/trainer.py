@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from interlace_cli.data.rows import Encoded, EncodedSteps, Row
 from interlace_cli.domain.progress import Advance
-from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.errors import InterlaceError, UsageError, first_line
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 transformers = import_transformers()
+_WRITING = ("inline_container", "PytorchStreamWriter")
 TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
 WORKERS = 4
 
@@ -193,7 +194,16 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Likewise: there is no callback after all of a checkpoint is written and before the older ones are looked at.
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError) as error:
+            # torch's writer of archives says in a RuntimeError of its own that a disk is full.
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in _WRITING):
+                raise
+            raise InterlaceError(
+                f"cannot write the state of healing in {self.args.output_dir}: {first_line(error)}.",
+                "Make room; the same command goes on from the state before.",
+            ) from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", COMPLETE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import torch
 
 from interlace_cli.data.ahead import cut, read_ahead
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.halving import Halving
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import DatasetError
@@ -34,6 +35,10 @@ class Row:
     image_tokens: int
 
 
+Measured = tuple[list[Row | None], "np.ndarray | None", int]
+"""The rows of a batch, the sum of its angles, its vision patches."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """`rows[i]` is of sample `indices[i]`; `angles` [L+1, L+1] is summed over samples, None for a stack whose tokens
@@ -54,6 +59,7 @@ def measure_rows(
     batch_size: int,
     text: str,
     advance: Advance,
+    say: Callable[[str], None],
     threads: int | None = None,
 ) -> Rows:
     """`threads` read ahead (data/ahead.py). Raises DatasetError if no sample reaches the layers."""
@@ -63,33 +69,40 @@ def measure_rows(
     is_text = stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
     step = batch_size if is_text else 1
     batches = cut(order, step)
-    measured: list[tuple[list[Row | None], np.ndarray | None, int]] = []
+    measured: list[Measured] = []
 
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs]:
         return (_build_inputs(own, [samples[i] for i in chosen], text, model),)
 
     mine = deal(batches)
     with SpanTap(layers) as tap, closing(read_ahead(mine, make, batcher, model, threads)) as made:
-        for chosen, (inputs,) in zip(mine, made, strict=True):
-            patches = count_patches(inputs, model.config)
-            total: np.ndarray | None = None
-            inputs = to_device(inputs, model.device, model.dtype)
-            found: list[Row | None]
-            if is_text:
-                is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
-                found = _measure_prompts(tap, model, inputs, is_image)
-                assert tap.angles is not None
-                total = tap.angles.sum(0, dtype=torch.float64).cpu().numpy()
-            else:
-                found = [_measure_all(tap, model, inputs, is_image=stack == "vision")]
-            measured.append((found, total, patches))
+
+        def work(chosen: Sequence[int], batches: tuple[Inputs]) -> Measured:
+            del chosen
+            patches = count_patches(batches[0], model.config)
+            inputs = to_device(batches[0], model.device, model.dtype)
+            if not is_text:
+                return [_measure_all(tap, model, inputs, is_image=stack == "vision")], None, patches
+            is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
+            found = _measure_prompts(tap, model, inputs, is_image)
+            assert tap.angles is not None
+            return found, tap.angles.sum(0, dtype=torch.float64).cpu().numpy(), patches
+
+        halving = Halving(batcher, make, say)
+        for chosen, batch in zip(mine, made, strict=True):
+            measured.append(_join(halving.run(chosen, batch, work)))
             advance(len(chosen) * find_processes().size)
     return _put_together(batches, collect_dealt(measured), stack)
 
 
-def _put_together(
-    batches: Sequence[Sequence[int]], measured: Sequence[tuple[list[Row | None], np.ndarray | None, int]], stack: str
-) -> Rows:
+def _join(parts: Sequence[Measured]) -> Measured:
+    """Of the parts of one batch."""
+    totals = [total for _, total, _ in parts if total is not None]
+    rows = [row for found, _, _ in parts for row in found]
+    return rows, sum(totals[1:], totals[0]) if totals else None, sum(patches for _, _, patches in parts)
+
+
+def _put_together(batches: Sequence[Sequence[int]], measured: Sequence[Measured], stack: str) -> Rows:
     """In the order of the batches, whichever process measured them: the sums are the same to the bit."""
     rows: dict[int, Row | None] = {}
     angles: np.ndarray | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import orjson
 from interlace_cli.domain.dataset import Manifest, Sample
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.artifacts import load_artifact
-from interlace_cli.io.files import hash_bytes, hash_file
+from interlace_cli.io.files import hash_file
 from interlace_cli.io.images import decode_image
 from interlace_cli.io.sample_tables import ImageStore, read_samples
 from interlace_cli.io.workspace import require
@@ -61,9 +62,16 @@ def find_files(folder: Path, split: str = "*") -> list[Path]:
 
 
 def hash_samples(samples: Iterable[Sample]) -> str:
-    """sha256 over the samples as JSON lines with sorted keys."""
-    options = orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
-    return hash_bytes(b"".join(orjson.dumps(sample.model_dump(by_alias=True), option=options) for sample in samples))
+    """sha256 over the samples as JSON lines."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(to_line(sample))
+    return digest.hexdigest()
+
+
+def to_line(sample: Sample) -> bytes:
+    """JSON with sorted keys."""
+    return orjson.dumps(sample.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 def load_images(folder: Path, sample: Sample) -> list[Image]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 << 20
 MOST_PIXELS = 80_000_000
 MOST_FRAMES = 64
+MOST_RATIO = 200
+"""Of the longer side to the shorter; the bound of Qwen's own image processors."""
 
 
 def inspect_image(data: bytes) -> tuple[str | None, str]:
@@ -32,6 +34,8 @@ def inspect_image(data: bytes) -> tuple[str | None, str]:
             with PilImage.open(BytesIO(data)) as image:
                 if image.width * image.height > MOST_PIXELS:
                     return None, f"image has more than {MOST_PIXELS // 1_000_000} million pixels"
+                if max(image.size) > MOST_RATIO * min(image.size):
+                    return None, f"image is more than {MOST_RATIO} times as long as wide"
                 if getattr(image, "n_frames", 1) > MOST_FRAMES:
                     return None, f"image has more than {MOST_FRAMES} frames"
                 image.seek(0)

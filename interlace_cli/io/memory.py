@@ -42,3 +42,10 @@ def read_status(field: str) -> int:
     """Bytes of a field of this process's status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's or the machine's memory did not do; torch says the latter in a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -7,8 +7,10 @@ image is never read without its row group; images are not compressed again.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -105,6 +107,36 @@ def read_samples(path: Path) -> list[Sample]:
         raise DatasetError(f"{path} is not a file of samples.", "Run `interlace prepare` again.") from error
 
 
+def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Id and images' names of each sample of a file, and nothing that takes memory."""
+    for table in _iter_groups(path, ["id", IMAGE_NAME]):
+        for row in table.to_pylist():
+            yield row["id"], tuple(image["path"] for image in row["images"])
+
+
+class SampleStore:
+    """Samples, with the bytes of their images, by file and row. The row groups that were read last stay in memory; no
+    file stays open, of which there may be thousands."""
+
+    def __init__(self) -> None:
+        self.ends: dict[Path, list[int]] = {}
+        self.groups: OrderedDict[tuple[Path, int], tuple[list[Sample], dict[str, bytes]]] = OrderedDict()
+
+    def load(self, path: Path, row: int) -> tuple[Sample, dict[str, bytes]]:
+        """Raises DatasetError if the file is broken."""
+        if path not in self.ends:
+            self.ends[path] = _count_rows(path)
+        number = bisect_right(self.ends[path], row)
+        place = path, number
+        if place not in self.groups:
+            self.groups[place] = _read_whole_group(path, number)
+            if len(self.groups) > _OPEN_GROUPS:
+                self.groups.popitem(last=False)
+        samples, images = self.groups[place]
+        sample = samples[row - (self.ends[path][number - 1] if number else 0)]
+        return sample, {name: images[name] for name in sample.image}
+
+
 class ImageStore:
     """Images by name from such files, for any number of threads. The row groups that were read last stay in memory."""
 
@@ -145,14 +177,50 @@ class ImageStore:
             images = self.opened[path].read_row_group(number, columns=[IMAGE_BYTES, IMAGE_NAME]).column("images")
         except (OSError, pa.ArrowException) as error:
             raise _broken(path) from error
-        result: dict[str, bytes] = {}
-        for chunk in images.chunks:
-            rows = chunk.flatten()
-            data, names = rows.field("bytes"), rows.field("path").to_pylist()
-            for name, index in zip(names, data.indices.to_pylist(), strict=True):
-                if name not in result:
-                    result[name] = data.dictionary[index].as_py()
-        return result
+        return _decode_images(images)
+
+
+def _decode_images(column: pa.ChunkedArray) -> dict[str, bytes]:
+    result: dict[str, bytes] = {}
+    for chunk in column.chunks:
+        rows = chunk.flatten()
+        data, names = rows.field("bytes"), rows.field("path").to_pylist()
+        for name, index in zip(names, data.indices.to_pylist(), strict=True):
+            if name not in result:
+                result[name] = data.dictionary[index].as_py()
+    return result
+
+
+def _count_rows(path: Path) -> list[int]:
+    """The number of rows up to the end of each row group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path) from error
+    return list(accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
+
+
+def _read_whole_group(path: Path, number: int) -> tuple[list[Sample], dict[str, bytes]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, read_dictionary=[IMAGE_BYTES]) as file:
+            table = file.read_row_group(number)
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path) from error
+    names = table.column("images").combine_chunks()
+    rows = table.drop_columns(["images"]).to_pylist()
+    lengths = names.value_lengths().to_pylist()
+    flat = iter(names.flatten().field("path").to_pylist())
+    samples = [
+        Sample.model_validate({"image": list(islice(flat, length)), **row})
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+    return samples, _decode_images(table.column("images"))
 
 
 def _iter_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:

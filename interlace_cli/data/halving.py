@@ -1,0 +1,61 @@
+"""Batches that do not fit: made again in halves, and those in halves again, until each does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from interlace_cli.data.batches import Batcher, Inputs
+from interlace_cli.errors import InterlaceError
+from interlace_cli.io.memory import is_out_of_memory
+
+Made = tuple[Inputs, ...]
+Result = TypeVar("Result")
+MOST_PLACES = 1 << 15
+"""Tokens of a batch, padding included: a long sample is not to make its neighbours as long."""
+
+
+class Halving:
+    """`make(batcher, chosen)` builds a batch of the samples `chosen`; `say` is told once that memory is short."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        make: Callable[[Batcher, Sequence[int]], Made],
+        say: Callable[[str], None],
+        most_places: int = MOST_PLACES,
+    ) -> None:
+        self.batcher, self.make, self.say, self.most_places = batcher, make, say, most_places
+        self.has_said = False
+        self._own: Batcher | None = None
+
+    def run(self, chosen: Sequence[int], made: Made, work: Callable[[Sequence[int], Any], Result]) -> list[Result]:
+        """`work(chosen, made)`, of the whole batch or of its parts in order. Raises InterlaceError where a single
+        sample does not fit into memory."""
+        if len(chosen) == 1 or all(batch["input_ids"].numel() <= self.most_places for batch in made):
+            try:
+                return [work(chosen, made)]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Behind the handler: the error holds on to what did not fit.
+            if len(chosen) == 1:
+                tokens = made[0]["input_ids"].shape[1]
+                raise InterlaceError(
+                    f"a sample of {tokens:,} tokens does not fit into the memory.", "Bound its images, or its text."
+                )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not self.has_said:
+                self.say(f"out of memory: batches of {len(chosen)} are halved, which changes results by rounding alone")
+                self.has_said = True
+        middle = (len(chosen) + 1) // 2
+        parts = (chosen[:middle], chosen[middle:])
+        return [result for part in parts for result in self.run(part, self._build(part), work)]
+
+    def _build(self, chosen: Sequence[int]) -> Made:
+        # Threads that read ahead may be using the other one.
+        self._own = self._own or self.batcher.copy()
+        return self.make(self._own, chosen)
