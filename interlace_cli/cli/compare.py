@@ -117,6 +117,12 @@ _CONFIGURED = frozenset(
 )
 
 
+_NUMBERS = {
+    **dict.fromkeys(("more_seeds_at", "holdout", "epochs", "lr"), float),
+    **dict.fromkeys(("max_samples", "batch_size", "grad_accum"), int),
+}
+
+
 def _say(progress: BarProgress, step: str, state: str, seconds: float) -> None:
     if state != "running":
         progress.say(f"{step}: {f'{seconds:.1f} s' if state == 'done' else 'up to date'}")
@@ -128,7 +134,7 @@ def _fill(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
         return given
     from interlace_cli.cli.config_file import load_config
 
-    written = load_config(config, _CONFIGURED)
+    written = load_config(config, _CONFIGURED, _NUMBERS)
     return {name: written.get(name) if value is None else value for name, value in given.items()}
 
 
