@@ -1,0 +1,273 @@
+"""Artifacts that are broken, changed or made up: found before anything is built on them."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outcome import call, refuse
+
+from interlace_cli.demo import CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with everything up to a pruned checkpoint and its evaluation."""
+    space = tmp_path_factory.mktemp("finished")
+    for words in (
+        ("prepare", "demo", "--max-samples", "80", "--calibration", "0.4", "--holdout", "0.3"),
+        ("analyze", "demo"),
+        ("plan", "--ratio", "0.25"),
+        ("prune",),
+        ("eval", "demo", space / "pruned", "--no-speed"),
+    ):
+        found = call(*words, "-w", space, "-q")
+        assert found.code == 0, found.err
+    return space
+
+
+@pytest.fixture
+def space(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "space"))
+
+
+USERS: dict[str, list[str]] = {
+    "analysis.json": ["plan", "--ratio", "0.2", "--force"],
+    "plan.json": ["prune", "--force"],
+    "dataset/manifest.json": ["analyze", "demo", "--force"],
+    "pruned/interlace.json": ["finetune", "--epochs", "0.1"],
+    "pruned/config.json": ["finetune", "--epochs", "0.1"],
+    "pruned/model.safetensors": ["export"],
+    "eval.json": ["export", "{pruned}"],
+}
+"""Each artifact, and a command that builds on it."""
+
+
+def use(space: Path, name: str) -> list[str | Path]:
+    return [space / "pruned" if word == "{pruned}" else word for word in USERS[name]] + ["-w", space, "-q"]
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_any_flipped_bit_is_found(name: str, space: Path) -> None:
+    rng, path = random.Random(name), space / name
+    whole = path.read_bytes()
+    words = use(space, name)
+    if name == "pruned/model.safetensors":
+        words = ["export", space / "pruned", "-w", space, "-q"]
+    for _ in range(12):
+        flip(path, rng)
+        # The evaluation of the flipped passport speaks of another checkpoint, so export has to look at both.
+        refuse(*words, names=Path(name).name if "config" not in name else "pruned")
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("keep", [0, 1, 0.5, 0.999])
+def test_what_is_cut_off_is_found(name: str, keep: float, space: Path) -> None:
+    path = space / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else 1])
+    words = use(space, name)
+    if name == "pruned/model.safetensors":
+        words = ["export", space / "pruned", "-w", space, "-q"]
+    refuse(*words, names=Path(name).name if "config" not in name else "pruned")
+
+
+def test_a_flipped_bit_in_a_picture_or_a_sample(space: Path) -> None:
+    rng = random.Random(0)
+    path = next((space / "dataset/data").glob("calibration-*"))
+    whole = path.read_bytes()
+    refused = 0
+    for number in range(24):
+        flip(path, rng)
+        found = call("analyze", "demo", "-w", space, "--out", space / f"again-{number}.json", "-q")
+        if found.code == 0:
+            # A byte that nobody reads: padding, or a statistic.
+            again = json.loads((space / f"again-{number}.json").read_text())
+            assert again["similarity"] == json.loads((space / "analysis.json").read_text())["similarity"]
+        refused += found.code
+        path.write_bytes(whole)
+    assert refused > 12
+
+
+def test_arrays_of_another_analysis_are_not_taken(space: Path) -> None:
+    """A call that was killed between the two files leaves such."""
+    path = space / "analysis.safetensors"
+    before = (space / "analysis.json").read_bytes()
+    flip(path, random.Random(1))
+    found = call("analyze", "demo", "-w", space)
+    assert found.code == 0
+    assert "measured again" in found.err
+    assert (space / "analysis.json").read_bytes() == before
+
+
+def test_who_leaves_out_the_seal_may_change_what_they_like(space: Path) -> None:
+    path = space / "analysis.json"
+    analysis = json.loads(path.read_text())
+    analysis["similarity"]["s3"][5] = 0.999
+    path.write_text(json.dumps(analysis))
+    refuse("plan", "--ratio", "0.2", "--force", "-w", space, "-q", names="delete the field `sha256`")
+    del analysis["sha256"]
+    path.write_text(json.dumps(analysis))
+    assert call("plan", "--ratio", "0.2", "--force", "-w", space, "-q").code == 0
+
+
+def test_a_checkpoint_that_somebody_changed(space: Path) -> None:
+    config = json.loads((space / "pruned/config.json").read_text())
+    config["text_config"]["rms_norm_eps"] = 1e-3
+    (space / "pruned/config.json").write_text(json.dumps(config))
+    refuse("eval", "demo", space / "pruned", "-w", space, "--force", "-q", names="config.json is not what interlace")
+    passport = json.loads((space / "pruned/interlace.json").read_text())
+    del passport["files"], passport["sha256"]
+    (space / "pruned/interlace.json").write_text(json.dumps(passport))
+    assert call("eval", "demo", space / "pruned", "-w", space, "--force", "-q", "--no-speed").code == 0
+
+
+def every_field(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
+    return [path, *(found for key, item in inner for found in every_field(item, (*path, key)))]
+
+
+ODD: list[Any] = [None, True, -1, 0, 10**30, 1.5, "", "x", [], {}, [None], {"a": 1}, "\u0000", [[]] * 3]
+
+
+@pytest.mark.parametrize("name", ["analysis.json", "plan.json", "pruned/interlace.json", "eval.json"])
+def test_a_field_of_any_other_value(name: str, space: Path) -> None:
+    """Its seal taken off: as an edit, or another program's work."""
+    path, rng = space / name, random.Random(name)
+    whole = json.loads(path.read_text())
+    del whole["sha256"]
+    fields = [field for field in every_field(whole) if field]
+    for field in rng.sample(fields, min(len(fields), 40)):
+        changed = json.loads(json.dumps(whole))
+        owner = changed
+        for key in field[:-1]:
+            owner = owner[key]
+        owner[field[-1]] = rng.choice(ODD)
+        path.write_text(json.dumps(changed))
+        call(*(["prune", "--dry-run", "-w", space] if name == "plan.json" else use(space, name)))
+
+
+TEXTS: dict[str, bytes] = {
+    "nothing": b"",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"3",
+    "cut off": b'{"kind": "interlace.plan"',
+    "another kind": b'{"kind": "interlace.analysis", "schema": 1}',
+    "no kind": b"{}",
+    "a kind that is a list": b'{"kind": []}',
+    "a schema of the future": b'{"kind": "interlace.plan", "schema": 999}',
+    "a schema that is a text": b'{"kind": "interlace.plan", "schema": "1"}',
+    "not UTF-8": b'{"kind": "\xff"}',
+    "NaN": b'{"kind": "interlace.plan", "schema": NaN}',
+    "deep": b'{"kind":' * 5000,
+    "zeros": b"\0" * 4096,
+    "a surrogate": b'{"kind": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("name", ["plan.json", "analysis.json"])
+def test_what_is_no_artifact(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(TEXTS[text])
+    words = ["prune"] if name == "plan.json" else ["plan", "--ratio", "0.2"]
+    refuse(*words, "-w", tmp_path, names=name)
+
+
+SCORES: dict[str, Any] = {
+    "a list": [],
+    "no layers": {},
+    "a number": 3,
+    "names for layers": {"first": [0.5]},
+    "a layer left out": {"0": [0.5], "2": [0.5]},
+    "negative layers": {"-1": [0.5], "0": [0.5]},
+    "a number of 5000 digits": {"9" * 5000: [0.5]},
+    "a layer beyond counting": {"0": [0.5], "99999999999": [0.5]},
+    "no samples": {str(i): [] for i in range(11)},
+    "texts": {str(i): ["0.5"] for i in range(11)},
+    "null": {str(i): None for i in range(11)},
+    "numbers and no lists": {str(i): 0.5 for i in range(11)},
+    "no cosine": {str(i): [7.5] for i in range(11)},
+    "beyond floats": {str(i): [10**400] for i in range(11)},
+    "lists in lists": {str(i): [[0.5]] for i in range(11)},
+    "more samples in one": {str(i): [0.5] * (i + 1) for i in range(11)},
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_score_files_of_all_kinds(name: str, tmp_path: Path) -> None:
+    files = []
+    for p in (1, 2, 3):
+        files.append(tmp_path / f"pack{p}.json")
+        files[-1].write_text(json.dumps({str(i): [0.5, 0.6] for i in range(12 - p)}))
+    files[0].write_text(json.dumps(SCORES[name]))
+    refuse("plan", "--ratio", "0.25", "-w", tmp_path / "w", "--scores", *files, names="pack1.json")
+
+
+FILES: dict[str, Callable[[Path], list[str | Path]]] = {
+    "compare --config": lambda path: ["compare", "--config", path],
+    "eval --tasks": lambda path: ["eval", "demo", "--tasks", path],
+}
+CONTENT = [
+    "",
+    "[",
+    "a: [",
+    "3",
+    "- 1",
+    "\0",
+    "a: !!python/object/apply:os.mkdir ['ran']",
+    "x: &x [*x]",
+    "strategies: {a: 1}",
+]
+
+
+@pytest.mark.parametrize("text", [*CONTENT, "lr: abc", "epochs: [1]", "ratios: {}", "tasks: 3", "tasks: [{}]"])
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_options(name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "options.yaml"
+    path.write_text(text)
+    refuse(*FILES[name](path), "-w", tmp_path / "w", names="options.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_workspace_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "w").write_text("mine")
+    for words in (["plan", "--ratio", "0.2"], ["prepare", "demo", "--max-samples", "40"], ["analyze", "demo"]):
+        refuse(*words, "-w", tmp_path / "w", names=str(tmp_path / "w"))
+    assert (tmp_path / "w").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["plan.json", "analysis.json", "dataset", "pruned"])
+def test_a_folder_and_a_file_in_each_others_place(name: str, space: Path) -> None:
+    path = space / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("mine")
+    else:
+        path.unlink()
+        path.mkdir()
+        (path / "mine").write_text("mine")
+    for words in (["analyze", "demo", "--force"], ["plan", "--ratio", "0.2", "--force"], ["finetune"], ["report"]):
+        call(*words, "-w", space, "-q")
+    assert path.read_text() == "mine" if path.is_file() else (path / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"{", b"\xff"], ids=repr)
+def test_a_broken_file_beside_the_weights(name: str, data: bytes, space: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(CHECKPOINT, tmp_path / "model"))
+    (model / name).write_bytes(data)
+    call("analyze", model, "-w", space, "--out", tmp_path / "analysis.json", "-q", "--samples", "2")
