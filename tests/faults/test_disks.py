@@ -1,0 +1,160 @@
+"""Disks that are full, folders that cannot be written or that vanish, clocks that run backwards, two at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forkserver import ForkServer
+from steps import STEPS, list_files
+
+Stages = dict[str, tuple[Path, Path, float]]
+NOBODY = 65534
+
+
+def say_one_sentence(code: int, said: str) -> None:
+    """On stderr, of a call that failed."""
+    assert code == 1, said
+    assert "Traceback" not in said
+    assert "bug of interlace" not in said
+    assert said.count("Error: ") == 1, said
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_disk_that_is_full_and_then_is_not(name: str, server: ForkServer, stages: Stages, space: Path) -> None:
+    """By a limit on the size of files; a write beyond it fails as on a full disk."""
+    before, after, _ = stages[name]
+    shutil.copytree(before, space)
+    whole = list_files(after)
+    largest = max(len(data) for file, data in whole.items() if file not in list_files(before))
+    failed = 0
+    for limit in (0, 1000, largest // 2, largest - 1):
+        code, said = server.run(*STEPS[name], "-w", space, "-q", files=limit)
+        if code:
+            say_one_sentence(code, said)
+            failed += 1
+        left = {file: data for file, data in list_files(space).items() if "/." not in f"/{file}"}
+        assert left.keys() <= {*whole, "analysis.search.json"}
+    assert failed >= 3
+    code, said = server.run(*STEPS[name], "-w", space, "-q")
+    if "eval.json exists already" in said:
+        # The report behind it did not fit.
+        code, said = server.run("report", "-w", space, "-q")
+    assert code == 0, said
+    assert list_files(space) == whole
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that other users can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="interlace-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="another user can be become by root alone")
+@pytest.mark.parametrize("name", ["prepare", "analyze", "plan", "prune", "eval", "export"])
+def test_a_workspace_that_is_read_only(name: str, server: ForkServer, stages: Stages, open_folder: Path) -> None:
+    before, _, _ = stages[name]
+    space = open_folder / "w"
+    shutil.copytree(before, space)
+    for path in (space, *space.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    files = list_files(space)
+    code, said = server.run(*STEPS[name], "-w", space, "-q", user=NOBODY)
+    say_one_sentence(code, said)
+    assert str(space) in said
+    assert list_files(space) == files
+
+
+@pytest.mark.parametrize("name", ["prepare", "analyze", "prune", "finetune", "eval", "export"])
+def test_a_workspace_that_is_removed_meanwhile(name: str, server: ForkServer, stages: Stages, space: Path) -> None:
+    before, _, seconds = stages[name]
+    rng = random.Random(name)
+    for _ in range(3):
+        shutil.copytree(before, space)
+        running = server.start(*STEPS[name], "-w", space, "-q")
+        time.sleep(rng.uniform(0.05, 0.95 * seconds))
+        gone = space.with_name("gone")
+        space.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        code, said = running.wait()
+        if code:
+            say_one_sentence(code, said)
+        shutil.rmtree(space, ignore_errors=True)
+
+
+@pytest.mark.parametrize("year", [1971, 2099])
+def test_clocks_decide_nothing(year: int, server: ForkServer, stages: Stages, space: Path) -> None:
+    """What is up to date is told by content: files may be as old, or as far in the future, as they like."""
+    shutil.copytree(stages["prune"][1], space)
+    then = (year - 1970) * 31_556_952
+    for path in space.rglob("*"):
+        os.utime(path, (then, then))
+    files = list_files(space)
+    code, said = server.run(*STEPS["analyze"], "-w", space, "-q")
+    assert code == 0, said
+    assert list_files(space) == files
+
+
+def test_the_second_command_waits_and_says_for_whom(server: ForkServer, stages: Stages, space: Path) -> None:
+    before, after, _ = stages["finetune"]
+    shutil.copytree(before, space)
+    first = server.start(*STEPS["finetune"], "-w", space, "-q")
+    deadline = time.monotonic() + 20
+    while not (space / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.kill(signal.SIGSTOP)
+    with ForkServer(space.parent / "other") as other:
+        second = other.start("export", space / "pruned", "-w", space)
+        while "waiting for" not in (said := second.log.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert f"waiting for `interlace finetune` (process {first.process}, since" in said
+        assert not (space / "export").exists()
+        first.kill(signal.SIGCONT)
+        code, said = first.wait()
+        assert code == 0, said
+        code, said = second.wait()
+        assert code == 0, said
+    assert not (space / ".lock").exists()
+    shutil.rmtree(space / "export")
+    assert list_files(space) == list_files(after)
+
+
+def test_a_lock_of_the_dead_holds_nobody(server: ForkServer, stages: Stages, space: Path) -> None:
+    shutil.copytree(stages["plan"][0], space)
+    (space / ".lock").write_text('{"command": "finetune", "process": 1, "since": "yesterday"}')
+    code, said = server.run(*STEPS["plan"], "-w", space)
+    assert (code, "waiting" in said) == (0, False)
+    assert not (space / ".lock").exists()
+
+
+def test_many_at_once_take_turns(tmp_path: Path) -> None:
+    from interlace_cli.io.lock import locked
+
+    inside, seen, said = 0, [], list[str]()
+
+    def work(number: int) -> None:
+        nonlocal inside
+        with locked(tmp_path / "a" / "b", f"command-{number}", said.append):
+            inside += 1
+            seen.append(inside)
+            time.sleep(0.01)
+            inside -= 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert seen == [1] * 12
+    assert said

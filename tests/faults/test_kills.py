@@ -1,0 +1,83 @@
+"""Killed at any moment, the same command finishes, and what it leaves is what it leaves undisturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from forkserver import ForkServer
+from steps import STEPS, list_files
+
+Stages = dict[str, tuple[Path, Path, float]]
+SOAK = int(os.environ.get("INTERLACE_KILLS", "18"))
+"""Kills of each step under `soak`."""
+
+
+def kill_often(server: ForkServer, stages: Stages, name: str, kills: int, space: Path) -> None:
+    before, after, seconds = stages[name]
+    shutil.copytree(before, space)
+    whole, rng = list_files(after), random.Random(name)
+    done = 0
+    while done < kills:
+        running = server.start(*STEPS[name], "-w", space, "-q")
+        time.sleep(rng.uniform(0.01, 1.1 * seconds))
+        running.kill(signal.SIGKILL)
+        code, said = running.wait()
+        assert code in (0, -signal.SIGKILL) or "exists already" in said, said
+        done += 1
+        left = {name: data for name, data in list_files(space).items() if "/." not in f"/{name}"}
+        assert left.keys() <= {*whole, "analysis.search.json"}
+        assert all(data == whole[name] for name, data in left.items() if name in whole and name not in CHANGING)
+        if code != -signal.SIGKILL and done < kills:
+            # It was faster: begun again from the start.
+            shutil.rmtree(space)
+            shutil.copytree(before, space)
+    code, said = server.run(*STEPS[name], "-w", space, "-q")
+    assert code == 0 or "exists already" in said, said
+    found = list_files(space)
+    assert found.keys() == whole.keys(), "nothing more is left, hidden or not"
+    assert not [name for name in whole if found[name] != whole[name]]
+
+
+CHANGING = ("analysis.json", "analysis.safetensors")
+"""What a step writes more than once, each time whole."""
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_two_kills_of_each_step(name: str, server: ForkServer, stages: Stages, space: Path) -> None:
+    kill_often(server, stages, name, 2, space)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", STEPS)
+def test_many_kills_of_each_step(name: str, server: ForkServer, stages: Stages, space: Path) -> None:
+    kill_often(server, stages, name, SOAK, space)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_ctrl_c_ends_within_two_seconds_and_the_same_command_goes_on(
+    name: str, server: ForkServer, stages: Stages, space: Path
+) -> None:
+    before, after, seconds = stages[name]
+    rng = random.Random(name)
+    shutil.copytree(before, space)
+    for _ in range(2):
+        running = server.start(*STEPS[name], "-w", space, "-q")
+        time.sleep(rng.uniform(0.02, 0.9 * seconds))
+        running.kill(signal.SIGINT)
+        began = time.monotonic()
+        code, said = running.wait()
+        assert code in (0, 130) or "exists already" in said, said
+        assert time.monotonic() - began < 2.5
+        if code == 130:
+            lines = said.strip().splitlines()
+            assert len(lines) == 1, said
+            assert lines[0].endswith("the same command goes on.")
+    code, said = server.run(*STEPS[name], "-w", space, "-q")
+    assert code == 0 or "exists already" in said, said
+    assert list_files(space) == list_files(after)
