@@ -1,8 +1,8 @@
 """Commands in processes of their own, without the seconds that every interpreter takes to import torch: one process
 imports it, and forks for each command.
 
-As a script: reads a JSON object a line (`words`, `files` as largest size in bytes, `user` to become), answers with the
-process id, and when that has ended with its exit code, negative for a signal.
+As a script: reads a JSON object a line (`words`; `files`, the largest size of one in bytes; `is_bound` by the modes of
+files), answers with the process id, and when that has ended with its exit code, negative for a signal.
 """
 
 from __future__ import annotations
@@ -94,8 +94,6 @@ def serve() -> None:
     from interlace_cli.io.models import import_transformers
 
     import_transformers()
-    # Codecs are modules, which a user who may not read this interpreter's folder cannot import any more.
-    "".encode("unicode_escape")
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -125,9 +123,8 @@ def begin(order: dict[str, Any], log: int) -> None:
             os.dup2(source, target)
         if "files" in order:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["files"], order["files"]))
-        if "user" in order:
-            os.setgid(order["user"])
-            os.setuid(order["user"])
+        if order.get("is_bound"):
+            obey_modes()
         from interlace_cli.cli.app import main
 
         sys.argv = ["interlace", *order["words"]]
@@ -143,6 +140,16 @@ def begin(order: dict[str, Any], log: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def obey_modes() -> None:
+    """Gives up what root may do whatever the modes of files say: all capabilities (Linux, capset(2))."""
+    import ctypes
+
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def test_fsdp_really_divides_every_tensor(pruned: Path, small_dataset: Path, tmp
     assert "divided" in said[0]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("engine", ["fsdp", *deepspeed[1:2]])
 def test_killed_they_go_on(engine: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path) -> None:
     words = call(pruned, small_dataset, tmp_path / "out", "--engine", engine, "--save-every", "3")

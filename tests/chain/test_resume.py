@@ -40,6 +40,7 @@ def start(pruned: Path, dataset: Path, out: Path, objective: str) -> subprocess.
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("objective", ["ce", "local,distill"])
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     objective: str, pruned: Path, small_dataset: Path, tmp_path: Path

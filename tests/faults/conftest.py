@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,10 +12,45 @@ import pytest
 from forkserver import ForkServer
 from steps import STEPS
 
+WATCH = """
+import os, socket
+def look(self, address):
+    with open(os.environ["INTERLACE_NETWORK"], "a") as file:
+        file.write(f"{address}\\n")
+    raise OSError(101, "Network is unreachable")
+socket.socket.connect = look
+socket.socket.connect_ex = look
+socket.getaddrinfo = lambda *address, **more: look(None, address)
+"""
+HOMES = ("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    with ForkServer(tmp_path_factory.mktemp("logs")) as made:
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the homes of all that these tests start, and with `network` if one of it tried another machine."""
+    folder = tmp_path_factory.mktemp("surroundings")
+    for name in ("site", *HOMES):
+        (folder / name).mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(WATCH)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(surroundings: Path) -> dict[str, str]:
+    """One in which every attempt to reach another machine is written down, and fails; with homes of its own."""
+    paths = [str(surroundings / "site"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **{name: str(surroundings / name) for name in HOMES},
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "INTERLACE_NETWORK": str(surroundings / "network"),
+        "HF_HUB_OFFLINE": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("logs"), environment) as made:
         yield made
 
 

@@ -26,7 +26,7 @@ from interlace_cli.io.models import load_model, load_processor
 LAUNCH = """
 import sys
 from interlace_cli.io import launch
-launch.SILENCE = 3.0
+launch.SILENCE, launch.GRACE = 3.0, 2.0
 from interlace_cli.cli.app import main
 sys.argv = ["interlace", *sys.argv[1:]]
 main()

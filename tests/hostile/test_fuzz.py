@@ -26,7 +26,7 @@ from interlace_cli.io.headers import read_header
 from interlace_cli.io.models import import_transformers
 from interlace_cli.io.scores import load_scores
 
-SOME = settings(max_examples=300, deadline=None)
+SOME = settings(max_examples=150, deadline=None)
 WHOLE = (CHECKPOINT / "model.safetensors").read_bytes()[: 8 + 40_000]
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 values = st.recursive(
@@ -133,7 +133,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(CHECKPOINT, tmp_path_factory.mktemp("fuzz") / "model"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     changes=st.lists(
         st.tuples(
