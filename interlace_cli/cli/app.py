@@ -62,7 +62,12 @@ class Commands(typer.core.TyperGroup):
         except Exception as error:
             if output.debug or type(error).__module__.startswith(("typer", "click")):
                 raise
+            from interlace_cli.io.memory import is_out_of_memory
+
             name, _, rest = f"{type(error).__name__}: {error}".strip().partition("\n")
+            if is_out_of_memory(error):
+                output.fail(f"{name} The memory did not do: lower --batch-size, or bound the images.")
+                raise typer.Exit(1) from error
             # torch and transformers raise bare RuntimeErrors, running out of memory among them: no bug of ours.
             is_bug = not isinstance(error, RuntimeError)
             hint = "This is a bug of interlace: please report it with what --debug shows." if is_bug else ""

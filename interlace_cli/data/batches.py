@@ -18,6 +18,7 @@ from torch import Tensor
 from interlace_cli.domain.dataset import Sample, Turn
 from interlace_cli.errors import DatasetError, first_line
 from interlace_cli.io.datasets import load_images
+from interlace_cli.io.memory import is_out_of_memory
 
 IGNORE = -100
 Inputs = dict[str, Tensor]
@@ -112,6 +113,8 @@ class Batcher:
             )
         # Processors raise whatever they happen to raise on a picture or a text that they cannot take.
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             if len(samples) > 1:
                 for sample, text in zip(samples, texts, strict=True):
                     self._encode_prompts([sample], [text])

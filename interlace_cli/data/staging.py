@@ -17,9 +17,11 @@ from interlace_cli.data.source import Draw, RawRecord, Selection, Source, Unit
 from interlace_cli.domain.dataset import Sample, Skipped
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Record
+from interlace_cli.errors import ArtifactError
 from interlace_cli.io.artifacts import load_record, to_json
 from interlace_cli.io.files import explained, hash_bytes, write_atomically
 from interlace_cli.io.images import inspect_image
+from interlace_cli.io.integrity import digest_files
 from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outline
 
 IMAGE_MARK = "<image>"
@@ -28,12 +30,12 @@ MOST_IMAGES, MOST_TURNS, MOST_TEXT = 64, 400, 100_000
 
 
 class StagedUnit(Record):
-    """What a unit came to, beside its samples, which are in `files`; `splits` are those of sources that have their own,
-    `unasked` the places of samples that `eval` leaves out."""
+    """What a unit came to, beside its samples, which are in `files` (name -> checksum); `splits` are those of sources
+    that have their own, `unasked` the places of samples that `eval` leaves out."""
 
     records: int
     samples: int
-    files: list[str]
+    files: dict[str, str]
     skipped: list[Skipped]
     splits: list[str] = []
     unasked: list[int] = []
@@ -65,9 +67,14 @@ class Staging:
         self.out, self.folder = out, out.parent / f".{out.name}.preparing-{key}"
 
     def find(self, number: int) -> StagedUnit | None:
-        """A unit that is whole."""
-        path = self._mark(number)
-        return load_record(path, StagedUnit) if path.exists() else None
+        """A unit that is whole, and as it was written; any other is read again."""
+        try:
+            unit = load_record(self._mark(number), StagedUnit)
+            found = digest_files([self.folder / name for name in unit.files])
+        except (ArtifactError, OSError):
+            return None
+        is_same = all(found[self.folder / name] == digest for name, digest in unit.files.items())
+        return unit if is_same else None
 
     def outline(self, unit: StagedUnit) -> Iterator[StagedSample]:
         """The samples of a unit that is whole."""
@@ -81,7 +88,8 @@ class Staging:
 
     def finish(self, number: int, writer: SampleWriter, unit: StagedUnit) -> StagedUnit:
         """Closes the writer and says that the unit is whole. Returns it with its files."""
-        whole = unit.model_copy(update={"files": [path.name for path in writer.close()]})
+        files = {path.name: digest for path, digest in digest_files(writer.close()).items()}
+        whole = unit.model_copy(update={"files": files})
         write_atomically(self._mark(number), to_json(whole))
         return whole
 
@@ -144,7 +152,7 @@ def _read_unit(source: Source, unit: Unit, selection: Selection, staging: Stagin
         with explained(staging.out):
             writer.add(*made)
         count += 1
-    found = StagedUnit(records=unit.records, samples=count, files=[], skipped=skipped, splits=splits, unasked=unasked)
+    found = StagedUnit(records=unit.records, samples=count, files={}, skipped=skipped, splits=splits, unasked=unasked)
     with explained(staging.out):
         return staging.finish(number, writer, found)
 

@@ -47,7 +47,7 @@ class CheckpointCard(Artifact):
     sparsity: str | None = None
     notes: list[str] = []
     healing: Healing | None = None
-    files: dict[str, str] = Field(default={}, description="name -> XXH3 checksum (128 bits) of what was written")
+    files: dict[str, str] = Field(default={}, description="name -> checksum of what was written (io/integrity.py)")
 
 
 class HealingEstimate(Record):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes under a temporary name in the same folder, fsyncs, renames. Raises InterlaceError where it cannot."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
+        for draft in _find_abandoned(path.parent).pop(path.name, []):
+            draft.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_here()}.{os.getpid()}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -125,12 +127,27 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Drafts of the same file or folder that a killed process of this machine left behind: they may be many GB."""
+    """Drafts of the same folder that a killed process of this machine left behind: they may be many GB."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.{_here()}.*"):
-        owner = draft.name.split(".")[-2]
-        if owner.isdecimal() and not _is_alive(int(owner)):
+        if _is_abandoned(draft):
             with suppress(OSError):
                 _remove(draft)
+
+
+@lru_cache(maxsize=256)
+def _find_abandoned(folder: Path) -> dict[str, list[Path]]:
+    """Name -> drafts of the file that killed processes left behind. A folder is looked through once: one that many
+    files are written to is not to be read for each of them."""
+    found: dict[str, list[Path]] = {}
+    for draft in folder.glob(f".*.{_here()}.*"):
+        if draft.is_file() and _is_abandoned(draft):
+            found.setdefault(draft.name[1:].rpartition(f".{_here()}.")[0], []).append(draft)
+    return found
+
+
+def _is_abandoned(draft: Path) -> bool:
+    owner = draft.name.split(".")[-2]
+    return owner.isdecimal() and not _is_alive(int(owner))
 
 
 def _remove(path: Path) -> None:

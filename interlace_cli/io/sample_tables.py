@@ -111,7 +111,10 @@ def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Id and images' names of each sample of a file, and nothing that takes memory."""
     for table in _iter_groups(path, ["id", IMAGE_NAME]):
         for row in table.to_pylist():
-            yield row["id"], tuple(image["path"] for image in row["images"])
+            try:
+                yield row["id"], tuple(image["path"] for image in row["images"])
+            except (KeyError, TypeError) as error:
+                raise _broken(path) from error
 
 
 class SampleStore:
@@ -212,15 +215,18 @@ def _read_whole_group(path: Path, number: int) -> tuple[list[Sample], dict[str, 
             table = file.read_row_group(number)
     except (OSError, pa.ArrowException) as error:
         raise _broken(path) from error
-    names = table.column("images").combine_chunks()
-    rows = table.drop_columns(["images"]).to_pylist()
-    lengths = names.value_lengths().to_pylist()
-    flat = iter(names.flatten().field("path").to_pylist())
-    samples = [
-        Sample.model_validate({"image": list(islice(flat, length)), **row})
-        for row, length in zip(rows, lengths, strict=True)
-    ]
-    return samples, _decode_images(table.column("images"))
+    try:
+        names = table.column("images").combine_chunks()
+        rows = table.drop_columns(["images"]).to_pylist()
+        lengths = names.value_lengths().to_pylist()
+        flat = iter(names.flatten().field("path").to_pylist())
+        samples = [
+            Sample.model_validate({"image": list(islice(flat, length)), **row})
+            for row, length in zip(rows, lengths, strict=True)
+        ]
+        return samples, _decode_images(table.column("images"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(path) from error
 
 
 def _iter_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:

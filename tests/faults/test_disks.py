@@ -143,3 +143,43 @@ def test_many_at_once_take_turns(tmp_path: Path) -> None:
         thread.join(timeout=20)
     assert seen == [1] * 12
     assert said
+
+
+def test_what_prepare_has_read_is_gone_on_from_only_as_it_was_written(small_dataset: Path, tmp_path: Path) -> None:
+    """A piece with a flipped bit, or a mark that is broken, is read again."""
+    from interlace_cli.data.source import Selection
+    from interlace_cli.data.sources import Place, open_source
+    from interlace_cli.data.staging import Staging, stage_units
+    from interlace_cli.domain.progress import Silent
+
+    selection = Selection(max_samples=60)
+    source = open_source("demo", Place())
+    draw, staging = source.draw(selection), Staging(tmp_path / "dataset", "key")
+    stage_units(source, draw, selection, staging, Silent(), 2)
+    units = range(len(draw.units))
+    assert all(staging.find(number) is not None for number in units)
+    rows = next(staging.folder.glob("unit-000000*.parquet"))
+    mark = staging.folder / f"unit-{units[-1]:06d}.json"
+    whole = rows.read_bytes(), mark.read_bytes()
+    data = bytearray(whole[0])
+    data[len(data) // 2] ^= 4
+    rows.write_bytes(data)
+    assert staging.find(0) is None
+    rows.write_bytes(whole[0])
+    assert staging.find(0) is not None
+    mark.write_bytes(whole[1][:-9])
+    assert staging.find(units[-1]) is None
+    stage_units(source, draw, selection, staging, Silent(), 2)
+    assert mark.read_bytes() == whole[1]
+
+
+def test_drafts_of_files_that_the_dead_left_are_cleared_and_no_others(tmp_path: Path) -> None:
+    from interlace_cli.io.files import _here, write_atomically
+
+    dead = tmp_path / f".plan.json.{_here()}.999999999.abcdefgh"
+    other = tmp_path / f".eval.json.{_here()}.999999999.abcdefgh"
+    living = tmp_path / f".plan.json.{_here()}.{os.getpid()}.abcdefgh"
+    for path in (dead, other, living):
+        path.write_text("half")
+    write_atomically(tmp_path / "plan.json", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", other.name, living.name}

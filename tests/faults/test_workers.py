@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from outcome import call
 
 from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import Batcher
@@ -152,6 +153,19 @@ def test_a_long_sample_does_not_make_its_neighbours_long(small_dataset: Path) ->
     assert [index for part, _ in sizes for index in part] == chosen
     assert all(size <= 100 or len(part) == 1 for part, size in sizes)
     assert not said, "that is no shortage"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_a_shortage_anywhere_else_says_what_to_do(
+    error: BaseException, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("interlace_cli.core.analyze.analyze_model", fail)
+    found = call("analyze", "demo", "--dataset", small_dataset, "-w", tmp_path)
+    assert found.code == 1
+    assert "lower --batch-size" in found.sentence
 
 
 def test_other_errors_are_not_taken_for_a_shortage(small_dataset: Path) -> None:
