@@ -38,6 +38,23 @@ def test_the_same_batches_in_the_same_order(batcher: Batcher, small_dataset: Pat
                 assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_no_two_threads_share_a_tokenizer(batcher: Batcher) -> None:
+    """What two would do to its padding shows itself rarely; that they have one is told for certain."""
+    in_use: set[int] = set()
+    shared: list[int] = []
+
+    def make(own: Batcher, number: int) -> tuple[Inputs]:
+        if id(own.tokenizer) in in_use:
+            shared.append(number)
+        in_use.add(id(own.tokenizer))
+        time.sleep(0.01)
+        in_use.discard(id(own.tokenizer))
+        return ({"number": torch.tensor(number)},)
+
+    assert [int(batch["number"]) for (batch,) in read_ahead(range(12), make, batcher, MODEL, 3)] == list(range(12))
+    assert not shared
+
+
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_what_fails_is_raised_in_its_turn(batcher: Batcher, threads: int) -> None:
     def make(own: Batcher, number: int) -> tuple[Inputs]:
