@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
 from interlace_cli.bench.machine import measure_flops
-from interlace_cli.bench.turns import BASELINE, OURS, build_case, take_turns
-from interlace_cli.data.ahead import count_threads, cut
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.prefetch import count_threads, cut
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Silent
@@ -27,9 +27,9 @@ from interlace_cli.errors import InterlaceError
 from interlace_cli.families.modules import find_layers
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.rows import measure_rows
-from interlace_cli.importance.similarity import SPANS, ForwardDone, SpanTap
+from interlace_cli.importance.similarity import SPANS, ForwardDone, SpanHook
 from interlace_cli.io.datasets import load_split
-from interlace_cli.io.memory import measure_peak
+from interlace_cli.runtime.memory import measure_peak
 
 GOAL = 6.0
 FORWARD_GOAL = 1.08
@@ -72,10 +72,10 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
     peaks = {name: measure_peak(way, device) for name, way in ((OURS, work.ours), (BASELINE, work.released))}
     floor = work.count_flops() / measure_flops(device, material.model.dtype)
     about = {"floor_seconds": floor, "floor": "FLOPs of the layers and the tower, over those of a large matrix product"}
-    released = take_turns({OURS: work.ours, BASELINE: work.released}, repeats, advance)
-    bare = take_turns({OURS: work.ours, BASELINE: work.forward}, repeats, advance)
-    pictures = take_turns({OURS: work.from_files_ahead, BASELINE: work.from_files_in_turn}, repeats, advance)
-    making = statistics.median(take_turns({OURS: work.make_inputs}, 1, lambda: None)[OURS])
+    released = time_interleaved({OURS: work.ours, BASELINE: work.released}, repeats, advance)
+    bare = time_interleaved({OURS: work.ours, BASELINE: work.forward}, repeats, advance)
+    pictures = time_interleaved({OURS: work.from_files_ahead, BASELINE: work.from_files_in_turn}, repeats, advance)
+    making = statistics.median(time_interleaved({OURS: work.make_inputs}, 1, lambda: None)[OURS])
     count, threads = len(material.singles), work.threads
     rate = count / statistics.median(released[OURS])
     notes = [f"{count} samples of {material.tokens / count:.0f} tokens, {material.about}; {rate:,.1f} samples/s"]
@@ -125,7 +125,7 @@ class _Work:
     def ours(self, count: int | None = None) -> Tensor:
         """Similarity [P, L, samples] over all tokens, as `analyze` measures it."""
         found = []
-        with SpanTap(self.layers) as tap:
+        with SpanHook(self.layers) as tap:
             for batch in self.batches[:count]:
                 there = to_device(batch, self.model.device, self.model.dtype)
                 found.append(tap.run(self.model, there, there["input_ids"] == self.image_token)[..., 0].cpu())
@@ -201,7 +201,7 @@ class _Work:
         sizes = sorted({max(len(self.batches) // share, 1) for share in (4, 2, 1)})
         lines = []
         for size in sizes:
-            seconds = take_turns({OURS: lambda size=size: self.ours(size)}, 3, lambda: None)[OURS]  # type: ignore[misc]
+            seconds = time_interleaved({OURS: lambda size=size: self.ours(size)}, 3, lambda: None)[OURS]  # type: ignore[misc]
             peak = measure_peak(lambda size=size: self.ours(size), device)  # type: ignore[misc]
             count = sum(len(batch["input_ids"]) for batch in self.batches[:size])
             held = "" if peak is None else f", {peak / 1e6:,.0f} MB above the model"

@@ -19,21 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.bench.depth import Depth, choose_tuned
-from interlace_cli.bench.shapes import Shape, build_model, build_samples
-from interlace_cli.bench.turns import BASELINE, OURS, build_case
+from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case
+from interlace_cli.bench.shapes import ModelShape, build_model, build_samples
 from interlace_cli.data.batches import IGNORE, Batcher
-from interlace_cli.data.rows import Encoded, Row, build_rows, encode, pad
+from interlace_cli.data.rows import Encoded, PackedRow, build_rows, encode, pad
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.families.modules import find_layers
 from interlace_cli.families.packing import find_positions
-from interlace_cli.healing.head import choose_loss
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
+from interlace_cli.healing.loss import choose_loss
 from interlace_cli.healing.objective import Stage
-from interlace_cli.healing.step import RowLoss, Weights
+from interlace_cli.healing.step import RowLoss, TermWeights
 from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
 from interlace_cli.io.datasets import load_split
-from interlace_cli.io.memory import measure_peak
 from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.memory import measure_peak
 
 CPU_GOAL, CUDA_GOAL = 2.0, 2.5
 
@@ -47,7 +47,7 @@ class Patient:
     samples: Sequence[Encoded]
 
 
-def make_random(shape: Shape, tokens: int, device: str) -> Patient:
+def make_random(shape: ModelShape, tokens: int, device: str) -> Patient:
     """A random model of the shape, with random samples."""
     model = build_model(shape, torch.bfloat16 if device.startswith("cuda") else torch.float32, device)
     return Patient(model, shape.tuned, build_samples(shape, tokens, model))
@@ -81,7 +81,7 @@ def measure_healing(
     apply_trainable_set(model, layers, patient.tuned)
     layout = choose_layout(model, samples, dtype)
     rows = build_rows(samples, layout.is_packed, tokens, batch_size)
-    loss = RowLoss(Stage(("ce",)), choose_loss(model, rows[0].to(device, dtype)), Weights(0.0, 0.0))
+    loss = RowLoss(Stage(("ce",)), choose_loss(model, rows[0].to(device, dtype)), TermWeights(0.0, 0.0))
     ours = _Ours(layout, loss, model, layers, patient.tuned, rows, is_checkpointed)
     groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
     theirs = _Released(model, layers, [pad(group) for group in groups], len(samples))
@@ -125,7 +125,7 @@ class _Ours:
     model: Any
     layers: nn.ModuleList
     tuned: Sequence[int]
-    rows: Sequence[Row]
+    rows: Sequence[PackedRow]
     is_checkpointed: bool
 
     def step(self) -> None:
@@ -145,7 +145,7 @@ class _Ours:
 class _Released:
     model: Any
     layers: nn.ModuleList
-    rows: Sequence[Row]
+    rows: Sequence[PackedRow]
     samples: int
 
     def step(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.bench.turns import BASELINE, OURS, build_case
+from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.io.artifacts import to_json_text
 

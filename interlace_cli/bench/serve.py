@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from interlace_cli.bench.depth import Depth
-from interlace_cli.bench.turns import BASELINE, OURS, build_case, take_turns
+from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
 from interlace_cli.data.batches import Batcher, Inputs, to_device
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.io.datasets import load_split
-from interlace_cli.io.memory import measure_peak
+from interlace_cli.runtime.memory import measure_peak
 
 SHARE = 0.9
 
@@ -43,7 +43,7 @@ def measure_serving(
         inputs = to_device(batcher.build_prompts(samples[:size]), model.device, model.dtype)
         for name, tokens in (("first token", 1), (f"{new_tokens} tokens", new_tokens)):
             ways = {OURS: _generate(depth, kept, inputs, tokens), BASELINE: _generate(depth, dense, inputs, tokens)}
-            seconds = take_turns(ways, repeats, advance)
+            seconds = time_interleaved(ways, repeats, advance)
             ideal = _find_ideal(depth, ways[BASELINE], 1 - kept / dense)
             held = [measure_peak(way, device) for way in ways.values()]
             title = f"serve: {name}, {about}, batch {size}"

@@ -23,7 +23,7 @@ tokens."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Of a dense Qwen3-VL; `tuned` of `kept` layers train, every third of them, as after dropping a quarter."""
 
     hidden: int
@@ -51,16 +51,16 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(256, 768, 8, 2, 32, 16, 8192, 64, 2, 4, (0, 1), True),
-    "4b": Shape(2560, 9728, 32, 8, 128, 36, 151936, 1024, 24, 16, (5, 11, 17), True),
-    "8b": Shape(4096, 12288, 32, 8, 128, 36, 151936, 1152, 27, 16, (8, 16, 24), False),
+    "tiny": ModelShape(256, 768, 8, 2, 32, 16, 8192, 64, 2, 4, (0, 1), True),
+    "4b": ModelShape(2560, 9728, 32, 8, 128, 36, 151936, 1024, 24, 16, (5, 11, 17), True),
+    "8b": ModelShape(4096, 12288, 32, 8, 128, 36, 151936, 1152, 27, 16, (8, 16, 24), False),
 }
 
 
 SHAPES |= {"qwen3-vl-4b": SHAPES["4b"], "qwen3-vl-8b": SHAPES["8b"]}
 
 
-def build_model(shape: Shape, dtype: torch.dtype, device: str, layers: int | None = None) -> Any:
+def build_model(shape: ModelShape, dtype: torch.dtype, device: str, layers: int | None = None) -> Any:
     """Random weights, made on the device; `layers` None: as many as are kept."""
     transformers = import_transformers()
     section = shape.head_dim // 2 // 3
@@ -106,12 +106,12 @@ def build_model(shape: Shape, dtype: torch.dtype, device: str, layers: int | Non
         return transformers.AutoModelForImageTextToText.from_config(config, dtype=dtype)
 
 
-def build_dense(shape: Shape, device: str) -> Any:
+def build_dense(shape: ModelShape, device: str) -> Any:
     """All layers, to be run and not trained; in bfloat16 on a GPU."""
     return build_model(shape, choose_dtype("auto", device), device, shape.layers).eval()
 
 
-def find_shape(name: str) -> Shape:
+def find_shape(name: str) -> ModelShape:
     """Raises UsageError for a shape that there is not."""
     if name not in SHAPES:
         raise UsageError(f"--shape does not take {name!r}.", f"It takes {', '.join(SHAPES)}.")
@@ -127,7 +127,7 @@ def build_processor(side: int) -> Any:
     return processor
 
 
-def build_samples(shape: Shape, tokens: int, model: Any) -> list[Encoded]:
+def build_samples(shape: ModelShape, tokens: int, model: Any) -> list[Encoded]:
     """Samples of 128 to 512 tokens, `tokens` together: an image, a question, and an answer of a third of them."""
     generator = torch.Generator().manual_seed(0)
     samples, left = [], tokens
@@ -139,7 +139,7 @@ def build_samples(shape: Shape, tokens: int, model: Any) -> list[Encoded]:
     return samples
 
 
-def build_sample(shape: Shape, length: int, side: int, model: Any, generator: torch.Generator) -> Encoded:
+def build_sample(shape: ModelShape, length: int, side: int, model: Any, generator: torch.Generator) -> Encoded:
     """`length` tokens, those of a square image of `side` pixels among them; the last third is the answer."""
     patches = side // PATCH // MERGE * MERGE
     image_tokens = (patches // MERGE) ** 2

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from interlace_cli.bench.turns import BASELINE, OURS, build_case, take_turns
+from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
 from interlace_cli.domain.benchmark import Case
 
 TRIVIAL = """
@@ -52,10 +52,12 @@ def write_scores(folder: Path) -> list[Path]:
 
 def _compare(words: tuple[str, ...], repeats: int, advance: Callable[[], None]) -> Case:
     ours = (sys.executable, "-m", "interlace_cli", *words)
-    seconds = take_turns({BASELINE: lambda: _run(BARE), OURS: lambda: _run(ours)}, repeats, advance)
+    seconds = time_interleaved({BASELINE: lambda: _run(BARE), OURS: lambda: _run(ours)}, repeats, advance)
     floor: dict[str, object] = {}
     if words[0] != "--help":
-        bare = take_turns({BASELINE: lambda: _run((sys.executable, "-c", TRIVIAL))}, repeats, lambda: None)[BASELINE]
+        bare = time_interleaved({BASELINE: lambda: _run((sys.executable, "-c", TRIVIAL))}, repeats, lambda: None)[
+            BASELINE
+        ]
         floor = {"floor_seconds": statistics.median(bare), "floor": "a Typer command of one option that does nothing"}
     name = f"interlace {words[0]}"
     return build_case(name, 'python -c "import typer, rich"', seconds, GOAL, is_speedup=False, **floor)

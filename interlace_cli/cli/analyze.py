@@ -130,8 +130,8 @@ def _build_table(analysis: Analysis) -> Table:
     loss, taylor = analysis.loss, analysis.taylor
     columns = {"S1": spans.s1, "S2": spans.s2, "S3": spans.s3}
     columns |= {"S1 image": image.s1 if image else [], "S1 text": text.s1 if text else []}
-    columns |= {"damage": loss.damage} if loss else {}
-    columns |= {"first order": taylor.first_order, "sensitivity": taylor.sensitivity} if taylor else {}
+    columns |= {"loss_increase": loss.loss_increase} if loss else {}
+    columns |= {"first order": taylor.taylor_activation, "taylor_weight": taylor.taylor_weight} if taylor else {}
     for column in columns:
         table.add_column(column, justify="right")
     for layer in range(facts.num_layers):
@@ -147,7 +147,7 @@ def _describe_loss(analysis: Analysis) -> list[str]:
     share = loss.layer_runs / loss.naive_layer_runs
     path = ", ".join(f"{step.layer} ({step.loss:.3f})" for step in loss.path)
     lines = [
-        f"loss {loss.dense:.4f} of an answer token, {loss.samples} samples; damage: what dropping the layer alone adds",
+        f"loss {loss.dense:.4f} per answer token, {loss.samples} samples; loss increase: what dropping a layer alone adds",
         f"greedy search by loss: {path or 'none'}",
         f"layers were run {loss.layer_runs:,} times; every candidate by itself would take {loss.naive_layer_runs:,}"
         f" ({share:.0%})",

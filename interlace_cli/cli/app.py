@@ -62,7 +62,7 @@ class Commands(typer.core.TyperGroup):
         except Exception as error:
             if output.debug or type(error).__module__.startswith(("typer", "click")):
                 raise
-            from interlace_cli.io.memory import is_out_of_memory
+            from interlace_cli.runtime.memory import is_out_of_memory
 
             name, _, rest = f"{type(error).__name__}: {error}".strip().partition("\n")
             if is_out_of_memory(error):
@@ -95,7 +95,7 @@ def _answering(name: str, command: Any) -> Callable[..., None]:
     def run_command(**options: Any) -> None:
         with output.own_stdout(), ExitStack() as held:
             if "workspace" in options:
-                from interlace_cli.io.lock import locked
+                from interlace_cli.runtime.lock import locked
 
                 held.enter_context(locked(options["workspace"], name, output.say))
             command(**options)

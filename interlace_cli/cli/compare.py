@@ -146,7 +146,7 @@ def _build_options(
     from interlace_cli.core.analyze import AnalyzeOptions
     from interlace_cli.core.compare import CompareOptions
     from interlace_cli.core.evaluate import EvaluateOptions
-    from interlace_cli.data.sources import Place
+    from interlace_cli.data.sources import SourceLocation
 
     strategies, baselines = (_split(given[name] or DEFAULTS.get(name)) for name in ("strategies", "baselines"))
     ratios = _read_numbers("ratios", given["ratios"], float)
@@ -158,7 +158,7 @@ def _build_options(
         recipe={name: given[name] for name in ("epochs", "lr", "batch_size", "grad_accum")},
         analysis=AnalyzeOptions(dtype=dtype, device=device, stack=given["stack"] or "language"),
         evaluation=EvaluateOptions(dtype=dtype, device=device, speed=speed, seed=seed),
-        place=Place(None if given["image_root"] is None else Path(given["image_root"])),
+        place=SourceLocation(None if given["image_root"] is None else Path(given["image_root"])),
         has_dataset=False,
         force=force,
     )

@@ -28,9 +28,9 @@ from interlace_cli.io.workspace import Workspace
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from interlace_cli.core.harness import HarnessOptions
     from interlace_cli.domain.evaluation import Evaluation
-    from interlace_cli.evaluation.tasks import Task
+    from interlace_cli.evaluation.harness.runner import HarnessOptions
+    from interlace_cli.evaluation.tasks import EvalTask
 
 HARNESS_PANEL = "Outside harnesses"
 
@@ -104,7 +104,7 @@ def evaluate(
     if import_results:
         found = _import(import_results, checkpoints, space, path, force)
     elif harness is not None:
-        from interlace_cli.core.harness import HarnessOptions
+        from interlace_cli.evaluation.harness.runner import HarnessOptions
 
         options = HarnessOptions(
             harness, harness_model, tuple(harness_arg or ()), batch_size or 1, samples, include_path
@@ -145,7 +145,7 @@ def build_evaluation_tables(found: Evaluation) -> list[RenderableType]:
     return parts
 
 
-def _find_tasks(tasks: str | None, dataset: Path | None, space: Workspace, samples: int | None) -> list[Task]:
+def _find_tasks(tasks: str | None, dataset: Path | None, space: Workspace, samples: int | None) -> list[EvalTask]:
     from interlace_cli.core.tasks import load_heldout, load_tasks
     from interlace_cli.io.workspace import require
 
@@ -160,9 +160,9 @@ def _find_tasks(tasks: str | None, dataset: Path | None, space: Workspace, sampl
 def _run_harness(
     named: list[tuple[str, str]], tasks: str, space: Workspace, out: Path, options: HarnessOptions, force: bool
 ) -> Evaluation:
-    from interlace_cli.core.harness import check_replaceable, run_harness, save_benchmarks
-    from interlace_cli.core.opened import open_model
     from interlace_cli.evaluation.harness.benchmarks import choose_benchmarks
+    from interlace_cli.evaluation.harness.runner import check_replaceable, run_harness, save_benchmarks
+    from interlace_cli.families.model_files import open_model
 
     asked = choose_benchmarks(tasks)
     check_replaceable(out, {name: open_model(location).facts.fingerprint for name, location in named}, force)
@@ -171,8 +171,8 @@ def _run_harness(
 
 def _import(given: list[str], checkpoints: list[str] | None, space: Workspace, out: Path, force: bool) -> Evaluation:
     from interlace_cli.core.evaluate import find_checkpoints
-    from interlace_cli.core.harness import check_replaceable, import_results, save_benchmarks
-    from interlace_cli.core.opened import open_model
+    from interlace_cli.evaluation.harness.runner import check_replaceable, import_results, save_benchmarks
+    from interlace_cli.families.model_files import open_model
 
     pairs = [(name, Path(path).expanduser()) for name, path in parse_pairs(given, "--import")]
     known = find_checkpoints(checkpoints, space) if checkpoints or space.pruned.exists() else []

@@ -25,8 +25,8 @@ def build_layer_table(plan: Plan) -> Table:
     whose = "" if plan.stack == "language" else f"{plan.stack} "
     title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} {whose}layers dropped"
     table = Table("layer", "new", "span", "role", title=title, title_justify="left")
-    has_damage = any(note.damage is not None for note in plan.layers)
-    for column in ("S1", "S2", "S3", *(["damage"] if has_damage else []), "parameters"):
+    has_damage = any(note.loss_increase is not None for note in plan.layers)
+    for column in ("S1", "S2", "S3", *(["loss_increase"] if has_damage else []), "parameters"):
         table.add_column(column, justify="right")
     table.add_column("why")
     drawing = _draw_spans(plan)
@@ -35,7 +35,7 @@ def build_layer_table(plan: Plan) -> Table:
     for layer, role in enumerate(plan.roles):
         note = notes.get(layer)
         scores = [note.s1, note.s2, note.s3] if note else [None] * 3
-        scores += [note.damage if note else None] if has_damage else []
+        scores += [note.loss_increase if note else None] if has_damage else []
         size = f"{note.parameters:,}" if note and note.parameters is not None else ""
         table.add_row(
             str(layer),
@@ -73,7 +73,7 @@ def describe_correlation(correlation: float) -> str:
     """Whether similarity can be trusted on this model."""
     verdict = "can be trusted" if correlation >= TRUSTED else "is a weak guide" if correlation >= WEAK else "misleads"
     return (
-        f"similarity and damage: Spearman {correlation:+.2f} between 1 - S1 and what dropping a layer adds to the loss:"
+        f"Spearman correlation of 1 - S1 with the loss increase of dropping that layer: {correlation:+.2f};"
         f" similarity {verdict} on this model"
     )
 

@@ -134,8 +134,8 @@ ProcessesOption = Annotated[
 def spread(processes: int, is_needed: bool = False) -> None:
     """Starts the command anew in several processes (also in one, if `is_needed`), and ends with their exit code. Inside
     of them, or of a launcher's own, only the first one speaks."""
-    from interlace_cli.io.launch import run_processes, show_life
-    from interlace_cli.io.processes import find_processes
+    from interlace_cli.runtime.launch import run_processes, show_life
+    from interlace_cli.runtime.processes import find_processes
 
     here = find_processes()
     show_life()

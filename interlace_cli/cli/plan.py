@@ -127,7 +127,7 @@ def _make_plan(
     from interlace_cli.core.plan import (
         check_options,
         has_analysis_of,
-        know_model,
+        load_constraints,
         plan_from_analysis,
         plan_from_scores,
         plan_without_scores,
@@ -135,10 +135,10 @@ def _make_plan(
 
     check_options(options)
     if scores:
-        return plan_from_scores(scores, options, know_model(model, stack) if model else None)
+        return plan_from_scores(scores, options, load_constraints(model, stack) if model else None)
     if model is None or analysis is not None:
         return plan_from_analysis(analysis or default, options, stack)
-    known = know_model(model, stack)
+    known = load_constraints(model, stack)
     if has_analysis_of(default, known):
         return plan_from_analysis(default, options, stack)
     if strategy is None:

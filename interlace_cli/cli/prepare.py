@@ -97,9 +97,9 @@ def prepare(
     """A reproducible sample of conversations with images, in splits that share no image. An interrupted call goes on
     where it stopped."""
     from interlace_cli.core.prepare import draw_source, prepare_dataset
-    from interlace_cli.data.keeping import RATINGS
+    from interlace_cli.data.filters import RATINGS
     from interlace_cli.data.source import Selection
-    from interlace_cli.data.sources import Place
+    from interlace_cli.data.sources import SourceLocation
 
     folder = out or Workspace(workspace).dataset
     lowest = (min_relevance, min_image_correspondence, min_formatting, min_visual_dependency)
@@ -117,7 +117,7 @@ def prepare(
         max_messages,
         split,
     )
-    place = Place(image_root, revision, mirror)
+    place = SourceLocation(image_root, revision, mirror)
     if dry_run:
         drawn = draw_source(source, chosen, place)
         output.result(drawn, _build_draw_table(drawn), *([drawn.description] if drawn.description else []))

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from interlace_cli.core.analyze import AnalyzeOptions
     from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import RunOptions
-    from interlace_cli.data.sources import Place
+    from interlace_cli.data.sources import SourceLocation
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
     from interlace_cli.core.analyze import AnalyzeOptions
     from interlace_cli.core.evaluate import EvaluateOptions
     from interlace_cli.core.run import run_chain
-    from interlace_cli.data.sources import Place
+    from interlace_cli.data.sources import SourceLocation
     from interlace_cli.domain.evaluation import Evaluation
     from interlace_cli.domain.plan import Plan
     from interlace_cli.io.artifacts import load_artifact
@@ -129,7 +129,7 @@ def run(
         },
         analysis=AnalyzeOptions(dtype=dtype, device=device, stack=stack or "language"),
         evaluation=EvaluateOptions(dtype=dtype, device=device, speed=speed, seed=seed),
-        place=Place(image_root, revision, mirror),
+        place=SourceLocation(image_root, revision, mirror),
         has_dataset=(space.dataset / MANIFEST).exists(),
         force=force,
     )
@@ -155,7 +155,7 @@ def build_run_options(
     recipe: dict[str, Any],
     analysis: AnalyzeOptions,
     evaluation: EvaluateOptions,
-    place: Place,
+    place: SourceLocation,
     has_dataset: bool,
     force: bool,
 ) -> RunOptions:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from interlace_cli.core.opened import OpenedModel, open_model
 from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.importance import LossImportance, TaylorImportance
@@ -20,6 +19,7 @@ from interlace_cli.domain.layers import count_drops
 from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import ArtifactError, InterlaceError, UsageError
+from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.correlation import compute_spearman
 from interlace_cli.importance.means import Arrays, average_angles, average_spans, build_groups
@@ -27,8 +27,8 @@ from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
 from interlace_cli.io.files import check_free, hash_file
-from interlace_cli.io.processes import find_processes, leave_processes
-from interlace_cli.io.scores import save_scores
+from interlace_cli.io.score_files import save_scores
+from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,7 @@ class _Measuring:
         if "loss" in wanted and not _fits(analysis, self.options):
             loss, more = self._measure_loss()
             arrays |= more
-            pairs = [(1 - s1, rise) for s1, rise in zip(analysis.similarity.s1, loss.damage, strict=True)]
+            pairs = [(1 - s1, rise) for s1, rise in zip(analysis.similarity.s1, loss.loss_increase, strict=True)]
             known = [pair for pair in pairs if pair[1] != float("inf")]
             correlation = compute_spearman([a for a, _ in known], [b for _, b in known])
             analysis = self._save(analysis.model_copy(update={"loss": loss, "correlation": correlation}), arrays)
@@ -275,8 +275,8 @@ class _Measuring:
 
     def _iter_batches(self) -> Iterator[Inputs]:
         """Whole conversations, with labels at the places where the model is asked for logits."""
-        from interlace_cli.data.ahead import iter_calibration
-        from interlace_cli.healing.loss import keep_label_places
+        from interlace_cli.data.labels import keep_label_positions
+        from interlace_cli.data.prefetch import iter_calibration
 
         if self.model.config.is_encoder_decoder or not self.model.can_generate():
             raise UsageError(
@@ -285,7 +285,7 @@ class _Measuring:
                 "Only similarity can.",
             )
         samples = self.samples[: self.options.loss_samples]
-        return iter_calibration(self.batcher, samples, self.options.batch_size, self.model, keep_label_places)
+        return iter_calibration(self.batcher, samples, self.options.batch_size, self.model, keep_label_positions)
 
     def _measure_loss(self) -> tuple[LossImportance, Arrays]:
         from interlace_cli.families.replay import can_replay
@@ -346,13 +346,13 @@ class _Measuring:
             found = measure_taylor(self.model, self.layers, self._iter_batches(), advance)
         tokens = sum(found.tokens)
         importance = TaylorImportance(
-            sensitivity=found.sensitivity,
-            first_order=[sum(estimates) / tokens for estimates in found.first_order],
+            taylor_weight=found.taylor_weight,
+            taylor_activation=[sum(estimates) / tokens for estimates in found.taylor_activation],
             samples=len(found.tokens),
         )
         return importance, {
-            "first_order": self._restore_order(found.first_order),
-            "first_order_tokens": self._restore_order(found.tokens).astype("int32"),
+            "taylor_activation": self._restore_order(found.taylor_activation),
+            "taylor_tokens": self._restore_order(found.tokens).astype("int32"),
         }
 
     def _find_search(self) -> SearchFile:

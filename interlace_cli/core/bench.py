@@ -9,12 +9,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlace_cli.core.opened import open_model
 from interlace_cli.core.prepare import prepare_dataset
 from interlace_cli.data.source import Selection
 from interlace_cli.domain.benchmark import Benchmark, Case
 from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.errors import UsageError
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import build_origin
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interlace_cli.core import finetune, prune
-from interlace_cli.core.opened import OpenedModel
 from interlace_cli.core.prune_weights import prune_weights
 from interlace_cli.core.run import RunOptions
 from interlace_cli.domain.progress import Progress
+from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.healing.recipe import Execution
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.sparsity.pattern import Pattern

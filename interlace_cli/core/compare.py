@@ -16,8 +16,7 @@ from typing import TypeVar
 
 from interlace_cli.core import evaluate, plan
 from interlace_cli.core.cells import Make, Makers
-from interlace_cli.core.opened import OpenedModel, open_model
-from interlace_cli.core.run import RunOptions, StepListener, measure_model
+from interlace_cli.core.run import RunOptions, StepCallback, measure_model
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.comparison import Cell, Comparison, SpeedCell, Unreached
 from interlace_cli.domain.plan import Plan
@@ -26,7 +25,8 @@ from interlace_cli.domain.record import Artifact, Settings
 from interlace_cli.domain.scores import Assign, Rank, Tune
 from interlace_cli.errors import ArtifactError, RatioError, UsageError
 from interlace_cli.evaluation.table import Measured, build_rows
-from interlace_cli.evaluation.tasks import Task
+from interlace_cli.evaluation.tasks import EvalTask
+from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.healing.objective import parse_objective
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
@@ -63,7 +63,7 @@ class CompareOptions:
     keep: bool = False
 
 
-def compare_methods(space: Workspace, options: CompareOptions, progress: Progress, on_step: StepListener) -> Comparison:
+def compare_methods(space: Workspace, options: CompareOptions, progress: Progress, on_step: StepCallback) -> Comparison:
     """Makes and evaluates every cell that is not there yet, and writes compare.json, .md, .csv and .svg."""
     grid = _check_options(options)
     needed = sorted({name for one in grid for name in plan.find_importances(one.options)})
@@ -275,7 +275,7 @@ class _Grid:
         out = (self.folder / "checkpoints" if self.options.keep else self.work) / job.file
         path = job.make(out)
         opened = open_model(path, self.dense.facts.stack)
-        task = Task("heldout", self.space.dataset, self.samples)
+        task = EvalTask("heldout", self.space.dataset, self.samples)
         answered = evaluate.answer_samples(label, opened, [task], self.evaluation, self.progress)
         scored = answered.scored
         cell = Cell(

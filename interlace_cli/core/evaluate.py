@@ -10,22 +10,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace_cli.core.opened import OpenedModel, find_cut_stack, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.evaluation import Benchmarks, Evaluation, Result, Speed
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.evaluation.aggregation import score_kinds, score_macro, score_retention
 from interlace_cli.evaluation.metrics import find_metrics
-from interlace_cli.evaluation.scores import score_kinds, score_macro, score_retention
 from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
-from interlace_cli.evaluation.tasks import Task
+from interlace_cli.evaluation.tasks import EvalTask
+from interlace_cli.families.model_files import OpenedModel, find_cut_stack, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import hash_dataset
-from interlace_cli.io.workspace import PASSPORT, Workspace, require
+from interlace_cli.io.workspace import METADATA, Workspace, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,14 +70,14 @@ def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tupl
         if twice is not None:
             raise UsageError(f"two checkpoints are called {twice}.", "Give folders of different names.")
         return list(zip(names, given, strict=True))
-    card = load_artifact(require(require(space.pruned) / PASSPORT), CheckpointCard)
+    card = load_artifact(require(require(space.pruned) / METADATA), CheckpointCard)
     found = [("dense", card.base.pinned), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
     return [(name, location) for name, location in found if name != "healed" or space.healed.exists()]
 
 
 def evaluate_checkpoints(
     checkpoints: Sequence[tuple[str, str]],
-    tasks: Sequence[Task],
+    tasks: Sequence[EvalTask],
     out: Path,
     options: EvaluateOptions,
     progress: Progress,
@@ -110,7 +110,7 @@ def evaluate_checkpoints(
 
 
 def _measure(
-    opened: Sequence[tuple[str, OpenedModel]], tasks: Sequence[Task], options: EvaluateOptions, progress: Progress
+    opened: Sequence[tuple[str, OpenedModel]], tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
 ) -> tuple[list[Answered], list[Speed | None]]:
     from interlace_cli.data.batches import Batcher
     from interlace_cli.evaluation.retrieval import is_dual_encoder
@@ -136,7 +136,7 @@ def _measure(
 def answer_samples(
     name: str,
     opened: OpenedModel,
-    tasks: Sequence[Task],
+    tasks: Sequence[EvalTask],
     options: EvaluateOptions,
     progress: Progress,
 ) -> Answered:
@@ -182,7 +182,7 @@ def describe_place(options: EvaluateOptions) -> tuple[str, str]:
 
 def find_sparsity(path: Path) -> str | None:
     """The pattern in which a checkpoint of ours lacks weights."""
-    passport = path / PASSPORT
+    passport = path / METADATA
     return load_artifact(passport, CheckpointCard).sparsity if passport.exists() else None
 
 
@@ -197,7 +197,7 @@ def _answer(
     name: str,
     model: PreTrainedModel,
     processor: Any,
-    tasks: Sequence[Task],
+    tasks: Sequence[EvalTask],
     options: EvaluateOptions,
     progress: Progress,
 ) -> Answered:
@@ -261,17 +261,17 @@ def _build_results(
     return results
 
 
-def _hash_tasks(tasks: Sequence[Task]) -> dict[str, str]:
+def _hash_tasks(tasks: Sequence[EvalTask]) -> dict[str, str]:
     """The datasets that are asked: `dataset` is the workspace's."""
     return {"dataset" if task.name == "heldout" else f"task {task.name}": hash_dataset(task.folder) for task in tasks}
 
 
-def _find_metrics(kinds: Sequence[str], tasks: Sequence[Task]) -> dict[str, str]:
+def _find_metrics(kinds: Sequence[str], tasks: Sequence[EvalTask]) -> dict[str, str]:
     known = find_metrics([sample for task in tasks for sample in task.samples])
     return {kind: known.get(kind, "recall") for kind in sorted(set(kinds))}
 
 
-def _find_categories(tasks: Sequence[Task]) -> dict[str, list[str]]:
+def _find_categories(tasks: Sequence[EvalTask]) -> dict[str, list[str]]:
     categories: dict[str, list[str]] = {}
     for task in tasks:
         if task.category is not None:

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlace_cli.core.opened import open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 from interlace_cli.io.checkpoints import DEMO, resolve_location
 from interlace_cli.io.datasets import MANIFEST, load_manifest
@@ -19,14 +19,14 @@ from interlace_cli.io.gguf import convert_gguf
 from interlace_cli.io.hub import push_folder
 from interlace_cli.io.integrity import check_files, record_files
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
-from interlace_cli.io.workspace import PASSPORT, require
-from interlace_cli.report.card import Engine, build_card
+from interlace_cli.io.workspace import METADATA, require
+from interlace_cli.report.card import ServingEngine, build_card
 from interlace_cli.report.card_metadata import build_metadata
 
 FORMATS = ("hf", "gguf")
 SERVERS = (
-    Engine("vLLM", "not tried", "vllm serve {name}"),
-    Engine("SGLang", "not tried", "python -m sglang.launch_server --model-path {name}"),
+    ServingEngine("vLLM", "not tried", "vllm serve {name}"),
+    ServingEngine("SGLang", "not tried", "python -m sglang.launch_server --model-path {name}"),
 )
 LLAMA = "llama-mtmd-cli -m {name}-f16.gguf --mmproj mmproj-{name}-f16.gguf --image picture.png -p 'What is this?'"
 
@@ -58,7 +58,7 @@ def export_checkpoint(
     unknown = next((name for name in options.formats if name not in FORMATS), None)
     if unknown is not None:
         raise UsageError(f"--format does not take {unknown!r}.", f"It takes {', '.join(FORMATS)}.")
-    card = load_artifact(require(require(checkpoint) / PASSPORT), CheckpointCard)
+    card = load_artifact(require(require(checkpoint) / METADATA), CheckpointCard)
     if not (options.push_to_hub and not force and is_exported(checkpoint, evaluation_path, out, options, dataset)):
         check_free(out, force)
         _write(checkpoint, card, evaluation_path, out, options, progress, force, dataset)
@@ -88,7 +88,7 @@ def _write(
         write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names))
         (draft / "README.md").write_text(text, encoding="utf-8")
         _complete(draft)
-        save_artifact(card.model_copy(update={"files": record_files(draft)}), draft / PASSPORT)
+        save_artifact(card.model_copy(update={"files": record_files(draft)}), draft / METADATA)
         if "gguf" in options.formats:
             convert_gguf(draft, draft / "gguf", _find_name(card, options).split("/")[-1], progress)
 
@@ -98,8 +98,8 @@ def is_exported(
 ) -> bool:
     """Whether `out` already is what an export would write: the same passport, card and weights."""
     try:
-        card = load_artifact(checkpoint / PASSPORT, CheckpointCard)
-        exported = load_artifact(out / PASSPORT, CheckpointCard)
+        card = load_artifact(checkpoint / METADATA, CheckpointCard)
+        exported = load_artifact(out / METADATA, CheckpointCard)
         if exported.model_copy(update={"files": card.files}) != card:
             return False
         fingerprint = open_model(checkpoint).facts.fingerprint
@@ -133,15 +133,15 @@ def _find_name(card: CheckpointCard, options: ExportOptions) -> str:
     return options.name or options.push_to_hub or f"{last}-interlace"
 
 
-def _list_engines(evaluation: Evaluation | None, options: ExportOptions) -> list[Engine]:
+def _list_engines(evaluation: Evaluation | None, options: ExportOptions) -> list[ServingEngine]:
     """transformers loaded the config and the processor, and all of it where there is an evaluation."""
     from importlib.metadata import version
 
     ours = "evaluated" if evaluation and evaluation.results else "config and processor loaded"
     load = "AutoModelForImageTextToText.from_pretrained('{name}')"
-    engines = [Engine(f"transformers {version('transformers')}", f"tried: {ours}", load), *SERVERS]
+    engines = [ServingEngine(f"transformers {version('transformers')}", f"tried: {ours}", load), *SERVERS]
     tried = "tried: converted, and answered about a picture" if "gguf" in options.formats else "not tried"
-    return [*engines, Engine("llama.cpp", tried, LLAMA)]
+    return [*engines, ServingEngine("llama.cpp", tried, LLAMA)]
 
 
 def _find_evaluation(path: Path, fingerprint: str, progress: Progress) -> Evaluation | None:

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
+from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.recipe import PRECISIONS, Execution, Recipe
 from interlace_cli.healing.state import State
@@ -22,9 +22,9 @@ from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifac
 from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
 from interlace_cli.io.integrity import record_files
-from interlace_cli.io.processes import find_processes, leave_processes
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
-from interlace_cli.io.workspace import PASSPORT, require
+from interlace_cli.io.workspace import METADATA, require
+from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
     from interlace_cli.healing.heal import History
@@ -51,7 +51,7 @@ def choose_pruned(
     pruned: Path, plan_path: Path | None = None, tune_layers: Sequence[int] | None = None, force: bool = False
 ) -> Job:
     """Which layers are tuned: `tune_layers` (dense indices), else the plan's, else those that `pruned` names itself."""
-    card = load_artifact(require(require(pruned) / PASSPORT), CheckpointCard)
+    card = load_artifact(require(require(pruned) / METADATA), CheckpointCard)
     positions = _choose_positions(card, plan_path, tune_layers, force)
     opened = open_model(pruned, card.stack)
     card = card.model_copy(update={"stage": "healed", "tune": list(positions)})
@@ -263,9 +263,9 @@ def _write(opened: OpenedModel, tuned: dict[str, bytes], healed: CheckpointCard,
     with folder_being_made(out, force) as draft:
         copy_config(checkpoint.path, draft)
         copy_side_files(checkpoint.path, draft)
-        replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / PASSPORT).exists())
+        replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / METADATA).exists())
         files = record_files(draft, checkpoint.path, healed.files)
-        save_artifact(healed.model_copy(update={"files": files}), draft / PASSPORT)
+        save_artifact(healed.model_copy(update={"files": files}), draft / METADATA)
 
 
 def _choose_positions(

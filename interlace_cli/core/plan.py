@@ -11,7 +11,7 @@ from interlace_cli.domain.layers import Role, count_drops, describe_layers, kept
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.plan import Pick, Plan, PlanSummary
 from interlace_cli.domain.record import Settings
-from interlace_cli.domain.scores import Assign, Rank, Scores, Task, Tune
+from interlace_cli.domain.scores import Assign, Rank, Scores, SelectionTask, Tune
 from interlace_cli.errors import (
     ArtifactError,
     CheckpointError,
@@ -25,7 +25,7 @@ from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.artifacts import build_origin, load_artifact
 from interlace_cli.io.checkpoints import is_local
 from interlace_cli.io.files import hash_bytes, hash_file
-from interlace_cli.io.scores import load_scores
+from interlace_cli.io.score_files import load_scores
 from interlace_cli.io.workspace import require
 from interlace_cli.strategies import DROP_ONLY, NEEDS, STRATEGIES
 from interlace_cli.strategies.interlace import find_pair_bar
@@ -35,7 +35,7 @@ from interlace_cli.strategies.weighting import MODALITIES, build_scores, weigh_s
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelConstraints:
     """What is known of the model a plan is for, as much as there is: with score files alone, nothing.
 
     `deepstack`: after how many of the first layers vision features are added; `inputs`: what it was read from.
@@ -49,7 +49,7 @@ class Known:
     inputs: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def by_facts(cls, model: ModelFacts) -> Known:
+    def by_facts(cls, model: ModelFacts) -> ModelConstraints:
         """All that an analysed model's facts say."""
         return cls(model.stack, model.num_layers, model.locked, model.deepstack_layers, model)
 
@@ -122,17 +122,17 @@ def plan_from_analysis(path: Path, options: PlanOptions, stack: str | None = Non
         )
     scores = weigh_scores(analysis, dict(options.weights)) if options.weights else build_scores(analysis)
     inputs = {"analysis": hash_file(path), "model": analysis.model.fingerprint}
-    made = build_plan(scores, options, Known.by_facts(analysis.model), analysis.calibration, inputs)
+    made = build_plan(scores, options, ModelConstraints.by_facts(analysis.model), analysis.calibration, inputs)
     return made.model_copy(update={"correlation": analysis.correlation})
 
 
-def plan_from_scores(paths: Sequence[Path], options: PlanOptions, known: Known | None = None) -> Plan:
+def plan_from_scores(paths: Sequence[Path], options: PlanOptions, known: ModelConstraints | None = None) -> Plan:
     """A plan from three released score files. The model need not be at hand; if `known`, its constraints hold."""
     check_options(options)
     inputs = {f"scores{p}": hash_file(require(path)) for p, path in enumerate(paths, start=1)}
     scores = load_scores(paths)
     if known is None:
-        return build_plan(scores, options, Known(), None, inputs)
+        return build_plan(scores, options, ModelConstraints(), None, inputs)
     if known.num_layers != scores.num_layers:
         raise UsageError(
             f"the score files speak of {scores.num_layers} layers, and the model has {known.num_layers}.",
@@ -141,7 +141,7 @@ def plan_from_scores(paths: Sequence[Path], options: PlanOptions, known: Known |
     return build_plan(scores, options, known, None, {**inputs, **known.inputs})
 
 
-def plan_without_scores(options: PlanOptions, known: Known) -> Plan:
+def plan_without_scores(options: PlanOptions, known: ModelConstraints) -> Plan:
     """A plan from a model's config alone, which has no scores to choose by: for `random`."""
     check_options(options)
     if options.strategy != "random":
@@ -154,7 +154,7 @@ def plan_without_scores(options: PlanOptions, known: Known) -> Plan:
     return build_plan(scores, options, known, None, known.inputs, has_scores=False)
 
 
-def has_analysis_of(path: Path, known: Known) -> bool:
+def has_analysis_of(path: Path, known: ModelConstraints) -> bool:
     """Whether there is an analysis at `path`, of the very stack and model that is `known`."""
     if not path.exists() or known.model is None:
         return False
@@ -162,9 +162,9 @@ def has_analysis_of(path: Path, known: Known) -> bool:
     return (found.fingerprint, found.stack) == (known.model.fingerprint, known.stack)
 
 
-def know_model(location: str, stack: str | None) -> Known:
+def load_constraints(location: str, stack: str | None) -> ModelConstraints:
     """What constrains a plan: from the config alone, and the tensors' sizes where the weights lie beside it."""
-    from interlace_cli.core.opened import open_config, open_model
+    from interlace_cli.families.model_files import open_config, open_model
 
     stack = stack or LANGUAGE
     understood = open_config(location, stack)
@@ -173,7 +173,7 @@ def know_model(location: str, stack: str | None) -> Known:
     except CheckpointError:
         facts = None
     config = {"config": hash_bytes(repr(sorted(understood.config.items())).encode())}
-    return Known(
+    return ModelConstraints(
         stack=stack,
         num_layers=understood.num_layers,
         locked=understood.locked,
@@ -186,7 +186,7 @@ def know_model(location: str, stack: str | None) -> Known:
 def build_plan(
     scores: Scores,
     options: PlanOptions,
-    known: Known,
+    known: ModelConstraints,
     calibration: Calibration | None,
     inputs: dict[str, str],
     has_scores: bool = True,
@@ -198,7 +198,7 @@ def build_plan(
     if options.paper:
         scores = scores.without_last()
     protected = _protected(options, layers, known) | {layer for lock in known.locked for layer in lock.layers}
-    task = Task(scores, _count(options, layers), protected, options.seed, options.rank, options.assign)
+    task = SelectionTask(scores, _count(options, layers), protected, options.seed, options.rank, options.assign)
     if options.strategy == "interlace" and not options.paper:
         task = replace(task, pair_bar=find_pair_bar(task) if options.threshold is None else options.threshold)
     picks = _select(task, options, known)
@@ -282,7 +282,7 @@ def _count(options: PlanOptions, layers: int) -> int:
     return count
 
 
-def _protected(options: PlanOptions, layers: int, known: Known) -> frozenset[int]:
+def _protected(options: PlanOptions, layers: int, known: ModelConstraints) -> frozenset[int]:
     if options.paper:
         return frozenset()
     if options.protect is None:
@@ -293,7 +293,7 @@ def _protected(options: PlanOptions, layers: int, known: Known) -> frozenset[int
     return frozenset(options.protect)
 
 
-def _select(task: Task, options: PlanOptions, known: Known) -> list[Pick]:
+def _select(task: SelectionTask, options: PlanOptions, known: ModelConstraints) -> list[Pick]:
     """The strategy's picks. Raises RatioError that names the largest ratio and what stands in its way."""
     select = STRATEGIES[options.strategy]
     picks = select(task)
@@ -328,8 +328,8 @@ def _advise(options: PlanOptions) -> str:
 
 def _check_scores(scores: Scores, options: PlanOptions) -> None:
     """Raises UsageError if what the strategy chooses by was not measured, or not in the groups that are asked for."""
-    by_rank = {Rank.LOSS: scores.damage, Rank.TAYLOR: scores.first_order}
-    by_strategy = {"angular": scores.angular, "sleb": scores.path, "taylor": scores.sensitivity}
+    by_rank = {Rank.LOSS: scores.loss_increase, Rank.TAYLOR: scores.taylor_activation}
+    by_strategy = {"angular": scores.angular, "sleb": scores.path, "taylor": scores.taylor_weight}
     chosen: Sequence[object] = by_strategy.get(options.strategy, by_rank.get(options.rank, [None]))
     if chosen:
         return

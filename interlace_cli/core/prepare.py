@@ -13,7 +13,7 @@ from pathlib import Path
 
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
-from interlace_cli.data.sources import Place, open_source
+from interlace_cli.data.sources import SourceLocation, open_source
 from interlace_cli.data.splitting import assign_splits, order_by_image
 from interlace_cli.data.staging import Staged, StagedSample, Staging, stage_units
 from interlace_cli.data.tables import describe_key
@@ -29,7 +29,7 @@ from interlace_cli.io.sample_tables import SampleStore, SampleWriter
 THREADS = 8
 
 
-def build_settings(source: str, selection: Selection, place: Place = Place()) -> Settings:  # noqa: B008
+def build_settings(source: str, selection: Selection, place: SourceLocation = SourceLocation()) -> Settings:  # noqa: B008
     """Everything the sample depends on beside the source; the source by its name, not its path."""
     own = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(selection).items()}
     own["ratings"] = dict(selection.ratings)
@@ -52,7 +52,7 @@ def prepare_dataset(
     out: Path,
     selection: Selection,
     progress: Progress,
-    place: Place = Place(),  # noqa: B008
+    place: SourceLocation = SourceLocation(),  # noqa: B008
     force: bool = False,
     threads: int = THREADS,
 ) -> Manifest:
@@ -101,7 +101,7 @@ def prepare_dataset(
     return manifest
 
 
-def draw_source(source_name: str, selection: Selection, place: Place) -> SourceDraw:
+def draw_source(source_name: str, selection: Selection, place: SourceLocation) -> SourceDraw:
     """What would be read."""
     source = open_source(source_name, place)
     draw = source.draw(selection)

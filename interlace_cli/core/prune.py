@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
@@ -15,11 +14,12 @@ from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.architectures import is_tested
-from interlace_cli.families.config import edit_config
+from interlace_cli.families.edit import edit_config
 from interlace_cli.families.limits import check_drop
+from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.families.quantization import edit_quantization
 from interlace_cli.families.stacks import LANGUAGE, Config
-from interlace_cli.families.tensors import COLUMNS, build_companions, build_numbering, build_renaming, find_stacked
+from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
 from interlace_cli.io.checkpoints import resolve_location
 from interlace_cli.io.datasets import load_split
@@ -35,7 +35,7 @@ from interlace_cli.io.surgery import (
     write_config,
     write_tensors,
 )
-from interlace_cli.io.workspace import PASSPORT, require
+from interlace_cli.io.workspace import METADATA, require
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ def _select(
     facts, stack = opened.facts, opened.stack
     kept = kept_layers(drop, facts.num_layers)
     numbering = build_numbering(kept, facts.num_layers, opened.extra)
-    companions = build_companions(opened.config, stack, kept, facts.num_layers)
+    side_modules = build_side_modules(opened.config, stack, kept, facts.num_layers)
     config = edit_config(opened.config, stack, kept, facts.num_layers)
     config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
-    names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, companions)
+    names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, side_modules)
     stacked = find_stacked(opened.checkpoint.tensors) if stack.name != "vision" else {}
     slices = {name: Slices(axis == COLUMNS, kept, facts.num_layers) for name, axis in stacked.items()}
     return config, select_tensors(opened.checkpoint, names, replaced, slices)
@@ -221,7 +221,7 @@ def _write(
         copy_side_files(checkpoint.path, draft)
         write_tensors(checkpoint, draft, tensors, advance)
         card = card.model_copy(update={"files": record_files(draft)})
-        save_artifact(card, draft / PASSPORT)
+        save_artifact(card, draft / METADATA)
     return card
 
 
@@ -235,12 +235,12 @@ def _compensate(
     if not samples:
         raise UsageError("--compensate needs a calibration split.", "Run `interlace prepare`.")
 
-    from interlace_cli.data.ahead import iter_calibration
     from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.labels import keep_label_positions
+    from interlace_cli.data.prefetch import iter_calibration
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.replay import can_replay
     from interlace_cli.healing.compensation import compensate, find_gaps
-    from interlace_cli.healing.loss import keep_label_places
     from interlace_cli.healing.trainable import to_bytes
     from interlace_cli.io.models import load_model, load_processor
 
@@ -250,7 +250,7 @@ def _compensate(
     gaps = find_gaps(drop)
     collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")
     batcher = Batcher(load_processor(path), compensation.dataset)
-    inputs = list(iter_calibration(batcher, samples, compensation.batch_size, model, keep_label_places))
+    inputs = list(iter_calibration(batcher, samples, compensation.batch_size, model, keep_label_positions))
     if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")
     with progress.task("compensate", len(gaps), "gaps") as advance:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlace_cli.core.opened import OpenedModel, collect_stored, open_model
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import UnsupportedModelError, UsageError
+from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.datasets import hash_dataset, load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
-from interlace_cli.io.workspace import PASSPORT
+from interlace_cli.io.workspace import METADATA
 from interlace_cli.sparsity.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def prune_weights(
     opened = open_model(location)
     calibration = load_split(dataset, "calibration")[:samples] if dataset is not None and method == "wanda" else []
 
-    from interlace_cli.data.ahead import iter_calibration
     from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.prefetch import iter_calibration
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.replay import can_replay
     from interlace_cli.healing.trainable import to_bytes
@@ -77,7 +77,7 @@ def prune_weights(
         names = {name: name for name in checkpoint.tensors}
         write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
         card = card.model_copy(update={"files": record_files(draft)})
-        save_artifact(card, draft / PASSPORT)
+        save_artifact(card, draft / METADATA)
     return card
 
 

@@ -16,7 +16,7 @@ from interlace_cli.errors import InterlaceError, MissingInputError
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.files import write_atomically
-from interlace_cli.io.workspace import PASSPORT, Workspace
+from interlace_cli.io.workspace import METADATA, Workspace
 from interlace_cli.report.html import Pieces, build_report
 
 A = TypeVar("A", bound=Artifact)
@@ -38,7 +38,7 @@ def collect_pieces(space: Workspace, evaluation_path: Path) -> Pieces:
     """The artifacts of the workspace; those of another model than the evaluation's, or the plan's, are left out."""
     evaluation = _load(evaluation_path, Evaluation)
     plan, analysis = _load(space.plan, Plan), _load(space.analysis, Analysis)
-    cards = [_load(folder / PASSPORT, CheckpointCard) for folder in (space.pruned, space.healed)]
+    cards = [_load(folder / METADATA, CheckpointCard) for folder in (space.pruned, space.healed)]
     dense = {result.fingerprint for result in evaluation.results[:1]} if evaluation else set()
     dense = dense or ({plan.model.fingerprint} if plan and plan.model else set())
     if dense:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from interlace_cli.core import analyze, evaluate, export, finetune, plan, prepare, prune, report
-from interlace_cli.core.opened import OpenedModel, open_model
 from interlace_cli.core.tasks import load_heldout
 from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import Place
+from interlace_cli.data.sources import SourceLocation
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
@@ -21,11 +20,12 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Artifact, Record, Settings
 from interlace_cli.errors import ArtifactError, InterlaceError
+from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import MANIFEST, hash_dataset
 from interlace_cli.io.files import hash_file
-from interlace_cli.io.workspace import PASSPORT, Workspace
+from interlace_cli.io.workspace import METADATA, Workspace
 
 STEPS = ("prepare", "analyze", "plan", "prune", "finetune", "eval", "export")
 DEMO_RECIPE = Recipe(lr=5e-4, epochs=2.0, batch_size=32, grad_accum=1)
@@ -39,7 +39,7 @@ class RunOptions:
 
     model: str = "demo"
     source: str | None = "demo"
-    place: Place = field(default_factory=Place)
+    place: SourceLocation = field(default_factory=SourceLocation)
     selection: Selection = DEMO_SELECTION
     analyze: analyze.AnalyzeOptions = field(default_factory=analyze.AnalyzeOptions)
     plan: plan.PlanOptions = field(default_factory=lambda: plan.PlanOptions(ratio=0.25))
@@ -90,11 +90,11 @@ class RunRecord(Record):
     skipped: list[str]
 
 
-StepListener = Callable[[str, str, float], None]
+StepCallback = Callable[[str, str, float], None]
 """Told of `(step, state, seconds)`; state is running, done or skipped."""
 
 
-def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> RunRecord:
+def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepCallback) -> RunRecord:
     """Brings every artifact of the workspace up to date, and returns what came of it."""
     plan.check_options(options.plan)
     chain = _Chain(workspace, options, progress, on_step)
@@ -109,7 +109,7 @@ def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_
     return chain.build_record()
 
 
-def measure_model(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> OpenedModel:
+def measure_model(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepCallback) -> OpenedModel:
     """The first two steps alone: dataset and analysis brought up to date. Returns the dense model."""
     chain = _Chain(workspace, options, progress, on_step)
     chain.prepare()
@@ -120,7 +120,7 @@ def measure_model(workspace: Workspace, options: RunOptions, progress: Progress,
 class _Chain:
     """One method a step: is what lies there up to date? If not, make it."""
 
-    def __init__(self, workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepListener) -> None:
+    def __init__(self, workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepCallback) -> None:
         self.space, self.options, self.progress, self.on_step = workspace, options, progress, on_step
         self.dense: OpenedModel = open_model(options.model, options.analyze.stack)
         self.seconds: dict[str, float] = {}
@@ -177,7 +177,7 @@ class _Chain:
         inputs = {"model": self.dense.facts.fingerprint, "plan": hash_file(self.space.plan)}
         self._step(
             "prune",
-            self.space.pruned / PASSPORT,
+            self.space.pruned / METADATA,
             CheckpointCard,
             {"drop_layers": list(decided.drop)},
             inputs,
@@ -196,7 +196,7 @@ class _Chain:
         }
         self._step(
             "finetune",
-            space.healed / PASSPORT,
+            space.healed / METADATA,
             CheckpointCard,
             finetune.build_settings(o.recipe),
             inputs,
@@ -253,7 +253,7 @@ class _Chain:
 
     def build_record(self) -> RunRecord:
         evaluation = load_artifact(self.space.evaluation, Evaluation)
-        healed = load_artifact(self.space.healed / PASSPORT, CheckpointCard)
+        healed = load_artifact(self.space.healed / METADATA, CheckpointCard)
         decided = load_artifact(self.space.plan, Plan)
         dense, pruned, mended = map(_to_outcome, evaluation.results)
         return RunRecord(
@@ -296,7 +296,7 @@ class _Chain:
     def _may_replace(self, folder: str) -> bool:
         """A stale folder that interlace itself made is replaced; anything else only with --force."""
         path = self.space.root / folder
-        return self.options.force or (path / PASSPORT).exists() or (path / MANIFEST).exists()
+        return self.options.force or (path / METADATA).exists() or (path / MANIFEST).exists()
 
 
 def _is_current(path: Path, cls: type[Artifact], command: str, settings: Settings, inputs: dict[str, str]) -> bool:

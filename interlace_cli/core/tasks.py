@@ -15,13 +15,13 @@ from pydantic import Field, ValidationError
 
 from interlace_cli.core.prepare import build_settings, hash_source, prepare_dataset
 from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import Place
+from interlace_cli.data.sources import SourceLocation
 from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Record
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.evaluation.metrics import METRICS
-from interlace_cli.evaluation.tasks import Task, shape_samples
+from interlace_cli.evaluation.tasks import EvalTask, shape_samples
 from interlace_cli.io.artifacts import build_origin, describe_validation, load_artifact
 from interlace_cli.io.config_files import parse_config
 from interlace_cli.io.datasets import MANIFEST, load_split
@@ -45,12 +45,12 @@ class TaskSpec(Record):
     category: str | None = None
 
 
-def load_heldout(dataset: Path, at_most: int | None = None) -> list[Task]:
+def load_heldout(dataset: Path, at_most: int | None = None) -> list[EvalTask]:
     """The held-out split of a prepared dataset, as one task."""
-    return [Task("heldout", dataset, load_split(dataset, "heldout")[:at_most])]
+    return [EvalTask("heldout", dataset, load_split(dataset, "heldout")[:at_most])]
 
 
-def load_tasks(path: Path, folder: Path, progress: Progress) -> list[Task]:
+def load_tasks(path: Path, folder: Path, progress: Progress) -> list[EvalTask]:
     """The tasks of a file, their datasets under `folder`. Raises UsageError that names the task and the field."""
     return [_prepare(spec, path.parent, folder, progress) for spec in read_specs(path)]
 
@@ -78,7 +78,7 @@ def read_specs(path: Path) -> list[TaskSpec]:
     return specs
 
 
-def _prepare(spec: TaskSpec, beside: Path, folder: Path, progress: Progress) -> Task:
+def _prepare(spec: TaskSpec, beside: Path, folder: Path, progress: Progress) -> EvalTask:
     local = (beside / spec.source).resolve()
     source = str(local) if local.exists() else spec.source
     mirror = None if spec.mirror is None else (beside / spec.mirror).resolve()
@@ -92,7 +92,7 @@ def _prepare(spec: TaskSpec, beside: Path, folder: Path, progress: Progress) -> 
         subsets=(spec.subset,) if spec.subset else (),
         hub_split=spec.split,
     )
-    place, out = Place(None, spec.revision, mirror), folder / spec.name
+    place, out = SourceLocation(None, spec.revision, mirror), folder / spec.name
     if not _is_current(out / MANIFEST, source, selection, place):
         progress.say(f"{spec.name}: preparing {spec.source}")
         prepare_dataset(source, out, selection, progress, place, force=(out / MANIFEST).exists())
@@ -100,14 +100,14 @@ def _prepare(spec: TaskSpec, beside: Path, folder: Path, progress: Progress) -> 
     samples = shape_samples(load_split(out, "heldout"), kind, spec.metric, spec.suffix)
     if kind is None:
         samples = [s.model_copy(update={"kind": _name_kind(spec.name, s.kind)}) for s in samples]
-    return Task(spec.name, out, samples, spec.max_new_tokens, spec.category)
+    return EvalTask(spec.name, out, samples, spec.max_new_tokens, spec.category)
 
 
 def _name_kind(task: str, kind: str) -> str:
     return task if kind == "all" else f"{task}: {kind}"
 
 
-def _is_current(path: Path, source: str, selection: Selection, place: Place) -> bool:
+def _is_current(path: Path, source: str, selection: Selection, place: SourceLocation) -> bool:
     if not path.exists():
         return False
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from interlace_cli.domain.dataset import Sample, Turn
 from interlace_cli.errors import DatasetError, first_line
 from interlace_cli.io.datasets import load_images
-from interlace_cli.io.memory import is_out_of_memory
+from interlace_cli.runtime.memory import is_out_of_memory
 
 IGNORE = -100
 Inputs = dict[str, Tensor]
@@ -28,7 +28,7 @@ PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextPart:
     """A stretch of a conversation's text; an answer is what the model is to say."""
 
     text: str
@@ -84,7 +84,7 @@ class Batcher:
         """One for another thread, with a tokenizer of its own."""
         return Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
 
-    def _append(self, fields: dict[str, list[int]], piece: Piece) -> None:
+    def _append(self, fields: dict[str, list[int]], piece: TextPart) -> None:
         tokens = self.tokenizer.encode(piece.text, add_special_tokens=False)
         if self.max_length is not None:
             tokens = tokens[: max(self.max_length - len(fields["input_ids"]), 0)]
@@ -124,7 +124,7 @@ class Batcher:
             ) from error
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
 
-    def _split(self, sample: Sample, first_only: bool = False) -> list[Piece]:
+    def _split(self, sample: Sample, first_only: bool = False) -> list[TextPart]:
         """The templated conversation, cut where answers begin and end; the first piece is a prompt."""
         messages = self._to_messages(sample)
         answers = [i for i, turn in enumerate(sample.conversations) if turn.speaker == "gpt"]
@@ -133,7 +133,7 @@ class Batcher:
         for place in answers:
             before = self._render(sample, messages[:place], prompt=True)
             if whole is None:
-                return [Piece(before, False)]
+                return [TextPart(before, False)]
             end = len(self._render(sample, messages[: place + 1], prompt=False))
             if not whole.startswith(before):
                 raise DatasetError(
@@ -141,7 +141,7 @@ class Batcher:
                     " with and without its answer.",
                     "Its answers cannot be told from its prompts; use another template.",
                 )
-            pieces += [Piece(whole[done : len(before)], False), Piece(whole[len(before) : end], True)]
+            pieces += [TextPart(whole[done : len(before)], False), TextPart(whole[len(before) : end], True)]
             done = end
         return pieces
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace_cli.data.columns import find_images
-from interlace_cli.data.keeping import check_ratings, iter_kept
+from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.data.tables import read_conversation
 from interlace_cli.domain.dataset import Skipped

@@ -49,7 +49,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """What one forward takes: the model's inputs, among them `logits_to_keep`, and the targets at these places."""
 
     inputs: Inputs
@@ -71,13 +71,13 @@ class Row:
         mask_BN = self.inputs.get("attention_mask")
         return self.places if mask_BN is None else int(mask_BN.sum())
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Row:
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> PackedRow:
         """On another device; pixels also in another dtype."""
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in self.inputs.items()
         }
-        return Row(moved, self.targets_BK.to(device, non_blocking=True))
+        return PackedRow(moved, self.targets_BK.to(device, non_blocking=True))
 
 
 class EncodedSteps(Dataset[list[Encoded]]):
@@ -134,7 +134,7 @@ def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
     )
 
 
-def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int) -> list[Row]:
+def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int) -> list[PackedRow]:
     """The rows of a step, of at most `max_tokens` places; padded ones of at most `max_samples` samples."""
     lengths = [sample.length for sample in samples]
     if is_packed:
@@ -142,7 +142,7 @@ def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max
     return [pad([samples[i] for i in group]) for group in group_alike(lengths, max_tokens, max_samples)]
 
 
-def pack(samples: Sequence[Encoded]) -> Row:
+def pack(samples: Sequence[Encoded]) -> PackedRow:
     """The samples end to end in one row. There is no attention mask: positions that begin anew are what tells
     transformers where a sample begins (`masking_utils.find_packed_sequence_indices`)."""
     names = [name for name in samples[0].tokens if name != "attention_mask"]
@@ -152,7 +152,7 @@ def pack(samples: Sequence[Encoded]) -> Row:
     return _finish(samples, inputs, torch.cat([sample.targets_T for sample in samples])[None])
 
 
-def pad(samples: Sequence[Encoded]) -> Row:
+def pad(samples: Sequence[Encoded]) -> PackedRow:
     """A batch, padded on the left."""
     longest = max(len(sample.targets_T) for sample in samples)
     inputs = {
@@ -164,12 +164,12 @@ def pad(samples: Sequence[Encoded]) -> Row:
     return _finish(samples, inputs, torch.stack([_pad_left(s.targets_T, longest, IGNORE) for s in samples]))
 
 
-def _finish(samples: Sequence[Encoded], inputs: Inputs, targets_BN: Tensor) -> Row:
+def _finish(samples: Sequence[Encoded], inputs: Inputs, targets_BN: Tensor) -> PackedRow:
     for name in samples[0].whole:
         inputs[name] = _join([sample.whole[name] for sample in samples if name in sample.whole])
-    places_K = (targets_BN != IGNORE).any(0).nonzero()[:, 0]
-    inputs["logits_to_keep"] = places_K
-    return Row(inputs, targets_BN[:, places_K])
+    positions_K = (targets_BN != IGNORE).any(0).nonzero()[:, 0]
+    inputs["logits_to_keep"] = positions_K
+    return PackedRow(inputs, targets_BN[:, positions_K])
 
 
 def _pad_left(values_T: Tensor, length: int, fill: int) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from interlace_cli.data.answers import build_answers
 from interlace_cli.data.columns import read_text, read_texts
 from interlace_cli.data.source import RawRecord
-from interlace_cli.data.tables import Row
+from interlace_cli.data.tables import SourceRow
 from interlace_cli.errors import UnusableRecordError
 
 REPOSITORY = "derek-thomas/ScienceQA"
 
 
-def read_scienceqa(row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_scienceqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
     """Columns question, choices, answer (an index), subject, which becomes the kind, and image."""
     if not images:
         raise UnusableRecordError("the question has no picture")

@@ -28,7 +28,7 @@ NAMES = ("demo", "finevision", *QUESTIONS)
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """Where a source's data is looked for: images under `image_root`, a Hub dataset at `revision`, or in `mirror`, a
     local copy of its repository."""
 
@@ -37,7 +37,7 @@ class Place:
     mirror: Path | None = None
 
 
-def open_source(name: str, place: Place = Place()) -> Source:
+def open_source(name: str, place: SourceLocation = SourceLocation()) -> Source:
     """A name of `NAMES`, a local file or folder, or a Hub id. Raises MissingInputError for anything else."""
     if name == "demo":
         return DemoSource()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from interlace_cli.data.columns import build_turns, find_images, read_text, read_texts
-from interlace_cli.data.keeping import check_ratings, keep_record
+from interlace_cli.data.filters import check_ratings, keep_record
 from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
@@ -22,18 +22,18 @@ from interlace_cli.io.paths import read_inside
 from interlace_cli.io.repositories import Repository, find_tables
 from interlace_cli.io.tables import FileFacts, TableError, read_facts, read_rows
 
-Row = dict[str, Any]
+SourceRow = dict[str, Any]
 FOOTER_THREADS = 16
 
 
 class RowReader(Protocol):
     """Makes records of a row: one, or several where one row asks for several answers."""
 
-    def __call__(self, row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+    def __call__(self, row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
         """Raises UnusableRecordError."""
 
 
-def read_conversation(row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_conversation(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
     """Rows with a conversation in any of the layouts of `data/columns.py`."""
     return [
         RawRecord(
@@ -106,7 +106,7 @@ class TableSource:
                     yield Skipped(record=where, reason="row group cannot be read", count=len(rows))
 
     def _read(
-        self, row: Row, record: str, part: str, selection: Selection, limits: tuple[int | None, int | None]
+        self, row: SourceRow, record: str, part: str, selection: Selection, limits: tuple[int | None, int | None]
     ) -> Iterator[RawRecord | Skipped]:
         try:
             check_ratings(row, selection)

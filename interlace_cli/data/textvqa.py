@@ -8,12 +8,12 @@ from __future__ import annotations
 from interlace_cli.data.answers import build_answers
 from interlace_cli.data.columns import read_text, read_texts
 from interlace_cli.data.source import RawRecord
-from interlace_cli.data.tables import Row
+from interlace_cli.data.tables import SourceRow
 
 REPOSITORY = "lmms-lab/textvqa"
 
 
-def read_textvqa(row: Row, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_textvqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
     """Columns question, answers, image."""
     question = read_text(row, "question", "")
     name = str(row["question_id"]) if row.get("question_id") is not None else record

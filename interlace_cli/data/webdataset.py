@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace_cli.data.captions import read_captioned
-from interlace_cli.data.keeping import check_ratings, iter_kept
+from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError

@@ -40,15 +40,15 @@ class Calibration(Record):
 
 
 class Group(Record):
-    """Importances over the samples of one `source`, or of one `kind`; `damage` and `first_order` as in the whole, None
-    where they were not measured on a sample of the group."""
+    """Importances over the samples of one `source`, or of one `kind`; `loss_increase` and `taylor_activation` as in the
+    whole, None where they were not measured on a sample of the group."""
 
     by: str
     name: str
     samples: int = Field(ge=1)
     similarity: SpanSimilarity
-    damage: list[float | None] | None = None
-    first_order: list[float] | None = None
+    loss_increase: list[float | None] | None = None
+    taylor_activation: list[float] | None = None
 
 
 class Analysis(Artifact):
@@ -56,7 +56,7 @@ class Analysis(Artifact):
 
     `angular[n-1][i]` is the mean angular distance between the last token's hidden states in front of layer i and n
     layers on. `correlation` is Spearman's between 1 - S_1 and what dropping the layer adds to the loss: 1 where
-    similarity ranks the layers as the damage does. `arrays` is the sha256 of the per-sample arrays beside it.
+    similarity ranks the layers as the loss_increase does. `arrays` is the sha256 of the per-sample arrays beside it.
     """
 
     KIND: ClassVar[str] = "interlace.analysis"
@@ -91,6 +91,6 @@ class Analysis(Artifact):
             outside = [step.layer for step in self.loss.path if not 0 <= step.layer < layers]
             if len(self.loss.single) != layers or outside:
                 raise ValueError(f"loss does not fit a model of {layers} layers")
-        if self.taylor is not None and {len(self.taylor.sensitivity), len(self.taylor.first_order)} != {layers}:
+        if self.taylor is not None and {len(self.taylor.taylor_weight), len(self.taylor.taylor_activation)} != {layers}:
             raise ValueError(f"taylor does not fit a model of {layers} layers")
         return self

@@ -36,7 +36,7 @@ class SpeedCell(Artifact):
     repeats: int
 
 
-class Row(Record):
+class ComparisonRow(Record):
     """One line of the table; scores in 0 ... 1, retentions in percent, means over the seeds with the standard deviation
     over them where there is more than one.
 
@@ -86,6 +86,6 @@ class Comparison(Artifact):
     dtype: str
     recipe: dict[str, str | int | float | bool]
     correlation: float | None
-    rows: list[Row]
+    rows: list[ComparisonRow]
     unreached: list[Unreached]
     seconds: float

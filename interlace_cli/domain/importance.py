@@ -34,18 +34,18 @@ class LossImportance(Record):
     naive_layer_runs: int
 
     @property
-    def damage(self) -> list[float]:
+    def loss_increase(self) -> list[float]:
         """What dropping a layer alone adds to the loss; infinite where it cannot be dropped."""
         return [float("inf") if loss is None else loss - self.dense for loss in self.single]
 
 
 class TaylorImportance(Record):
-    """From one backward pass over the samples' mean loss: `sensitivity[i]` is the sum of |gradient x weight| over layer
-    i, `first_order[i]` the first-order estimate of how much dropping it changes the loss of an answer token, the mean
-    over samples of |<gradient of its output, what it adds to the hidden state>|."""
+    """From one backward pass over the samples' mean loss: `taylor_weight[i]` is the sum of |gradient x weight| over
+    layer i, `taylor_activation[i]` the first-order estimate of how much dropping it changes the loss of an answer
+    token: the mean over samples of |<gradient of its output, what it adds to the hidden state>|."""
 
-    sensitivity: list[float]
-    first_order: list[float]
+    taylor_weight: list[float]
+    taylor_activation: list[float]
     samples: int = Field(ge=1)
 
 

@@ -14,7 +14,7 @@ from interlace_cli.domain.record import Artifact, Record
 class Pick(Record):
     """One decision of a strategy: a span of layers and what becomes of each.
 
-    `rule` is how it was found (triplet, pair, next, random, block, influence, angle, loss, sensitivity); `score` is
+    `rule` is how it was found (triplet, pair, next, random, block, influence, angle, loss, taylor_weight); `score` is
     what it was ranked by, if anything.
     """
 
@@ -34,7 +34,7 @@ class LayerNote(Record):
     s1: float | None
     s2: float | None
     s3: float | None
-    damage: float | None = None
+    loss_increase: float | None = None
     parameters: int | None
     why: str
 

@@ -37,8 +37,8 @@ class Scores:
     it was not measured:
 
     `angular[n-1][i]`: angular distance, 0 ... 1, of the last token's hidden states in front of layer i and n layers on;
-    `damage[i]`: what dropping layer i alone adds to the loss; `first_order[i]`: the size of that, to first order;
-    `sensitivity[i]`: sum of |gradient x weight|; `path`: layers in the order of the greedy search by loss.
+    `loss_increase[i]`: what dropping layer i alone adds to the loss; `taylor_activation[i]`: the size of that, to first
+    order; `taylor_weight[i]`: sum of |gradient x weight|; `path`: layers in the order of the greedy search by loss.
     """
 
     num_layers: int
@@ -46,9 +46,9 @@ class Scores:
     s2: Sequence[float]
     s3: Sequence[float]
     angular: Sequence[Sequence[float]] = ()
-    damage: Sequence[float] = ()
-    first_order: Sequence[float] = ()
-    sensitivity: Sequence[float] = ()
+    loss_increase: Sequence[float] = ()
+    taylor_activation: Sequence[float] = ()
+    taylor_weight: Sequence[float] = ()
     path: Sequence[int] = ()
 
     def without_last(self) -> Scores:
@@ -61,15 +61,15 @@ class Scores:
             s2=self.s2[: layers - 2],
             s3=self.s3[: layers - 3],
             angular=[row[: layers - length] for length, row in enumerate(self.angular, start=1)],
-            damage=self.damage[:last],
-            first_order=self.first_order[:last],
-            sensitivity=self.sensitivity[:last],
+            loss_increase=self.loss_increase[:last],
+            taylor_activation=self.taylor_activation[:last],
+            taylor_weight=self.taylor_weight[:last],
             path=self.path[: self.path.index(last)] if last in self.path else self.path,
         )
 
 
 @dataclass(frozen=True)
-class Task:
+class SelectionTask:
     """Drop `count` layers by `scores`; `protected` layers take part in no span: they are neither dropped, nor tuned,
     nor anchors. Pairs whose S_2 is below `pair_bar` are not taken; None lets all of them pass."""
 

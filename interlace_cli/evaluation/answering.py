@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.progress import Advance
+from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.evaluation.metrics import score_answers
 from interlace_cli.evaluation.quality import measure_quality
 from interlace_cli.evaluation.retrieval import is_dual_encoder, measure_recall
-from interlace_cli.evaluation.scores import Points
-from interlace_cli.evaluation.tasks import Task
+from interlace_cli.evaluation.tasks import EvalTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,7 +31,7 @@ class Answered:
 def answer_tasks(
     model: PreTrainedModel,
     processor: Any,
-    tasks: Sequence[Task],
+    tasks: Sequence[EvalTask],
     batch_size: int,
     max_new_tokens: int,
     advance: Advance,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interlace_cli.data.ahead import cut, read_ahead
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_device
-from interlace_cli.data.halving import Halving
+from interlace_cli.data.labels import answer_loss, keep_label_positions
+from interlace_cli.data.oom import Halving
+from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
-from interlace_cli.healing.loss import answer_loss, keep_label_places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ def measure_quality(
 
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, Inputs]:
         prompts, conversations = own.build_both([samples[i] for i in chosen])
-        return prompts, keep_label_places(conversations)
+        return prompts, keep_label_positions(conversations)
 
     def work(chosen: Sequence[int], pair: tuple[Inputs, Inputs]) -> tuple[dict[int, str], float, int]:
         found = generate_answers(model, batcher.tokenizer, pair[0], max_new_tokens)
@@ -81,7 +81,7 @@ def generate_answers(model: PreTrainedModel, tokenizer: Any, prompts: Inputs, ma
 
 @torch.inference_mode()
 def compute_loss(model: PreTrainedModel, conversations: Inputs) -> tuple[float, int]:
-    """Mean cross-entropy of a batch of `keep_label_places`, and over how many answer tokens."""
+    """Mean cross-entropy of a batch of `keep_label_positions`, and over how many answer tokens."""
     batch = to_device(conversations, model.device, model.dtype)
     labels = batch.pop("labels")
     loss = answer_loss(model(**batch, use_cache=False), labels)

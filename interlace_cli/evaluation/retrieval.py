@@ -12,7 +12,7 @@ from torch import Tensor
 from interlace_cli.data.batches import to_device
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
-from interlace_cli.evaluation.scores import Points
+from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.io.datasets import load_images
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 
 from interlace_cli.data.batches import Inputs, to_device
 from interlace_cli.domain.evaluation import Speed
-from interlace_cli.io.memory import read_status, reset_peak
+from interlace_cli.runtime.memory import read_status, reset_peak
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

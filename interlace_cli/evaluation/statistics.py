@@ -2,7 +2,7 @@
 that differences between them are paired (Efron and Tibshirani 1993, chapter 13).
 
 Shape legend: R resamples, S healing seeds, N samples, n samples of one kind. What samples scored is points [N], or
-points and weights [N, 2] (`evaluation/scores.py`).
+points and weights [N, 2] (`evaluation/aggregation.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from interlace_cli.evaluation.scores import Points
+from interlace_cli.evaluation.aggregation import Points
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from interlace_cli.domain.comparison import Cell, Row, SpeedCell
+from interlace_cli.domain.comparison import Cell, ComparisonRow, SpeedCell
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.scores import Points, score_kinds, score_macro, score_retention
+from interlace_cli.evaluation.aggregation import Points, score_kinds, score_macro, score_retention
 from interlace_cli.evaluation.statistics import find_deviation, find_interval, resample_retentions, to_array
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Measured:
         return self.cells[0].seed is not None
 
 
-def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: int) -> list[Row]:
+def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: int) -> list[ComparisonRow]:
     """A row for each; the first is the dense model, which the others are compared with."""
     import numpy as np
 
@@ -48,7 +48,7 @@ def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: in
     return _compare_rows(rows, hits, draws, kinds)
 
 
-def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequence[Sample]) -> Row:
+def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequence[Sample]) -> ComparisonRow:
     kinds = [sample.kind for sample in samples]
     base = score_kinds(_to_points(dense), kinds)
     by_seed = [score_kinds(_to_points(row), kinds) for row in hits]
@@ -56,7 +56,7 @@ def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequ
     retentions = [score_retention(by_kind, base) for by_kind in by_seed]
     known = [value for value in retentions if value is not None]
     speed = one.speed
-    return Row(
+    return ComparisonRow(
         method=one.method,
         ratio=one.ratio,
         sparsity=one.sparsity,
@@ -90,8 +90,8 @@ def _score_families(hits: np.ndarray, samples: Sequence[Sample]) -> dict[str, fl
 
 
 def _compare_rows(
-    rows: Sequence[Row], hits: Sequence[np.ndarray], draws: np.ndarray, kinds: Sequence[str]
-) -> list[Row]:
+    rows: Sequence[ComparisonRow], hits: Sequence[np.ndarray], draws: np.ndarray, kinds: Sequence[str]
+) -> list[ComparisonRow]:
     """Relative to Dense-FT, and to the best of the same ratio that is healed alike."""
     tuned = next((place for place, row in enumerate(rows) if row.method == DENSE_FT), None)
     base = None if tuned is None else score_kinds(_to_points(hits[tuned].sum(0)), kinds)

@@ -10,7 +10,7 @@ from interlace_cli.domain.dataset import Sample
 
 
 @dataclass(frozen=True)
-class Task:
+class EvalTask:
     """`folder` is the dataset of the samples. `max_new_tokens` None: as the call says."""
 
     name: str

@@ -9,8 +9,8 @@ from functools import partial
 
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.feature_layers import VISION_FEATURES, as_list, iter_feature_fields, move_output
 from interlace_cli.families.stacks import Config, Stack
-from interlace_cli.families.taps import VISION_TAPS, as_list, iter_feature_fields, move_tap
 
 Drop = Set[int]
 
@@ -221,7 +221,7 @@ def _injections(config: Config, layers: int) -> Iterator[Limit]:
 
 def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
     vision = config["vision_config"]
-    for field, is_distinct in VISION_TAPS.items():
+    for field, is_distinct in VISION_FEATURES.items():
         taps = vision.get(field)
         if isinstance(taps, list) and taps:
             have_places = partial(_taps_have_places, taps, is_distinct, layers)
@@ -239,5 +239,5 @@ def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
 
 
 def _taps_have_places(taps: list[int], is_distinct: bool, layers: int, drop: Drop) -> bool:
-    moved = [move_tap(layer, kept_layers(drop, layers)) for layer in taps]
+    moved = [move_output(layer, kept_layers(drop, layers)) for layer in taps]
     return min(moved) >= 0 and (not is_distinct or len(set(moved)) == len(taps))

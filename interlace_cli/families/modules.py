@@ -12,7 +12,7 @@ from torch import nn
 from interlace_cli.domain.layers import kept_layers
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.stacks import LANGUAGE, find_stack
-from interlace_cli.families.tensors import CROSS_ATTENTION, build_companions, find_layer_prefix
+from interlace_cli.families.tensors import CROSS_ATTENTION, build_side_modules, find_layer_prefix
 
 
 def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
@@ -51,10 +51,10 @@ def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) 
     layers = find_layers(model, stack_name)
     kept = kept_layers(drop, len(layers))
     stack = find_stack(owner.config.to_dict(), stack_name)
-    companions = build_companions(owner.config.to_dict(), stack, kept, len(layers))
+    side_modules = build_side_modules(owner.config.to_dict(), stack, kept, len(layers))
     handles = [layers[index].register_forward_hook(_pass_on, prepend=True, with_kwargs=True) for index in drop]
     for name, module in model.named_modules():
-        numbering = next((companions[word] for word in companions if name.endswith(word)), None)
+        numbering = next((side_modules[word] for word in side_modules if name.endswith(word)), None)
         if numbering is None or not isinstance(module, nn.ModuleList):
             continue
         for number, member in enumerate(module):
@@ -74,10 +74,10 @@ def find_entangled(model: nn.Module, stack_name: str = LANGUAGE) -> frozenset[in
     owner: Any = model
     layers = range(len(find_layers(model, stack_name)))
     stack = find_stack(owner.config.to_dict(), stack_name)
-    companions = build_companions(owner.config.to_dict(), stack, layers, len(layers))
+    side_modules = build_side_modules(owner.config.to_dict(), stack, layers, len(layers))
     found: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and name.endswith(tuple(companions)):
+        if isinstance(module, nn.ModuleList) and name.endswith(tuple(side_modules)):
             found |= set(layers) if name.endswith(CROSS_ATTENTION) else set(range(len(module)))
     return frozenset(found)
 

@@ -20,7 +20,7 @@ from interlace_cli.families.modules import find_prefix, get_hidden
 
 Inputs = dict[str, Tensor]
 Keep = Callable[[int, Tensor], None]
-"""Told of every layer that is run: its index, and the hidden state [B, T, H] that enters it."""
+"""Called with every layer that is run: its index, and the hidden state [B, T, H] that enters it."""
 
 
 class Stop(Exception):  # noqa: N818 - not an error

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.stacks import Config, Stack
-from interlace_cli.families.taps import count_deepstack
 
 DEEPSTACK = ("merger_list", "deepstack_mergers")
 """`deepstack_merger_list` in Qwen3-VL, `merger_list` in Qwen3-Omni, `deepstack_mergers` in Granite Docling."""
@@ -81,7 +81,7 @@ def build_numbering(kept: Sequence[int], num_layers: int, extra: int = 0) -> dic
     return {layer: place for place, layer in enumerate([*kept, *behind])}
 
 
-def build_companions(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> dict[str, dict[int, int]]:
+def build_side_modules(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> dict[str, dict[int, int]]:
     """Lists of modules that go with the layers: last part of their prefix -> numbering.
 
     A DeepStack merger goes with the layer after which it added its features, IDEFICS' cross-attention with its group,
@@ -90,27 +90,27 @@ def build_companions(config: Config, stack: Stack, kept: Sequence[int], num_laye
     if stack.name == "vision":
         return {}
     mergers = DEEPSTACK if count_deepstack(config) else ()
-    companions = dict.fromkeys(mergers, build_numbering(kept, num_layers))
+    side_modules = dict.fromkeys(mergers, build_numbering(kept, num_layers))
     interval = config.get("cross_layer_interval")
     if isinstance(interval, int):
         groups = sorted({layer // interval for layer in kept})
-        companions[CROSS_ATTENTION] = {group: place for place, group in enumerate(groups)}
-    return companions
+        side_modules[CROSS_ATTENTION] = {group: place for place, group in enumerate(groups)}
+    return side_modules
 
 
 def build_renaming(
-    names: Iterable[str], prefix: str, numbering: Mapping[int, int], companions: Mapping[str, Mapping[int, int]]
+    names: Iterable[str], prefix: str, numbering: Mapping[int, int], side_modules: Mapping[str, Mapping[int, int]]
 ) -> dict[str, str]:
     """Old name -> new name of each tensor that stays; layers are numbered anew from 0."""
     renaming = {}
     for name in names:
         group, numbers = prefix, numbering
         if layer_of(name, prefix) is None:
-            found = next(((p, c) for c in companions if (p := _companion_prefix(name, c))), None)
+            found = next(((p, c) for c in side_modules if (p := _side_module_prefix(name, c))), None)
             if found is None:
                 renaming[name] = name
                 continue
-            group, numbers = found[0], companions[found[1]]
+            group, numbers = found[0], side_modules[found[1]]
         layer = layer_of(name, group)
         if layer is not None and layer in numbers:
             number, _, rest = name[len(group) + 1 :].partition(".")
@@ -124,6 +124,6 @@ def find_stacked(names: Iterable[str]) -> dict[str, str]:
     return {name: axis for name in names for suffix, axis in STACKED.items() if name.endswith(suffix)}
 
 
-def _companion_prefix(name: str, companion: str) -> str | None:
+def _side_module_prefix(name: str, companion: str) -> str | None:
     head, found, _ = name.partition(companion + ".")
     return head + companion if found else None

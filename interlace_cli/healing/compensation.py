@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from interlace_cli.data.labels import sum_losses
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.replay import Inputs, Recording, Replay
-from interlace_cli.healing.loss import sum_losses
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Penalties to choose from, relative to the mean of the diagonal of M'M."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from interlace_cli.data.batches import IGNORE, Batcher
-from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, Row, build_rows
+from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, PackedRow, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
@@ -21,14 +21,14 @@ from interlace_cli.families.modules import find_prefix
 from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.engine import Engine
-from interlace_cli.healing.head import LogitsLoss, choose_loss
+from interlace_cli.healing.layer_pairs import LocalSpan, find_anchors, find_local_spans
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.local import Learner, LocalTrainer
-from interlace_cli.healing.meeting import LocalSpan, find_anchors, find_local_spans
+from interlace_cli.healing.loss import LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
-from interlace_cli.healing.step import RowLoss, Teacher, Weights
+from interlace_cli.healing.step import RowLoss, Teacher, TermWeights
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
 from interlace_cli.healing.trainer import HealingTrainer, build_arguments, train_stage
@@ -236,7 +236,7 @@ class Healer:
         return train_stage(trainer, checkpoint, advance)
 
     def _build_loss(self, stage: Stage) -> RowLoss:
-        weights = Weights(self.recipe.distill_weight, self.recipe.anchor_weight)
+        weights = TermWeights(self.recipe.distill_weight, self.recipe.anchor_weight)
         with torch.no_grad(), self._autocast():
             loss = choose_loss(self.student.model, self.probe)
         student, dense = self.student, self.dense
@@ -259,7 +259,7 @@ class Healer:
         )
         return RowLoss(stage, loss, weights, teacher)
 
-    def _build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[Row]:
+    def _build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[PackedRow]:
         return build_rows(samples, self.layout.is_packed, max_tokens, self.recipe.batch_size)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -291,7 +291,7 @@ class Healer:
             torch.save({"done": finished, "learners": [learner.state_dict() for learner in learners]}, draft)
             draft.replace(file)
 
-        def lay_out(samples: list[Encoded]) -> list[Row]:
+        def lay_out(samples: list[Encoded]) -> list[PackedRow]:
             rows = self._build_rows(samples, self.recipe.max_length)
             return [row.to(self.device, self.model_dtype) for row in rows]
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interlace_cli.data.rows import Encoded, Row, pack, pad
+from interlace_cli.data.rows import Encoded, PackedRow, pack, pad
 from interlace_cli.families.packing import SEGMENTS, SegmentsError, register_segments
-from interlace_cli.healing.head import LogitsLoss
+from interlace_cli.healing.loss import LogitsLoss
 
 SAMPLES = 3
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
@@ -59,10 +59,10 @@ def apply_layout(model: Any, layout: Layout) -> None:
         _set_attention(model, layout.attention, _read_attention(model))
 
 
-def _run(model: Any, row: Row, dtype: torch.dtype) -> Tensor:
+def _run(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
     """Logits at the targets [K, V]."""
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-        return LogitsLoss().remember(model, row.to(model.device, dtype)).float()
+        return LogitsLoss().teacher_targets(model, row.to(model.device, dtype)).float()
 
 
 def _differ(a: Tensor, b: Tensor) -> float:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.data.rows import Encoded, Row
+from interlace_cli.data.rows import Encoded, PackedRow
 from interlace_cli.domain.progress import Advance
 from interlace_cli.families.replay import Stop
-from interlace_cli.healing.meeting import LocalSpan
+from interlace_cli.healing.layer_pairs import LocalSpan
 from interlace_cli.healing.step import sum_errors
-from interlace_cli.healing.teacher import Call, tapped
+from interlace_cli.healing.teacher import Call, capture_inputs
 
 CHUNK = 1 << 32
 MAX_NORM = 1.0
@@ -83,7 +83,7 @@ class LocalTrainer:
     teacher: nn.Module
     layers: Sequence[nn.Module]
     learners: Sequence[Learner]
-    rows: Callable[[list[Encoded]], list[Row]]
+    rows: Callable[[list[Encoded]], list[PackedRow]]
     autocast: Callable[[], AbstractContextManager[Any]]
     device: torch.device
     save: Callable[[int], None]
@@ -162,11 +162,11 @@ class LocalTrainer:
             yield chunk
 
     @torch.no_grad()
-    def _listen(self, row: Row) -> dict[int, Lesson]:
+    def _listen(self, row: PackedRow) -> dict[int, Lesson]:
         """What the dense model's hidden states teach each span; kept on the host."""
         spans = [learner.span for learner in self.learners]
         places = sorted({place for span in spans for place in (span.start, span.layer, span.stop)})
-        with self.autocast(), tapped(self.layers, places, stop=True) as found, suppress(Stop):
+        with self.autocast(), capture_inputs(self.layers, places, stop=True) as found, suppress(Stop):
             self.teacher(**row.inputs, use_cache=False)
         hidden = {place: found[place].hidden.to("cpu") for place in places}
         mask_BN = row.inputs.get("attention_mask")

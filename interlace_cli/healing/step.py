@@ -28,15 +28,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.data.rows import Row
+from interlace_cli.data.rows import PackedRow
 from interlace_cli.families.replay import Stop
-from interlace_cli.healing.head import HeadLoss, LogitsLoss
+from interlace_cli.healing.loss import HeadLoss, LogitsLoss
 from interlace_cli.healing.objective import Stage
-from interlace_cli.healing.teacher import tapped
+from interlace_cli.healing.teacher import capture_inputs
 
 
 @dataclass(frozen=True)
-class Weights:
+class TermWeights:
     """Shares of the terms."""
 
     distill: float
@@ -70,11 +70,11 @@ class Sums:
 class RowLoss:
     """The loss of a row, for the terms of a stage."""
 
-    def __init__(self, stage: Stage, loss: TokenLoss, weights: Weights, teacher: Teacher | None = None) -> None:
+    def __init__(self, stage: Stage, loss: TokenLoss, weights: TermWeights, teacher: Teacher | None = None) -> None:
         self.stage, self.loss, self.weights, self.teacher = stage, loss, weights, teacher
         self.share = weights.distill if "distill" in stage.terms else 0.0
 
-    def compute(self, model: Any, row: Row) -> Sums:
+    def compute(self, model: Any, row: PackedRow) -> Sums:
         """Forward of the student, and where needed of the teacher before it."""
         teacher = self.teacher
         if teacher is None:
@@ -82,7 +82,7 @@ class RowLoss:
             return Sums(token, ce.detach(), torch.zeros_like(ce))
         wanted_states, wanted = self._ask(teacher, row)
         places = teacher.student_places if wanted_states else []
-        with tapped(teacher.student_layers, places) as found:
+        with capture_inputs(teacher.student_layers, places) as found:
             token, ce = self.loss.compute(model, row, wanted, self.share)
         anchor = torch.zeros_like(ce)
         if wanted_states:
@@ -91,12 +91,12 @@ class RowLoss:
         return Sums(token if self.stage.needs_head else token.detach(), ce.detach(), anchor)
 
     @torch.no_grad()
-    def _ask(self, teacher: Teacher, row: Row) -> tuple[list[Tensor], Tensor | None]:
+    def _ask(self, teacher: Teacher, row: PackedRow) -> tuple[list[Tensor], Tensor | None]:
         """The dense hidden states behind each anchor, and what its distribution at the labels is made of."""
         places = teacher.places if "anchor" in self.stage.terms else []
         wanted = None
-        with tapped(teacher.layers, places, stop=not self.share) as found, suppress(Stop):
-            wanted = teacher.loss.remember(teacher.model, row)
+        with capture_inputs(teacher.layers, places, stop=not self.share) as found, suppress(Stop):
+            wanted = teacher.loss.teacher_targets(teacher.model, row)
         return [found[place].hidden for place in places], wanted if self.share else None
 
 

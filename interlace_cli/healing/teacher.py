@@ -56,7 +56,7 @@ class Call:
 
 
 @contextmanager
-def tapped(layers: Sequence[nn.Module], places: Sequence[int], stop: bool = False) -> Iterator[dict[int, Call]]:
+def capture_inputs(layers: Sequence[nn.Module], places: Sequence[int], stop: bool = False) -> Iterator[dict[int, Call]]:
     """Collects the call of layer `i` for each of `places`; what leaves the last layer is at `len(layers)`. With `stop`,
     the forward ends by raising Stop as soon as all are there."""
     found: dict[int, Call] = {}

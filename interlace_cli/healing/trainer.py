@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import DataLoader
 
-from interlace_cli.data.rows import Encoded, EncodedSteps, Row
+from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, UsageError, first_line
 from interlace_cli.healing.engine import Engine, gather
@@ -30,8 +30,8 @@ from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.healing.step import RowLoss
 from interlace_cli.io.integrity import mark_complete
-from interlace_cli.io.launch import is_abandoned
 from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.launch import is_abandoned
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -51,7 +51,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         arguments: TrainingArguments,
         steps: EncodedSteps,
         row_loss: RowLoss,
-        layout: Callable[[Sequence[Encoded], int], list[Row]],
+        layout: Callable[[Sequence[Encoded], int], list[PackedRow]],
         max_tokens: int,
         say: Callable[[str], None],
         engine: Engine,
@@ -99,7 +99,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         self.max_tokens = tokens
         self.say(f"out of memory: rows of {tokens} tokens from now on; the effective batch stays as it is")
 
-    def _rows(self, samples: Sequence[Encoded]) -> list[Row]:
+    def _rows(self, samples: Sequence[Encoded]) -> list[PackedRow]:
         return self.layout(samples, self.max_tokens)
 
     def _accumulate(self, model: Any, samples: Sequence[Encoded]) -> Tensor:
@@ -122,7 +122,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             total = self.accelerator.reduce(total, "sum")
         return total
 
-    def _agree(self, rows: Sequence[Row]) -> tuple[int, int, int]:
+    def _agree(self, rows: Sequence[PackedRow]) -> tuple[int, int, int]:
         """Labels and tokens of the step on all processes, and how many rows each has to run: sharded weights are
         gathered by all of them together."""
         labels, tokens = sum(int(row.is_label_BK.sum()) for row in rows), sum(row.tokens for row in rows)
@@ -132,7 +132,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         everywhere = self.accelerator.gather(mine)
         return int(everywhere[:, 0].sum()), int(everywhere[:, 1].sum()), int(everywhere[:, 2].max())
 
-    def _build_any_row(self) -> Row:
+    def _build_any_row(self) -> PackedRow:
         dataset: EncodedSteps = self.train_dataset
         return self.layout([dataset.encode_any()], self.max_tokens)[0]
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.data.batches import IGNORE
+from interlace_cli.data.labels import sum_losses
 from interlace_cli.domain.importance import GreedyStep
 from interlace_cli.domain.progress import Advance
 from interlace_cli.families.modules import bypassed, find_entangled
 from interlace_cli.families.replay import Inputs, Recording, Replay
-from interlace_cli.healing.loss import sum_losses
 from interlace_cli.importance.search_state import SearchState
-from interlace_cli.io.processes import collect_dealt, deal
+from interlace_cli.runtime.processes import gather, shard
 
 T = TypeVar("T", int, float)
 
@@ -82,7 +82,7 @@ class _Search:
     ) -> None:
         self.replay, self.stack, self.limits, self.state = replay, stack, limits, state
         self.batches = len(batches)
-        mine = deal(batches)
+        mine = shard(batches)
         self.labels = [batch["labels"] for batch in mine]
         self.inputs = [{name: value for name, value in batch.items() if name != "labels"} for batch in mine]
         self.save, self.advance = save, advance
@@ -181,10 +181,10 @@ class _Search:
 
     def _discount(self) -> None:
         """What was run only because an earlier call was interrupted is not counted, so that the result is the same."""
-        self.runs_before = self.state.layer_runs - sum(collect_dealt([self.replay.layer_runs]))
+        self.runs_before = self.state.layer_runs - sum(gather([self.replay.layer_runs]))
 
     def _count(self, naive: int) -> None:
-        self.state.layer_runs = self.runs_before + sum(collect_dealt([self.replay.layer_runs]))
+        self.state.layer_runs = self.runs_before + sum(gather([self.replay.layer_runs]))
         self.state.naive_layer_runs += naive * self.batches
         self.save(self.state)
         self.advance(1)
@@ -192,7 +192,7 @@ class _Search:
 
 def _join(by_batch: Sequence[Sequence[T]]) -> list[T]:
     """Of this process's batches -> of the samples of all of them, in their order."""
-    return [value for values in collect_dealt(by_batch) for value in values]
+    return [value for values in gather(by_batch) for value in values]
 
 
 def _keep_in(stream: Stream) -> Callable[[int, Tensor], None]:

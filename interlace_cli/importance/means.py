@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, "np.ndarray"]
 """By name. Of the similarities: `sample` [N] (index in the split), `tokens`, `image_tokens` [N], `all_s1` [N, L],
 `image_s1`, ... `text_s3` [N, L-2]. Of the losses, over the first M samples: `loss_dense` [M], `loss_single` [L, M] (NaN
-for a layer that cannot be dropped), `first_order` [L, M], sums over each sample's answer tokens, of which there are
-`loss_tokens` and `first_order_tokens` [M]."""
+for a layer that cannot be dropped), `taylor_activation` [L, M], sums over each sample's answer tokens, of which there
+are `loss_tokens` and `taylor_tokens` [M]."""
 
 
 def average_spans(arrays: Arrays, modality: str, members: np.ndarray | None = None) -> SpanSimilarity | None:
@@ -55,14 +55,14 @@ def build_groups(arrays: Arrays, samples: Sequence[Sample], by: Sequence[str]) -
                 name=name,
                 samples=int((labels[arrays["sample"]] == name).sum()),
                 similarity=similarity,
-                damage=_average_damage(arrays, labels == name),
-                first_order=_average_first_order(arrays, labels == name),
+                loss_increase=_average_loss_increase(arrays, labels == name),
+                taylor_activation=_average_taylor_activation(arrays, labels == name),
             )
             groups.append(group)
     return groups
 
 
-def _average_damage(arrays: Arrays, members: np.ndarray) -> list[float | None] | None:
+def _average_loss_increase(arrays: Arrays, members: np.ndarray) -> list[float | None] | None:
     import numpy as np
 
     if "loss_single" not in arrays:
@@ -75,9 +75,9 @@ def _average_damage(arrays: Arrays, members: np.ndarray) -> list[float | None] |
     return [None if np.isnan(value) else float(value) for value in rise]
 
 
-def _average_first_order(arrays: Arrays, members: np.ndarray) -> list[float] | None:
-    if "first_order" not in arrays:
+def _average_taylor_activation(arrays: Arrays, members: np.ndarray) -> list[float] | None:
+    if "taylor_activation" not in arrays:
         return None
-    chosen = members[: arrays["first_order"].shape[1]]
-    tokens = arrays["first_order_tokens"][chosen].sum()
-    return [float(value) for value in arrays["first_order"][:, chosen].sum(1) / tokens] if tokens else None
+    chosen = members[: arrays["taylor_activation"].shape[1]]
+    tokens = arrays["taylor_tokens"][chosen].sum()
+    return [float(value) for value in arrays["taylor_activation"][:, chosen].sum(1) / tokens] if tokens else None

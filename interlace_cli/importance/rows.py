@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from interlace_cli.data.ahead import cut, read_ahead
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
-from interlace_cli.data.halving import Halving
+from interlace_cli.data.oom import Halving
+from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import DatasetError
 from interlace_cli.families.modules import find_image_token
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.means import Arrays
-from interlace_cli.importance.similarity import MODALITIES, SPANS, SpanTap
-from interlace_cli.io.processes import collect_dealt, deal, find_processes
+from interlace_cli.importance.similarity import MODALITIES, SPANS, SpanHook
+from interlace_cli.runtime.processes import find_processes, gather, shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleSimilarity:
     """One sample: `similarity` [P, L, M], and how many tokens it was the mean of."""
 
     similarity: Any
@@ -35,17 +35,17 @@ class Row:
     image_tokens: int
 
 
-Measured = tuple[list[Row | None], "np.ndarray | None", int]
+Measured = tuple[list[SampleSimilarity | None], "np.ndarray | None", int]
 """The rows of a batch, the sum of its angles, its vision patches."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleSimilarities:
     """`rows[i]` is of sample `indices[i]`; `angles` [L+1, L+1] is summed over samples, None for a stack whose tokens
     are not a prompt's; `patches` counts all vision patches."""
 
     indices: list[int]
-    rows: list[Row]
+    rows: list[SampleSimilarity]
     angles: np.ndarray | None
     patches: int
 
@@ -61,7 +61,7 @@ def measure_rows(
     advance: Advance,
     say: Callable[[str], None],
     threads: int | None = None,
-) -> Rows:
+) -> SampleSimilarities:
     """`threads` read ahead (data/ahead.py). Raises DatasetError if no sample reaches the layers."""
     image_token = find_image_token(model)
     order = order_by_length(samples)
@@ -74,8 +74,8 @@ def measure_rows(
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs]:
         return (_build_inputs(own, [samples[i] for i in chosen], text, model),)
 
-    mine = deal(batches)
-    with SpanTap(layers) as tap, closing(read_ahead(mine, make, batcher, model, threads)) as made:
+    mine = shard(batches)
+    with SpanHook(layers) as tap, closing(read_ahead(mine, make, batcher, model, threads)) as made:
 
         def work(chosen: Sequence[int], batches: tuple[Inputs]) -> Measured:
             del chosen
@@ -92,7 +92,7 @@ def measure_rows(
         for chosen, batch in zip(mine, made, strict=True):
             measured.append(_join(halving.run(chosen, batch, work)))
             advance(len(chosen) * find_processes().size)
-    return _put_together(batches, collect_dealt(measured), stack)
+    return _put_together(batches, gather(measured), stack)
 
 
 def _join(parts: Sequence[Measured]) -> Measured:
@@ -102,9 +102,9 @@ def _join(parts: Sequence[Measured]) -> Measured:
     return rows, sum(totals[1:], totals[0]) if totals else None, sum(patches for _, _, patches in parts)
 
 
-def _put_together(batches: Sequence[Sequence[int]], measured: Sequence[Measured], stack: str) -> Rows:
+def _put_together(batches: Sequence[Sequence[int]], measured: Sequence[Measured], stack: str) -> SampleSimilarities:
     """In the order of the batches, whichever process measured them: the sums are the same to the bit."""
-    rows: dict[int, Row | None] = {}
+    rows: dict[int, SampleSimilarity | None] = {}
     angles: np.ndarray | None = None
     for chosen, (found, total, _) in zip(batches, measured, strict=True):
         rows.update(zip(chosen, found, strict=True))
@@ -114,10 +114,10 @@ def _put_together(batches: Sequence[Sequence[int]], measured: Sequence[Measured]
     indices = [index for index in sorted(rows) if rows[index] is not None]
     if not indices:
         raise DatasetError(f"no calibration sample reaches the {stack} layers.", "Give samples with images.")
-    return Rows(indices, [row for index in indices if (row := rows[index]) is not None], angles, patches)
+    return SampleSimilarities(indices, [row for index in indices if (row := rows[index]) is not None], angles, patches)
 
 
-def build_arrays(found: Rows, num_layers: int) -> Arrays:
+def build_arrays(found: SampleSimilarities, num_layers: int) -> Arrays:
     """The similarities as `importance.means.Arrays` names them."""
     similarity = np.stack([row.similarity for row in found.rows])
     arrays = {
@@ -156,16 +156,20 @@ def _build_inputs(batcher: Batcher, samples: list[Sample], text: str, model: Pre
     return inputs
 
 
-def _measure_prompts(tap: SpanTap, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor) -> list[Row | None]:
+def _measure_prompts(
+    tap: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor
+) -> list[SampleSimilarity | None]:
     similarity = tap.run(model, inputs, is_image).cpu().numpy()
     mask = inputs["attention_mask"].bool()
     tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()
-    return [Row(similarity[:, :, place], tokens[place], image_tokens[place]) for place in range(len(tokens))]
+    return [
+        SampleSimilarity(similarity[:, :, place], tokens[place], image_tokens[place]) for place in range(len(tokens))
+    ]
 
 
-def _measure_all(tap: SpanTap, model: PreTrainedModel, inputs: Inputs, is_image: bool) -> Row | None:
+def _measure_all(tap: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: bool) -> SampleSimilarity | None:
     """None for a sample that does not reach the layers: text alone has nothing for a vision tower."""
     similarity = tap.run_on_all(model, inputs, is_image)
     if similarity is None:
         return None
-    return Row(similarity[:, :, 0].cpu().numpy(), tap.tokens, tap.tokens if is_image else 0)
+    return SampleSimilarity(similarity[:, :, 0].cpu().numpy(), tap.tokens, tap.tokens if is_image else 0)

@@ -26,7 +26,7 @@ class ForwardDone(Exception):  # noqa: N818 - not an error
     """Raised behind the last layer: norm and head are not computed."""
 
 
-class SpanTap:
+class SpanHook:
     """Taps the true input of every decoder layer and sums the cosines across spans of 1, 2 and 3 layers.
 
     `x[i]` is what enters layer i, read by a pre-hook, because between layers a model may add something that no layer
@@ -51,7 +51,7 @@ class SpanTap:
         self._seen = 0
         self._handles: list[Any] = []
 
-    def __enter__(self) -> SpanTap:
+    def __enter__(self) -> SpanHook:
         for layer in self.layers:
             self._handles.append(layer.register_forward_pre_hook(self._on_input, with_kwargs=True))
         self._handles.append(self.layers[-1].register_forward_hook(self._on_last_output))

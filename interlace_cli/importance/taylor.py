@@ -1,9 +1,9 @@
 """What dropping a layer would do to the loss, to first order, from one backward pass for each batch.
 
-`sensitivity`: sum over the layer's weights of |gradient x weight|, the gradient being that of the mean loss over all
+`taylor_weight`: sum over the layer's weights of |gradient x weight|, the gradient being that of the mean loss over all
 samples (Kim et al. 2024, "Shortened LLaMA", arXiv 2402.02834, section 3.2). It needs the gradients of all the layers'
-weights at once. `first_order`: the layer leaves x + f(x) where its absence leaves x, which changes a sample's loss by
-about |<dL/d(x + f(x)), f(x)>| (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the
+weights at once. `taylor_activation`: the layer leaves x + f(x) where its absence leaves x, which changes a sample's
+loss by about |<dL/d(x + f(x)), f(x)>| (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the
 unit; without the absolute value the samples of a trained model cancel out).
 
 Shape legend: B samples, T tokens, H hidden size, L layers, N samples in all.
@@ -27,10 +27,10 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Taylor:
-    """`sensitivity` [L]; `first_order` [L][N], sums over each sample's answer tokens, in the order of the batches."""
+    """`taylor_weight` [L]; `taylor_activation` [L][N]: sums over each sample's answer tokens, in batch order."""
 
-    sensitivity: list[float]
-    first_order: list[list[float]]
+    taylor_weight: list[float]
+    taylor_activation: list[list[float]]
     tokens: list[int]
 
 
@@ -54,15 +54,15 @@ def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[In
                 total.backward()  # type: ignore[no-untyped-call]
                 tokens += [int(count) for count in (labels_BK != IGNORE).sum(-1)]
                 advance(len(labels_BK))
-        sensitivity = [_sum_sensitivity(layer) / max(sum(tokens), 1) for layer in layers]
+        taylor_weight = [_sum_gradient_times_weight(layer) / max(sum(tokens), 1) for layer in layers]
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
-    return Taylor(sensitivity, tap.first_order, tokens)
+    return Taylor(taylor_weight, tap.taylor_activation, tokens)
 
 
-def _sum_sensitivity(layer: nn.Module) -> float:
+def _sum_gradient_times_weight(layer: nn.Module) -> float:
     return sum(
         float((parameter.grad.float() * parameter.detach().float()).abs().sum(dtype=torch.float64))
         for parameter in layer.parameters()
@@ -75,7 +75,7 @@ class _BranchTap:
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = layers
-        self.first_order: list[list[float]] = [[] for _ in layers]
+        self.taylor_activation: list[list[float]] = [[] for _ in layers]
         self._handles: list[Any] = []
 
     def __enter__(self) -> _BranchTap:
@@ -90,7 +90,7 @@ class _BranchTap:
 
     def begin(self, samples: int) -> None:
         """A layer that the loss does not depend on is never told of: its estimate is 0."""
-        for found in self.first_order:
+        for found in self.taylor_activation:
             found += [0.0] * samples
 
     def _build_hook(self, index: int) -> Any:
@@ -101,7 +101,7 @@ class _BranchTap:
 
             def on_gradient(gradient_BTH: Tensor) -> None:
                 estimate_B = (gradient_BTH.float() * branch_BTH.float()).sum((1, 2), dtype=torch.float64).abs()
-                self.first_order[index][-len(estimate_B) :] = estimate_B.tolist()
+                self.taylor_activation[index][-len(estimate_B) :] = estimate_B.tolist()
 
             if out_BTH.requires_grad:
                 out_BTH.register_hook(on_gradient)

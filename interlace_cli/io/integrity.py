@@ -15,7 +15,7 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.errors import CheckpointError
 from interlace_cli.io.artifacts import load_artifact, to_json_text
 from interlace_cli.io.files import parse_json, write_atomically
-from interlace_cli.io.workspace import PASSPORT
+from interlace_cli.io.workspace import METADATA
 
 BLOCK, CHUNK = 1 << 26, 1 << 20
 THREADS = 4
@@ -45,21 +45,21 @@ def record_files(folder: Path, source: Path | None = None, known: Mapping[str, s
 def check_files(folder: Path) -> None:
     """Does nothing for a folder that interlace has not made. Raises CheckpointError that names the first file which is
     missing or has other bytes than were written."""
-    passport = folder / PASSPORT
+    passport = folder / METADATA
     if not passport.exists():
         return
     recorded = load_artifact(passport, CheckpointCard).files
     missing = sorted(name for name in recorded if not (folder / name).is_file())
     if missing:
-        raise CheckpointError(f"{folder} lacks {missing[0]}, which {PASSPORT} names.", "Make it again.")
+        raise CheckpointError(f"{folder} lacks {missing[0]}, which {METADATA} names.", "Make it again.")
     marks = {name: _mark(folder / name, digest) for name, digest in recorded.items()}
     unseen = [name for name in recorded if marks[name] not in _seen]
     found = digest_files([folder / name for name in unseen])
     changed = [name for name in unseen if found[folder / name] != recorded[name]]
     if changed:
         raise CheckpointError(
-            f"{folder / changed[0]} is not what interlace wrote: its checksum differs from that in {PASSPORT}.",
-            f"Make it again; if you changed it yourself, delete `files` and `sha256` in {PASSPORT}.",
+            f"{folder / changed[0]} is not what interlace wrote: its checksum differs from that in {METADATA}.",
+            f"Make it again; if you changed it yourself, delete `files` and `sha256` in {METADATA}.",
         )
     _seen.update(marks[name] for name in unseen)
 

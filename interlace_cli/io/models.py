@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError, first_line
 from interlace_cli.io.integrity import check_files
-from interlace_cli.io.memory import is_out_of_memory
+from interlace_cli.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch

@@ -38,7 +38,7 @@ _WEIGHT_SUFFIXES = (
 )
 _NOT_CARRIED = ("config.json", "README.md", "interlace.json", ".gitattributes")
 
-Told = Callable[[float], None]
+Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ Chunk = bytes | tuple[Path, int, int] | NewTensor
 
 
 @dataclass(frozen=True)
-class Piece:
+class ByteRange:
     """Some bytes of a new file, and what writes them at their place. Pieces may be written in any order."""
 
     bytes: int
@@ -132,13 +132,13 @@ def name_shard(number: int, count: int) -> str:
     return SINGLE_FILE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def write_tensors(source: Checkpoint, out: Path, tensors: Sequence[NewTensor], advance: Told | None = None) -> None:
+def write_tensors(source: Checkpoint, out: Path, tensors: Sequence[NewTensor], advance: Advance | None = None) -> None:
     """Writes `tensors` into the folder `out`, with an index where there are several files. `advance` is told of bytes
     written."""
     shards = split_into_shards(tensors, source)
     weight_map = {}
     with ExitStack() as files:
-        pieces: list[Piece] = []
+        pieces: list[ByteRange] = []
         for number, members in enumerate(shards, start=1):
             name = name_shard(number, len(shards))
             metadata = source.metadata[members[0].source.file.name] if members else {}
@@ -161,7 +161,7 @@ def replace_tensors(source: Checkpoint, out: Path, replaced: Mapping[str, bytes]
     for tensor in select_tensors(source, names, replaced):
         by_file[tensor.source.file].append(tensor)
     with ExitStack() as files:
-        pieces: list[Piece] = []
+        pieces: list[ByteRange] = []
         for shard, members in by_file.items():
             is_new = any(tensor.data is not None for tensor in members)
             if is_new or not (share and _link(shard, out / shard.name)):
@@ -214,7 +214,7 @@ def _count_elements(tensor: NewTensor) -> int:
 
 def _begin_shard(
     out: Path, tensors: Sequence[NewTensor], metadata: dict[str, str], files: ExitStack
-) -> Iterator[Piece]:
+) -> Iterator[ByteRange]:
     """Writes the header, and yields what is to be written behind it. The files stay open as long as `files`."""
     encoded = _encode_header(tensors, metadata)
     # No fsync: after a power cut the folder can be made again from the model, and waiting for the disk costs more than
@@ -231,13 +231,13 @@ def _begin_shard(
                 files.callback(os.close, opened[file])
             for begin in range(start, end, BLOCK):
                 count = min(BLOCK, end - begin)
-                yield Piece(count, partial(_copy_range, opened[file], target, begin, count, place))
+                yield ByteRange(count, partial(_copy_range, opened[file], target, begin, count, place))
                 place += count
         elif isinstance(chunk, bytes):
-            yield Piece(len(chunk), partial(_write_all, target, chunk, place))
+            yield ByteRange(len(chunk), partial(_write_all, target, chunk, place))
             place += len(chunk)
         else:
-            yield Piece(chunk.bytes, partial(_write_columns, target, chunk, place))
+            yield ByteRange(chunk.bytes, partial(_write_columns, target, chunk, place))
             place += chunk.bytes
 
 
@@ -254,7 +254,7 @@ def _encode_header(tensors: Sequence[NewTensor], metadata: dict[str, str]) -> by
     return encoded + b" " * (-len(encoded) % 8)
 
 
-def _write_pieces(pieces: Sequence[Piece], advance: Told | None) -> None:
+def _write_pieces(pieces: Sequence[ByteRange], advance: Advance | None) -> None:
     """A few at a time: the kernel copies one on each core. Stops at the first that fails, or at Ctrl-C."""
     with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
         running = {pool.submit(piece.write): piece.bytes for piece in pieces}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from interlace_cli.errors import MissingInputError
 
-PASSPORT = "interlace.json"
+METADATA = "interlace.json"
 """The file in a checkpoint folder that says how interlace made it."""
 
 REPORT = "report.html"
@@ -19,7 +19,7 @@ MADE_BY = {
     "healed": "interlace finetune",
     "dense-ft": "interlace finetune --dense",
     "eval.json": "interlace eval",
-    PASSPORT: "interlace prune",
+    METADATA: "interlace prune",
 }
 
 

@@ -13,7 +13,7 @@ from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, bu
 
 
 @dataclass(frozen=True)
-class Engine:
+class ServingEngine:
     """Something that loads the files: its name, whether it did (`tried: ...` or `not tried`), and its command, in which
     `{name}` is the model's."""
 
@@ -31,7 +31,7 @@ def build_card(
     name: str,
     base_model: str,
     metadata: str,
-    engines: Sequence[Engine] = (),
+    engines: Sequence[ServingEngine] = (),
 ) -> str:
     """Markdown, with the Hub's `metadata` in front. `engines` say what was loaded with what."""
     parts = [
@@ -124,7 +124,7 @@ def _benchmarks(evaluation: Evaluation | None) -> str:
     return "\n".join(["## Benchmarks", "", *head, *lines, "", note])
 
 
-def _serving(name: str, engines: Sequence[Engine]) -> str:
+def _serving(name: str, engines: Sequence[ServingEngine]) -> str:
     """Commands of servers; each says whether it was tried with these files."""
     if not engines:
         return ""

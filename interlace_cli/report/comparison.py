@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from interlace_cli.domain.comparison import Comparison, Row
+from interlace_cli.domain.comparison import Comparison, ComparisonRow
 
 NOISE = "≈"
 
@@ -21,7 +21,7 @@ def build_columns(comparison: Comparison) -> list[str]:
     ]
 
 
-def build_cells(row: Row, num_layers: int) -> list[str]:
+def build_cells(row: ComparisonRow, num_layers: int) -> list[str]:
     """A row as words, in the order of the columns; percent throughout."""
     return [
         row.method,
@@ -37,7 +37,7 @@ def build_cells(row: Row, num_layers: int) -> list[str]:
     ]
 
 
-def describe_margin(row: Row) -> str:
+def describe_margin(row: ComparisonRow) -> str:
     """How far behind the best of its ratio, and `≈` if that is within the noise."""
     if row.margin is None:
         return ""
@@ -120,7 +120,7 @@ def build_csv(comparison: Comparison) -> str:
     return buffer.getvalue()
 
 
-def _describe_retention(row: Row) -> str:
+def _describe_retention(row: ComparisonRow) -> str:
     if row.retention is None:
         return ""
     if row.retention_interval is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from interlace_cli.domain.comparison import Comparison, Row
+from interlace_cli.domain.comparison import Comparison, ComparisonRow
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 60, 190, 30, 50
@@ -70,7 +70,7 @@ def _build_axes(scale: _Scale, sparsities: Sequence[float]) -> list[str]:
     return parts
 
 
-def _build_line(rows: Sequence[Row], scale: _Scale, color: str, style: str) -> list[str]:
+def _build_line(rows: Sequence[ComparisonRow], scale: _Scale, color: str, style: str) -> list[str]:
     points = [(scale.x(row.sparsity), scale.y(row.retention or 0.0)) for row in rows]
     parts = [f"<circle cx='{x}' cy='{y}' r='{3 if style == 'healed' else 2}' fill='{color}'/>" for x, y in points]
     if len(points) > 1:
@@ -83,5 +83,5 @@ def _build_line(rows: Sequence[Row], scale: _Scale, color: str, style: str) -> l
     return parts
 
 
-def _low(row: Row) -> float:
+def _low(row: ComparisonRow) -> float:
     return row.retention_interval[0] if row.retention_interval else row.retention or 0.0

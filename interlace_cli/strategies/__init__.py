@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 from interlace_cli.strategies.angular import select_angular
 from interlace_cli.strategies.consecutive import select_consecutive
 from interlace_cli.strategies.interlace import select_interlace
@@ -20,7 +20,7 @@ from interlace_cli.strategies.shortgpt import select_shortgpt
 from interlace_cli.strategies.sleb import select_sleb
 from interlace_cli.strategies.taylor import select_taylor
 
-Strategy = Callable[[Task], list[Pick]]
+Strategy = Callable[[SelectionTask], list[Pick]]
 
 STRATEGIES: dict[str, Strategy] = {
     "interlace": select_interlace,

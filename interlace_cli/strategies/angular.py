@@ -5,10 +5,10 @@ d(x_l, x_{l+K}) = arccos(cos(x_l, x_{l+K})) / pi)."""
 from __future__ import annotations
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 
 
-def select_angular(task: Task) -> list[Pick]:
+def select_angular(task: SelectionTask) -> list[Pick]:
     """One pick of the largest block of at most `task.count` layers that fits, the first of equals; or none."""
     for count in range(min(task.count, len(task.scores.angular)), 0, -1):
         distances = task.scores.angular[count - 1]

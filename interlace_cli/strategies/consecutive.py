@@ -5,10 +5,10 @@ equals, among those whose tuned layers still lie inside the model, where the rel
 from __future__ import annotations
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 
 
-def select_consecutive(task: Task) -> list[Pick]:
+def select_consecutive(task: SelectionTask) -> list[Pick]:
     """One pick of the largest block of at most `task.count` layers that fits, or none."""
     scores = task.scores
     for count in range(task.count, 0, -1):

@@ -4,9 +4,9 @@ Triplets by S_3, the most redundant first, without overlap; in each the first or
 the higher S_1, the other is tuned, the third is the frozen anchor. When triplets run out: pairs by S_2 among layers
 not taken yet, by the same rule, without an anchor.
 
-Beyond the paper: `Task.rank` puts the damage of the drop in the place of the similarities, measured or estimated to
-first order; `Task.assign` `optimal` (`strategies/optimal.py`) takes the best set of spans instead of the best span each
-time; `Task.pair_bar` keeps pairs out that carry the model.
+Beyond the paper: `SelectionTask.rank` puts the loss increase of the drop in the place of the similarities, measured
+or estimated to first order; `SelectionTask.assign` `optimal` (`strategies/optimal.py`) takes the best set of spans
+instead of the best span each time; `SelectionTask.pair_bar` keeps pairs out that carry the model.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Assign, Rank, Task
+from interlace_cli.domain.scores import Assign, Rank, SelectionTask
 from interlace_cli.strategies.optimal import Option, find_best_set
 from interlace_cli.strategies.spans import iter_free_spans
 
 TRIPLET, PAIR = "triplet", "pair"
 
 
-def select_interlace(task: Task) -> list[Pick]:
+def select_interlace(task: SelectionTask) -> list[Pick]:
     """At most `task.count` picks, each of one drop."""
     if task.assign is Assign.OPTIMAL:
         return _select_optimal(task)
@@ -39,47 +39,47 @@ def select_interlace(task: Task) -> list[Pick]:
     return picks
 
 
-def find_pair_bar(task: Task) -> float | None:
+def find_pair_bar(task: SelectionTask) -> float | None:
     """The default of `pair_bar`: the lowest S_3 of the triplets that are taken before any pair. A pair is to be at
     least as redundant as they are. None if there is no triplet at all."""
     greedy = replace(task, assign=Assign.GREEDY, pair_bar=float("inf"))
     return min((task.scores.s3[pick.layers[0]] for pick in select_interlace(greedy)), default=None)
 
 
-def rate_spans(task: Task, length: int) -> Sequence[float]:
-    """How redundant each span of 3 or 2 layers is: by similarity, or minus the damage of the drop it would lead to."""
+def rate_spans(task: SelectionTask, length: int) -> Sequence[float]:
+    """How redundant each span of 3 or 2 layers is: by similarity, or minus the loss increase of its drop."""
     scores = task.scores
     similarity = scores.s3 if length == 3 else scores.s2
     if task.rank is Rank.SIMILARITY:
         return similarity
-    damage = _get_damage(task)
-    return [-min(damage[i], damage[i + 1]) for i in range(min(len(damage) - 1, len(similarity)))]
+    loss_increase = _get_loss_increase(task)
+    return [-min(loss_increase[i], loss_increase[i + 1]) for i in range(min(len(loss_increase) - 1, len(similarity)))]
 
 
-def more_redundant_first(first: int, second: int, task: Task) -> tuple[int, int]:
-    """The two layers, in front the one with the higher S_1, or that does the lesser damage; a tie leaves them in
+def more_redundant_first(first: int, second: int, task: SelectionTask) -> tuple[int, int]:
+    """The two layers, in front the one with the higher S_1, or that does the lesser loss_increase; a tie leaves them in
     order."""
     if task.rank is Rank.SIMILARITY:
         s1 = task.scores.s1
         return (second, first) if s1[second] > s1[first] else (first, second)
-    damage = _get_damage(task)
-    return (second, first) if damage[second] < damage[first] else (first, second)
+    loss_increase = _get_loss_increase(task)
+    return (second, first) if loss_increase[second] < loss_increase[first] else (first, second)
 
 
-def _get_damage(task: Task) -> Sequence[float]:
-    return task.scores.damage if task.rank is Rank.LOSS else task.scores.first_order
+def _get_loss_increase(task: SelectionTask) -> Sequence[float]:
+    return task.scores.loss_increase if task.rank is Rank.LOSS else task.scores.taylor_activation
 
 
-def _passes(task: Task, span: list[int]) -> bool:
+def _passes(task: SelectionTask, span: list[int]) -> bool:
     return len(span) == 3 or task.pair_bar is None or task.scores.s2[span[0]] >= task.pair_bar
 
 
-def _build_pick(task: Task, rule: str, span: list[int], value: float) -> Pick:
+def _build_pick(task: SelectionTask, rule: str, span: list[int], value: float) -> Pick:
     drop, tune = more_redundant_first(span[0], span[1], task)
     return Pick(rule=rule, layers=span, drop=[drop], tune=[tune], anchor=span[2:], score=value)
 
 
-def _select_optimal(task: Task) -> list[Pick]:
+def _select_optimal(task: SelectionTask) -> list[Pick]:
     """Triplets alone if that many fit; else triplets and pairs, all of them above the bar, so that no poor triplet is
     taken for the sake of one pair less."""
     chosen = find_best_set(_list_options(task, [3], None), task.count, task.scores.num_layers)
@@ -92,7 +92,7 @@ def _select_optimal(task: Task) -> list[Pick]:
     ]
 
 
-def _list_options(task: Task, lengths: Sequence[int], bar: float | None) -> list[Option]:
+def _list_options(task: SelectionTask, lengths: Sequence[int], bar: float | None) -> list[Option]:
     scores, options = task.scores, []
     for length in lengths:
         similarity = scores.s3 if length == 3 else scores.s2

@@ -5,11 +5,11 @@ this, so at high ratios it may fall short, which `plan` reports."""
 from __future__ import annotations
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 from interlace_cli.strategies.spans import iter_free_spans
 
 
-def select_interlace_oa(task: Task) -> list[Pick]:
+def select_interlace_oa(task: SelectionTask) -> list[Pick]:
     """At most `task.count` picks, each of one drop."""
     scores, taken, picks = task.scores, set(task.protected), []
     for span in iter_free_spans(scores.s3, 3, scores.num_layers, taken):

@@ -4,11 +4,11 @@ taken yet (the paper's ablation; method.md, "The five strategies", 3)."""
 from __future__ import annotations
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 from interlace_cli.strategies.spans import iter_free_spans
 
 
-def select_interlace_tn(task: Task) -> list[Pick]:
+def select_interlace_tn(task: SelectionTask) -> list[Pick]:
     """At most `task.count` picks, each of one drop."""
     scores, taken, picks = task.scores, set(task.protected), []
     for span in iter_free_spans(scores.s1, 2, scores.num_layers, taken):

@@ -6,10 +6,10 @@ from __future__ import annotations
 import random
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 
 
-def select_random(task: Task) -> list[Pick]:
+def select_random(task: SelectionTask) -> list[Pick]:
     """One pick for each drop, which pairs the drawn layers in order. As many as can each have a tuned layer."""
     rng = random.Random(task.seed)
     free = [layer for layer in range(task.scores.num_layers) if layer not in task.protected]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from interlace_cli.domain.layers import Role, describe_layers
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.plan import LayerNote, Pick
-from interlace_cli.domain.scores import Rank, Task
+from interlace_cli.domain.scores import Rank, SelectionTask
 
 RANKED_BY = {
     "triplet": "S3",
@@ -16,13 +16,13 @@ RANKED_BY = {
     "block": "mean S1",
     "influence": "block influence",
     "angle": "angular distance",
-    "sensitivity": "|gradient x weight|",
+    "taylor_weight": "|gradient x weight|",
 }
 SPANS = ("triplet", "pair")
 
 
 def build_notes(
-    task: Task, picks: Sequence[Pick], roles: Sequence[Role], locked: Sequence[Lock], model: ModelFacts | None
+    task: SelectionTask, picks: Sequence[Pick], roles: Sequence[Role], locked: Sequence[Lock], model: ModelFacts | None
 ) -> list[LayerNote]:
     """One note a layer."""
     scores = task.scores
@@ -40,7 +40,7 @@ def build_notes(
                 s1=_get(scores.s1, layer),
                 s2=_get(scores.s2, layer),
                 s3=_get(scores.s3, layer),
-                damage=_get_finite(scores.damage, layer),
+                loss_increase=_get_finite(scores.loss_increase, layer),
                 parameters=model.layer_parameters[layer] if model else None,
                 why=why.get(layer, default),
             )
@@ -48,7 +48,7 @@ def build_notes(
     return notes
 
 
-def _explain(layer: int, pick: Pick, rank: int, roles: Sequence[Role], task: Task) -> str:
+def _explain(layer: int, pick: Pick, rank: int, roles: Sequence[Role], task: SelectionTask) -> str:
     found = f"{pick.rule} {_name_span(pick)}, pick {rank}{_describe_score(pick, task.rank)}"
     if roles[layer] is not Role.DROP or pick.rule not in SPANS or not pick.tune:
         return found

@@ -4,11 +4,11 @@ section 3: BI_i = 1 - E[cos(x_i, x_{i+1})], which is 1 - S_1)."""
 from __future__ import annotations
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 from interlace_cli.strategies.spans import rank_spans
 
 
-def select_shortgpt(task: Task) -> list[Pick]:
+def select_shortgpt(task: SelectionTask) -> list[Pick]:
     """At most `task.count` picks, each of one drop; which layers are tuned is not its business."""
     s1 = task.scores.s1
     free = [layer for layer in rank_spans(s1) if layer not in task.protected]

@@ -7,10 +7,10 @@ from __future__ import annotations
 from itertools import takewhile
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 
 
-def select_sleb(task: Task) -> list[Pick]:
+def select_sleb(task: SelectionTask) -> list[Pick]:
     """The first `task.count` layers of the search. It ends at a protected layer, since what comes behind that one was
     found without it."""
     path = takewhile(lambda layer: layer not in task.protected, task.scores.path)

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 
 
-def select_taylor(task: Task) -> list[Pick]:
+def select_taylor(task: SelectionTask) -> list[Pick]:
     """At most `task.count` picks, each of one drop; equals in the order of the layers."""
-    sensitivity = task.scores.sensitivity
-    free = [layer for layer in range(len(sensitivity)) if layer not in task.protected]
-    free.sort(key=lambda layer: sensitivity[layer])
+    taylor_weight = task.scores.taylor_weight
+    free = [layer for layer in range(len(taylor_weight)) if layer not in task.protected]
+    free.sort(key=lambda layer: taylor_weight[layer])
     return [
-        Pick(rule="sensitivity", layers=[layer], drop=[layer], tune=[], anchor=[], score=sensitivity[layer])
+        Pick(rule="taylor_weight", layers=[layer], drop=[layer], tune=[], anchor=[], score=taylor_weight[layer])
         for layer in free[: task.count]
     ]

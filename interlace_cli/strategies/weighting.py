@@ -21,9 +21,9 @@ def build_scores(analysis: Analysis) -> Scores:
         spans.s2,
         spans.s3,
         angular=analysis.angular or (),
-        damage=loss.damage if loss else (),
-        first_order=taylor.first_order if taylor else (),
-        sensitivity=taylor.sensitivity if taylor else (),
+        loss_increase=loss.loss_increase if loss else (),
+        taylor_activation=taylor.taylor_activation if taylor else (),
+        taylor_weight=taylor.taylor_weight if taylor else (),
         path=[step.layer for step in loss.path] if loss else (),
     )
 
@@ -32,7 +32,7 @@ def weigh_scores(analysis: Analysis, weights: Mapping[str, float]) -> Scores:
     """The weighted mean over the groups that are named; a group that is not has no weight. A name is a modality, a
     source or a kind; `image` and `text` are modalities, and `source:text` is a source of that name.
 
-    What was measured over all samples at once (angular distances, weight sensitivity, the greedy search) has no such
+    What was measured over all samples at once (angular distances, weight taylor_weight, the greedy search) has no such
     mean and is left out, and so are losses if a modality is named: a loss belongs to answers. Raises UsageError.
     """
     groups = _list_groups(analysis)
@@ -42,15 +42,17 @@ def weigh_scores(analysis: Analysis, weights: Mapping[str, float]) -> Scores:
         raise UsageError("--weight needs weights of at least 0, and one that is more.", "Such as --weight text=2.")
     shares = [weight / total for _, weight in chosen]
     spans = [group.similarity for group, _ in chosen]
-    damages = [group.damage for group, _ in chosen]
-    estimates = [group.first_order for group, _ in chosen]
+    increases = [group.loss_increase for group, _ in chosen]
+    estimates = [group.taylor_activation for group, _ in chosen]
     return Scores(
         analysis.model.num_layers,
         _mean([span.s1 for span in spans], shares),
         _mean([span.s2 for span in spans], shares),
         _mean([span.s3 for span in spans], shares),
-        damage=_mean([[_to_float(value) for value in one or ()] for one in damages], shares) if all(damages) else (),
-        first_order=_mean([one or () for one in estimates], shares) if all(estimates) else (),
+        loss_increase=_mean([[_to_float(value) for value in one or ()] for one in increases], shares)
+        if all(increases)
+        else (),
+        taylor_activation=_mean([one or () for one in estimates], shares) if all(estimates) else (),
     )
 
 

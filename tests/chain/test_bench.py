@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from interlace_cli.bench.turns import BASELINE, OURS, build_case, take_turns
+from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
 from interlace_cli.cli.app import app
 from interlace_cli.core.bench import append_benchmark
 from interlace_cli.domain.benchmark import Benchmark
@@ -127,7 +127,7 @@ def test_the_released_analysis_is_checked_to_be_the_same(monkeypatch: pytest.Mon
 def test_the_ways_take_turns_and_who_is_first_changes() -> None:
     calls: list[str] = []
     ways = {name: lambda name=name: calls.append(name) for name in (OURS, BASELINE)}
-    seconds = take_turns(ways, 3, lambda: None)
+    seconds = time_interleaved(ways, 3, lambda: None)
     assert calls == [BASELINE, OURS, OURS, BASELINE, BASELINE, OURS, OURS, BASELINE]
     assert {name: len(taken) for name, taken in seconds.items()} == {OURS: 3, BASELINE: 3}
 

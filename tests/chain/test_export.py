@@ -15,13 +15,13 @@ from hub import Hub
 from huggingface_hub import ModelCard
 
 from interlace_cli.core.export import ExportOptions, export_checkpoint
-from interlace_cli.core.harness import import_results, save_benchmarks
-from interlace_cli.core.opened import open_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.core.tasks import load_heldout
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import MissingInputError, UsageError
+from interlace_cli.evaluation.harness.runner import import_results, save_benchmarks
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.models import import_transformers
 from interlace_cli.report.card_metadata import build_metadata

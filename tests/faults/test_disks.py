@@ -124,7 +124,7 @@ def test_a_lock_of_the_dead_holds_nobody(server: ForkServer, stages: Stages, spa
 
 
 def test_many_at_once_take_turns(tmp_path: Path) -> None:
-    from interlace_cli.io.lock import locked
+    from interlace_cli.runtime.lock import locked
 
     inside, seen, said = 0, [], list[str]()
 
@@ -148,12 +148,12 @@ def test_many_at_once_take_turns(tmp_path: Path) -> None:
 def test_what_prepare_has_read_is_gone_on_from_only_as_it_was_written(small_dataset: Path, tmp_path: Path) -> None:
     """A piece with a flipped bit, or a mark that is broken, is read again."""
     from interlace_cli.data.source import Selection
-    from interlace_cli.data.sources import Place, open_source
+    from interlace_cli.data.sources import SourceLocation, open_source
     from interlace_cli.data.staging import Staging, stage_units
     from interlace_cli.domain.progress import Silent
 
     selection = Selection(max_samples=60)
-    source = open_source("demo", Place())
+    source = open_source("demo", SourceLocation())
     draw, staging = source.draw(selection), Staging(tmp_path / "dataset", "key")
     stage_units(source, draw, selection, staging, Silent(), 2)
     units = range(len(draw.units))

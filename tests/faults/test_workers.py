@@ -16,7 +16,7 @@ from outcome import call
 
 from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import Batcher
-from interlace_cli.data.halving import Halving
+from interlace_cli.data.oom import Halving
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError
@@ -26,7 +26,7 @@ from interlace_cli.io.models import load_model, load_processor
 
 LAUNCH = """
 import sys
-from interlace_cli.io import launch
+from interlace_cli.runtime import launch
 launch.SILENCE, launch.GRACE = 3.0, 2.0
 from interlace_cli.cli.app import main
 sys.argv = ["interlace", *sys.argv[1:]]

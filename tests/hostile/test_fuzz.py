@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlace_cli.core.opened import open_config
 from interlace_cli.core.prune import draft_cut
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.analysis import Analysis
@@ -21,10 +20,11 @@ from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.errors import CheckpointError, InterlaceError
+from interlace_cli.families.model_files import open_config
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.headers import read_header
 from interlace_cli.io.models import import_transformers
-from interlace_cli.io.scores import load_scores
+from interlace_cli.io.score_files import load_scores
 
 SOME = settings(max_examples=150, deadline=None)
 WHOLE = (CHECKPOINT / "model.safetensors").read_bytes()[: 8 + 40_000]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from interlace_cli.domain.scores import Task
+from interlace_cli.domain.scores import SelectionTask
 
 Choice = tuple[list[int], list[int], list[int]]
 Numbers = Sequence[float]
@@ -85,13 +85,13 @@ NAIVE = {
 }
 
 
-def naive_influence(task: Task) -> list[int]:
+def naive_influence(task: SelectionTask) -> list[int]:
     """Block influence 1 - S_1, the smallest first."""
     layers = [layer for layer in range(len(task.scores.s1)) if layer not in task.protected]
     return sorted(layers, key=lambda layer: (-task.scores.s1[layer], layer))[: task.count]
 
 
-def naive_angle(task: Task) -> list[int]:
+def naive_angle(task: SelectionTask) -> list[int]:
     for width in range(min(task.count, len(task.scores.angular)), 0, -1):
         best: tuple[float, list[int]] | None = None
         for start, distance in enumerate(task.scores.angular[width - 1]):
@@ -103,7 +103,7 @@ def naive_angle(task: Task) -> list[int]:
     return []
 
 
-def naive_search(task: Task) -> list[int]:
+def naive_search(task: SelectionTask) -> list[int]:
     drops: list[int] = []
     for layer in task.scores.path:
         if layer in task.protected or len(drops) == task.count:
@@ -112,13 +112,13 @@ def naive_search(task: Task) -> list[int]:
     return drops
 
 
-def naive_sensitivity(task: Task) -> list[int]:
+def naive_taylor(task: SelectionTask) -> list[int]:
     drops: list[int] = []
     while len(drops) < task.count:
-        left = [i for i in range(len(task.scores.sensitivity)) if i not in task.protected and i not in drops]
+        left = [i for i in range(len(task.scores.taylor_weight)) if i not in task.protected and i not in drops]
         if not left:
             break
-        drops.append(min(left, key=lambda i: (task.scores.sensitivity[i], i)))
+        drops.append(min(left, key=lambda i: (task.scores.taylor_weight[i], i)))
     return drops
 
 
@@ -126,7 +126,7 @@ NAIVE_DROPS = {
     "shortgpt": naive_influence,
     "angular": naive_angle,
     "sleb": naive_search,
-    "taylor": naive_sensitivity,
+    "taylor": naive_taylor,
 }
 """`random` has no second implementation, as any draw is right that keeps the rules: `most_random_drops`."""
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlace_cli.core.plan import Known, PlanOptions, build_plan
+from interlace_cli.core.plan import ModelConstraints, PlanOptions, build_plan
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
@@ -134,7 +134,7 @@ DERIVED = ["drop", "tune", "anchor", "picks", "layers", "summary"]
 @pytest.fixture
 def plan() -> dict[str, Any]:
     """A plan as parsed JSON: of 8 layers 0 and 3 go, 1 and 4 are tuned, 2 and 5 are anchors."""
-    made = build_plan(Scores(8, FALLING, FALLING[:7], FALLING[:6]), PlanOptions(drop=2), Known(), None, {})
+    made = build_plan(Scores(8, FALLING, FALLING[:7], FALLING[:6]), PlanOptions(drop=2), ModelConstraints(), None, {})
     return dict(json.loads(to_json(made)))
 
 
@@ -256,7 +256,7 @@ def test_a_plan_as_it_was_made_is_not_edited(plan: dict[str, Any]) -> None:
 @given(roles=st.lists(st.sampled_from(["drop", "tune", "anchor", "keep"]), min_size=6, max_size=6))
 def test_an_edited_plan_needs_only_its_roles(roles: list[str]) -> None:
     scores = Scores(8, FALLING, FALLING[:7], FALLING[:6])
-    plan = json.loads(to_json(build_plan(scores, PlanOptions(drop=2), Known(), None, {})))
+    plan = json.loads(to_json(build_plan(scores, PlanOptions(drop=2), ModelConstraints(), None, {})))
     plan["roles"] = ["drop", "keep", *roles]
     edited = read(without(plan, *DERIVED))
     assert edited.is_edited

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from interlace_cli.domain.layers import describe_layers, kept_layers, parse_layers
 from interlace_cli.errors import UsageError
-from interlace_cli.families.config import COUNTS_FROM_THE_START, INDEX_LISTS, is_tied
-from interlace_cli.families.config import edit_config as edit_stack
+from interlace_cli.families.edit import COUNTS_FROM_THE_START, INDEX_LISTS, is_tied
+from interlace_cli.families.edit import edit_config as edit_stack
 from interlace_cli.families.stacks import find_stack
 from interlace_cli.families.tensors import (
-    build_companions,
     build_numbering,
     build_renaming,
+    build_side_modules,
     find_layer_prefix,
     find_numbered_groups,
     layer_of,
@@ -113,8 +113,8 @@ def test_deepstack_taps_and_mergers_go_with_the_layer_they_add_to(case: tuple[in
     edited = edit_config(config, kept, layers)
     assert edited["vision_config"]["deepstack_visual_indexes"] == [5 + 6 * tap for tap in stays]
     mergers = [f"model.visual.deepstack_merger_list.{tap}.norm.weight" for tap in range(taps)]
-    companions = build_companions(config, find_stack(config), kept, layers)
-    assert build_renaming(mergers, "model.language_model.layers", build_numbering(kept, layers), companions) == {
+    side_modules = build_side_modules(config, find_stack(config), kept, layers)
+    assert build_renaming(mergers, "model.language_model.layers", build_numbering(kept, layers), side_modules) == {
         mergers[tap]: mergers[place] for place, tap in enumerate(stays)
     }
 

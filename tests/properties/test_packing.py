@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace_cli.data.packing import PADDING, group_alike, pack_rows
-from interlace_cli.healing.meeting import find_anchors, find_local_spans
+from interlace_cli.healing.layer_pairs import find_anchors, find_local_spans
 from interlace_cli.healing.recipe import Recipe
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=60)

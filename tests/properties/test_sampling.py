@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace_cli.data.keeping import cut_turns, find_low_rating
+from interlace_cli.data.filters import cut_turns, find_low_rating
 from interlace_cli.data.sampling import CLUSTERS, HEAD, METHODS, UNIFORM, allot_samples, draw_rows
 from interlace_cli.domain.dataset import Turn
 

@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from naive_selection import NAIVE, NAIVE_DROPS, most_random_drops
 
-from interlace_cli.core.plan import Known, PlanOptions, build_plan
+from interlace_cli.core.plan import ModelConstraints, PlanOptions, build_plan
 from interlace_cli.domain.layers import Role, count_drops, describe_layers
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.scores import Assign, Rank, Scores, Task, Tune
+from interlace_cli.domain.scores import Assign, Rank, Scores, SelectionTask, Tune
 from interlace_cli.errors import RatioError, UsageError
 from interlace_cli.strategies import STRATEGIES
 from interlace_cli.strategies.interlace import rate_spans
@@ -36,20 +36,20 @@ def score_tables(draw: st.DrawFn, most: int = 48) -> Scores:
         layers,
         *spans,
         angular=[[rng.choice([0.1, 0.2, rng.random()]) for _ in range(layers - n + 1)] for n in range(1, layers + 1)],
-        damage=[rng.choice([0.1, rng.random() - 0.2]) for _ in range(layers)],
-        first_order=[rng.choice([0.1, rng.random() - 0.2]) for _ in range(layers)],
-        sensitivity=[rng.choice([0.1, rng.random()]) for _ in range(layers)],
+        loss_increase=[rng.choice([0.1, rng.random() - 0.2]) for _ in range(layers)],
+        taylor_activation=[rng.choice([0.1, rng.random() - 0.2]) for _ in range(layers)],
+        taylor_weight=[rng.choice([0.1, rng.random()]) for _ in range(layers)],
         path=rng.sample(range(layers), rng.randint(1, layers)),
     )
 
 
 @st.composite
-def tasks(draw: st.DrawFn) -> Task:
+def tasks(draw: st.DrawFn) -> SelectionTask:
     scores = draw(score_tables())
     layers = scores.num_layers
     scores = scores.without_last() if draw(st.booleans()) else scores
     protected = draw(st.frozensets(st.integers(0, layers - 1), max_size=layers // 3))
-    return Task(scores, draw(st.integers(1, layers)), protected, draw(st.integers(0, 2**32)))
+    return SelectionTask(scores, draw(st.integers(1, layers)), protected, draw(st.integers(0, 2**32)))
 
 
 def naive(name: str, scores: Scores, count: int, protected: set[int]) -> list[tuple[list[int], list[int], list[int]]]:
@@ -59,7 +59,7 @@ def naive(name: str, scores: Scores, count: int, protected: set[int]) -> list[tu
 @pytest.mark.parametrize("name", NAIVE)
 @settings(max_examples=300, deadline=None)
 @given(task=tasks())
-def test_a_strategy_chooses_what_the_naive_one_does(name: str, task: Task) -> None:
+def test_a_strategy_chooses_what_the_naive_one_does(name: str, task: SelectionTask) -> None:
     picks = STRATEGIES[name](task)
     wanted = naive(name, task.scores, task.count, set(task.protected))
     assert [(pick.drop, pick.tune, pick.anchor) for pick in picks] == wanted
@@ -68,7 +68,7 @@ def test_a_strategy_chooses_what_the_naive_one_does(name: str, task: Task) -> No
 @pytest.mark.parametrize("name", NAIVE_DROPS)
 @settings(max_examples=200, deadline=None)
 @given(task=tasks())
-def test_a_drop_only_strategy_drops_what_the_naive_one_does(name: str, task: Task) -> None:
+def test_a_drop_only_strategy_drops_what_the_naive_one_does(name: str, task: SelectionTask) -> None:
     picks = STRATEGIES[name](task)
     assert [layer for pick in picks for layer in pick.drop] == NAIVE_DROPS[name](task)
     assert not any(pick.tune or pick.anchor for pick in picks)
@@ -81,7 +81,7 @@ def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int
     table = data.draw(score_tables(most=12))
     protected = data.draw(st.frozensets(st.integers(0, table.num_layers - 1), max_size=3))
     bar = data.draw(st.none() | st.floats(-1, 1))
-    task = Task(table, count, protected, 0, rank, Assign.OPTIMAL, bar)
+    task = SelectionTask(table, count, protected, 0, rank, Assign.OPTIMAL, bar)
     both = [
         (list(range(start, start + length)), value, bar is None or similarity[start] >= bar)
         for length, similarity in ((3, table.s3), (2, table.s2))
@@ -105,13 +105,17 @@ def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int
                 best = max(best, worth(list(chosen)))
     picks = STRATEGIES["interlace"](task)
     assert worth([(pick.layers, pick.score or 0.0) for pick in picks]) == pytest.approx(best)
-    damage = {Rank.LOSS: table.damage, Rank.TAYLOR: table.first_order, Rank.SIMILARITY: [-s for s in table.s1]}[rank]
-    assert all(damage[pick.drop[0]] <= damage[pick.tune[0]] for pick in picks)
+    loss_increase = {
+        Rank.LOSS: table.loss_increase,
+        Rank.TAYLOR: table.taylor_activation,
+        Rank.SIMILARITY: [-s for s in table.s1],
+    }[rank]
+    assert all(loss_increase[pick.drop[0]] <= loss_increase[pick.tune[0]] for pick in picks)
 
 
 @settings(max_examples=300, deadline=None)
 @given(task=tasks(), name=st.sampled_from(sorted(STRATEGIES)), how=st.sampled_from(Tune))
-def test_any_drop_set_is_interleaved_by_one_rule(task: Task, name: str, how: Tune) -> None:
+def test_any_drop_set_is_interleaved_by_one_rule(task: SelectionTask, name: str, how: Tune) -> None:
     picks = STRATEGIES[name](task)
     done = assign_tuned(picks, task.scores, task.protected, how)
     assert [pick.drop for pick in done] == [pick.drop for pick in picks]
@@ -146,7 +150,7 @@ def test_a_pair_that_carries_the_model_is_not_taken() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(task=tasks())
-def test_random_drops_scored_layers_and_tunes_as_many_others(task: Task) -> None:
+def test_random_drops_scored_layers_and_tunes_as_many_others(task: SelectionTask) -> None:
     picks = STRATEGIES["random"](task)
     assert len(picks) == most_random_drops(task.scores.s1, task.scores.num_layers, task.count, set(task.protected))
     assert all(len(pick.drop) == len(pick.tune) == 1 and pick.anchor == [] for pick in picks)
@@ -156,7 +160,7 @@ def test_random_drops_scored_layers_and_tunes_as_many_others(task: Task) -> None
 @pytest.mark.parametrize("name", STRATEGIES)
 @settings(max_examples=200, deadline=None)
 @given(task=tasks())
-def test_a_layer_has_one_role_at_most_and_a_protected_one_none(name: str, task: Task) -> None:
+def test_a_layer_has_one_role_at_most_and_a_protected_one_none(name: str, task: SelectionTask) -> None:
     picks = STRATEGIES[name](task)
     with_role = [layer for pick in picks for layer in pick.drop + pick.tune + pick.anchor]
     assert len(with_role) == len(set(with_role)), "picks overlap"
@@ -171,7 +175,7 @@ def test_without_last_the_last_layer_is_in_no_triplet_or_pair_and_never_dropped(
     table: Scores, count: int, seed: int
 ) -> None:
     last = table.num_layers - 1
-    task = Task(table.without_last(), count, frozenset(), seed)
+    task = SelectionTask(table.without_last(), count, frozenset(), seed)
     assert all(last not in pick.layers for name in ("interlace", "interlace_oa") for pick in STRATEGIES[name](task))
     assert all(last not in pick.drop for name in STRATEGIES for pick in STRATEGIES[name](task))
 
@@ -179,13 +183,13 @@ def test_without_last_the_last_layer_is_in_no_triplet_or_pair_and_never_dropped(
 def test_random_depends_on_the_seed_and_not_on_the_scores() -> None:
     flat = Scores(36, [0.5] * 36, [0.5] * 35, [0.5] * 34)
     wavy = replace(flat, s1=[0.1 * (i % 7) for i in range(36)])
-    drawn = [STRATEGIES["random"](Task(flat, 9, frozenset(), seed)) for seed in range(20)]
+    drawn = [STRATEGIES["random"](SelectionTask(flat, 9, frozenset(), seed)) for seed in range(20)]
     assert len({tuple(pick.drop[0] for pick in picks) for picks in drawn}) == 20
-    assert STRATEGIES["random"](Task(wavy, 9, frozenset(), 3)) == drawn[3]
+    assert STRATEGIES["random"](SelectionTask(wavy, 9, frozenset(), 3)) == drawn[3]
 
 
 def test_a_tie_drops_the_first_and_equal_triplets_go_in_order() -> None:
-    task = Task(Scores(9, [0.5] * 9, [0.5] * 8, [0.5] * 7), 3)
+    task = SelectionTask(Scores(9, [0.5] * 9, [0.5] * 8, [0.5] * 7), 3)
     assert [pick.layers for pick in STRATEGIES["interlace"](task)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert [pick.drop for pick in STRATEGIES["interlace"](task)] == [[0], [3], [6]]
 
@@ -209,7 +213,7 @@ def facts(layers: int, deepstack: int) -> ModelFacts:
 
 
 def plan(scores: Scores, options: PlanOptions, deepstack: int = 0) -> Plan:
-    return build_plan(scores, options, Known.by_facts(facts(scores.num_layers, deepstack)), None, {})
+    return build_plan(scores, options, ModelConstraints.by_facts(facts(scores.num_layers, deepstack)), None, {})
 
 
 def refusal(scores: Scores, options: PlanOptions) -> RatioError | None:
@@ -284,7 +288,9 @@ def test_what_is_protected_by_default_on_paper_and_by_choice() -> None:
     assert (made.protect, made.drop, made.tune, made.anchor) == ([0, 1, 2, 11], [3, 6], [4, 7], [5, 8])
     assert plan(TWELVE, PlanOptions(drop=2, paper=True), deepstack=3).drop == [0, 3]
     assert plan(TWELVE, PlanOptions(drop=2, protect=(4,)), deepstack=3).drop == [0, 5]
-    assert build_plan(TWELVE, PlanOptions(drop=2), Known(), None, {}).protect == [11], "no model, no DeepStack"
+    assert build_plan(TWELVE, PlanOptions(drop=2), ModelConstraints(), None, {}).protect == [11], (
+        "no model, no DeepStack"
+    )
 
 
 @pytest.mark.parametrize(

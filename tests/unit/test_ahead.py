@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from interlace_cli.data.ahead import count_threads, cut, read_ahead
 from interlace_cli.data.batches import Batcher, Inputs, cast_on_host
+from interlace_cli.data.prefetch import count_threads, cut, read_ahead
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.datasets import load_split

@@ -16,11 +16,11 @@ from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.progress import Silent
 from interlace_cli.families.modules import find_image_token, find_layers
 from interlace_cli.importance.rows import count_patches
-from interlace_cli.importance.similarity import SpanTap
+from interlace_cli.importance.similarity import SpanHook
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
-from interlace_cli.io.scores import load_scores
+from interlace_cli.io.score_files import load_scores
 
 
 def reference(model: Any, inputs: dict[str, torch.Tensor], image_token: int) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ def test_one_pass_equals_the_reference_for_every_family(name: str) -> None:
     model, inputs = tiny.build_model(), tiny.build_inputs()
     inputs["attention_mask"][1, :3] = 0
     wanted = reference(model, inputs, 5)
-    with SpanTap(find_layers(model)) as tap:
+    with SpanHook(find_layers(model)) as tap:
         found = tap.run(model, inputs, inputs["input_ids"] == 5).numpy()
     for m, modality in enumerate(("all", "image", "text")):
         for p in (1, 2, 3):
@@ -155,7 +155,7 @@ def test_norm_and_head_are_not_computed(chain_model: Path) -> None:
     for module in (model.lm_head, model.model.language_model.norm):
         module.register_forward_pre_hook(lambda *_: touched.append(1))
     inputs = {"input_ids": torch.arange(10, 20)[None], "attention_mask": torch.ones(1, 10)}
-    with SpanTap(find_layers(model)) as tap:
+    with SpanHook(find_layers(model)) as tap:
         tap.run(model, inputs, torch.zeros(1, 10, dtype=torch.bool))
     assert not touched
     model(**inputs)

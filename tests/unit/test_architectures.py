@@ -11,11 +11,11 @@ import pytest
 import torch
 import zoo
 
-from interlace_cli.core.opened import collect_stored, open_model
 from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.architectures import NEEDS
+from interlace_cli.families.model_files import collect_stored, open_model
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.healing.trainable import to_bytes
 from interlace_cli.io.models import import_transformers

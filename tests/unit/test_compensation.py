@@ -14,13 +14,13 @@ from tiny import TINY
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-from interlace_cli.data.ahead import iter_calibration
 from interlace_cli.data.batches import Batcher
+from interlace_cli.data.labels import keep_label_positions, sum_losses
+from interlace_cli.data.prefetch import iter_calibration
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.families.replay import Replay
 from interlace_cli.healing.compensation import Gap, _find_last_linear, _fold, _Sums, compensate, find_gaps
-from interlace_cli.healing.loss import keep_label_places, sum_losses
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
@@ -71,7 +71,7 @@ def demo(small_dataset: Path) -> tuple[Any, list[dict[str, torch.Tensor]]]:
     model = load_model(CHECKPOINT)
     batcher = Batcher(load_processor(CHECKPOINT), small_dataset)
     samples = load_split(small_dataset, "calibration")
-    return model, list(iter_calibration(batcher, samples, 6, model, keep_label_places))
+    return model, list(iter_calibration(batcher, samples, 6, model, keep_label_positions))
 
 
 def measure(model: Any, batches: list[dict[str, torch.Tensor]]) -> float:

@@ -13,11 +13,11 @@ from interlace_cli.data.batches import Batcher
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.demo.model import build_config, build_processor
 from interlace_cli.demo.questions import KINDS
-from interlace_cli.demo.train import Curriculum, Packer, compute_losses, init_weights, sample_batch, schedule
 from interlace_cli.demo.world import FAMILIES, SIZE, build_picture, draw, is_heldout
+from interlace_cli.demo_training.train import Curriculum, Packer, compute_losses, init_weights, sample_batch, schedule
+from interlace_cli.evaluation.aggregation import Points, score_kinds, score_macro
 from interlace_cli.evaluation.metrics.exact_match import is_exact_match
 from interlace_cli.evaluation.quality import generate_answers
-from interlace_cli.evaluation.scores import Points, score_kinds, score_macro
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 

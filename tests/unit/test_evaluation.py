@@ -14,15 +14,15 @@ from tiny import save_clip
 from interlace_cli.core.evaluate import EvaluateOptions, evaluate_checkpoints
 from interlace_cli.core.tasks import load_heldout, load_tasks, read_specs
 from interlace_cli.data.batches import Batcher
+from interlace_cli.data.labels import keep_label_positions
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UsageError
+from interlace_cli.evaluation.aggregation import Points, score_kinds, score_macro, score_retention
 from interlace_cli.evaluation.metrics.exact_match import is_exact_match
 from interlace_cli.evaluation.quality import compute_loss, generate_answers
-from interlace_cli.evaluation.scores import Points, score_kinds, score_macro, score_retention
 from interlace_cli.evaluation.statistics import bootstrap_retention
-from interlace_cli.healing.loss import keep_label_places
 from interlace_cli.io.datasets import find_files, load_split
 from interlace_cli.io.models import load_model, load_processor
 from interlace_cli.io.sample_tables import ImageStore
@@ -87,7 +87,7 @@ def test_batched_answers_and_losses_equal_those_one_by_one(small_dataset: Path) 
         return generate_answers(model, batcher.tokenizer, batcher.build_prompts(asked), 8)
 
     def measure(asked: list[Sample]) -> tuple[float, int]:
-        return compute_loss(model, keep_label_places(batcher.build_conversations(asked)))
+        return compute_loss(model, keep_label_positions(batcher.build_conversations(asked)))
 
     assert answer(samples) == [answer([sample])[0] for sample in samples]
     loss, tokens = measure(samples)

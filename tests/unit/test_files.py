@@ -14,7 +14,7 @@ import pytest
 from interlace_cli.errors import ArtifactError, InterlaceError
 from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, hash_file, write_atomically
-from interlace_cli.io.scores import load_scores
+from interlace_cli.io.score_files import load_scores
 
 
 def names(folder: Path) -> list[str]:

@@ -11,14 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlace_cli.core.harness import (
-    HarnessOptions,
-    check_replaceable,
-    import_results,
-    read_results,
-    run_harness,
-    save_benchmarks,
-)
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.progress import Silent
@@ -26,6 +18,14 @@ from interlace_cli.errors import ArtifactError, InterlaceError, MissingInputErro
 from interlace_cli.evaluation.harness import lmms_eval, vlmevalkit
 from interlace_cli.evaluation.harness.benchmarks import PAPER, choose_benchmarks
 from interlace_cli.evaluation.harness.retention import Found, build_rows
+from interlace_cli.evaluation.harness.runner import (
+    HarnessOptions,
+    check_replaceable,
+    import_results,
+    read_results,
+    run_harness,
+    save_benchmarks,
+)
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 
 # The paper's rows (Qwen3-VL-8B-Instruct): Dense-FT and INTERLACE at 25%.

@@ -16,12 +16,12 @@ from interlace_cli.cli.app import app
 from interlace_cli.core.finetune import heal_model
 from interlace_cli.core.prune import prune_by_plan, prune_layers
 from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.labels import answer_loss, keep_label_positions
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.modules import find_layers
-from interlace_cli.healing.loss import answer_loss, keep_label_places
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
 from interlace_cli.io.artifacts import build_origin, save_artifact
@@ -192,7 +192,7 @@ def test_nothing_is_recorded_below_the_first_tuned_layer(chain_model: Path, smal
     for index, layer in enumerate(layers):
         layer.register_forward_hook(lambda _, args, out, index=index: recorded.update({index: out.requires_grad}))
     batcher = Batcher(load_processor(chain_model), small_dataset)
-    batch = keep_label_places(batcher.build_conversations(load_split(small_dataset, "train")[:4]))
+    batch = keep_label_positions(batcher.build_conversations(load_split(small_dataset, "train")[:4]))
     labels = batch.pop("labels")
     answer_loss(model.train()(**batch), labels).backward()
     assert recorded == {index: index >= 5 for index in range(8)}
@@ -203,7 +203,7 @@ def test_loss_at_the_labels_equals_the_loss_of_all_logits(chain_model: Path, sma
     batch = Batcher(load_processor(chain_model), small_dataset).build_conversations(
         load_split(small_dataset, "train")[:6]
     )
-    kept = keep_label_places(batch)
+    kept = keep_label_positions(batch)
     labels = kept.pop("labels")
     with torch.inference_mode():
         ours = model(**kept)

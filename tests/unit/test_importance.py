@@ -14,11 +14,11 @@ from torch import Tensor
 
 from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.labels import keep_label_positions, sum_losses
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.progress import Silent
 from interlace_cli.families.modules import bypassed, find_entangled, find_layers
 from interlace_cli.families.replay import Replay, can_replay
-from interlace_cli.healing.loss import keep_label_places, sum_losses
 from interlace_cli.importance.correlation import compute_spearman
 from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
 from interlace_cli.importance.search_state import SearchState
@@ -79,7 +79,7 @@ def loaded(chain_model: Path, small_dataset: Path) -> tuple[Any, Any, list[dict[
     model = load_model(chain_model)
     batcher = Batcher(load_processor(chain_model), small_dataset)
     samples = load_split(small_dataset, "calibration")[:9]
-    batches = [keep_label_places(batcher.build_conversations(samples[i : i + 4])) for i in range(0, 9, 4)]
+    batches = [keep_label_positions(batcher.build_conversations(samples[i : i + 4])) for i in range(0, 9, 4)]
     return model, find_layers(model), batches
 
 
@@ -197,7 +197,7 @@ def test_gradients_equal_those_of_the_whole_loss_by_hand(loaded: tuple[Any, Any,
     (total / tokens).backward()
     for index in (0, 3, 7):
         wanted = sum(float((p.grad * p.detach()).abs().sum()) for p in layers[index].parameters())
-        assert found.sensitivity[index] == pytest.approx(wanted, rel=1e-4)
+        assert found.taylor_weight[index] == pytest.approx(wanted, rel=1e-4)
     model.zero_grad(set_to_none=True)
 
     # What scaling a layer's branch by 1 - e changes, to first order, is e times the estimate.
@@ -214,7 +214,7 @@ def test_gradients_equal_those_of_the_whole_loss_by_hand(loaded: tuple[Any, Any,
         shrunk = sum_losses(model(**inputs, use_cache=False), batch["labels"])
         handle.remove()
     slopes = [abs(after - before) / epsilon for before, after in zip(plain, shrunk, strict=True)]
-    assert found.first_order[4][: len(plain)] == pytest.approx(slopes, rel=0.05, abs=0.02)
+    assert found.taylor_activation[4][: len(plain)] == pytest.approx(slopes, rel=0.05, abs=0.02)
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -260,15 +260,15 @@ def test_importances_are_added_to_the_analysis_and_measured_once(
     kinds = [sample.kind for sample in load_split(small_dataset, "calibration")[:12]]
     for group in both.groups:
         members = [index for index, kind in enumerate(kinds) if kind == group.name]
-        assert (group.damage is None) == (not members)
+        assert (group.loss_increase is None) == (not members)
         if members:
             rise = (arrays["loss_single"] - arrays["loss_dense"])[2, members].sum() / arrays["loss_tokens"][
                 members
             ].sum()
-            assert (group.damage or [])[2] == pytest.approx(rise)
-            slope = arrays["first_order"][2, members].sum() / arrays["first_order_tokens"][members].sum()
-            assert (group.first_order or [])[2] == pytest.approx(slope)
-    assert second.loss.damage[2] == pytest.approx(
+            assert (group.loss_increase or [])[2] == pytest.approx(rise)
+            slope = arrays["taylor_activation"][2, members].sum() / arrays["taylor_tokens"][members].sum()
+            assert (group.taylor_activation or [])[2] == pytest.approx(slope)
+    assert second.loss.loss_increase[2] == pytest.approx(
         (arrays["loss_single"] - arrays["loss_dense"])[2].sum() / arrays["loss_tokens"].sum()
     )
     data = json.loads(out.read_text())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import DatasetError
+from interlace_cli.evaluation.aggregation import Points, score_kinds
 from interlace_cli.evaluation.metrics import find_metrics, score_answers
 from interlace_cli.evaluation.metrics.anls import compute_anls
 from interlace_cli.evaluation.metrics.cider import compute_cider
@@ -24,7 +25,6 @@ from interlace_cli.evaluation.metrics.relaxed_accuracy import is_relaxed_match
 from interlace_cli.evaluation.metrics.vqa_accuracy import compute_vqa_accuracy, normalize_answer
 from interlace_cli.evaluation.metrics.yes_no import find_yes_no
 from interlace_cli.evaluation.retrieval import find_ranks
-from interlace_cli.evaluation.scores import Points, score_kinds
 from interlace_cli.evaluation.statistics import bootstrap_retention, resample_retentions, to_array
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden/metrics.json").read_text())

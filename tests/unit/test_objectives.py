@@ -19,11 +19,11 @@ from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.modules import find_layers
 from interlace_cli.families.packing import find_positions
-from interlace_cli.healing.head import choose_loss
+from interlace_cli.healing.loss import choose_loss
 from interlace_cli.healing.objective import Stage, parse_objective
 from interlace_cli.healing.recipe import Recipe
-from interlace_cli.healing.step import RowLoss, Teacher, Weights, sum_errors
-from interlace_cli.healing.teacher import share_frozen, tapped
+from interlace_cli.healing.step import RowLoss, Teacher, TermWeights, sum_errors
+from interlace_cli.healing.teacher import capture_inputs, share_frozen
 from interlace_cli.healing.trainable import apply_trainable_set
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
@@ -81,7 +81,7 @@ def test_terms_against_their_definitions(pair: tuple[Any, Any, Any]) -> None:
     loss = choose_loss(student, row)
     layers, own = list(find_layers(dense)), list(find_layers(student))
     teacher = Teacher(dense, layers, choose_loss(dense, row), [5, 8], own, [4, 6])
-    sums = RowLoss(Stage(("distill", "anchor")), loss, Weights(0.25, 1.0), teacher).compute(student, row)
+    sums = RowLoss(Stage(("distill", "anchor")), loss, TermWeights(0.25, 1.0), teacher).compute(student, row)
 
     with torch.no_grad():
         places = row.is_label_BK
@@ -91,14 +91,14 @@ def test_terms_against_their_definitions(pair: tuple[Any, Any, Any]) -> None:
         divergence = (log_t.exp() * (log_t - log_p)).sum()
         states = []
         for model, stack, at in ((student, own, (4, 6)), (dense, layers, (5, 8))):
-            with tapped(stack, at) as found:
+            with capture_inputs(stack, at) as found:
                 model(**row.inputs, use_cache=False)
             states.append([found[place].hidden for place in at])
         errors = [((a - b) ** 2).sum(-1) / (b**2).sum(-1) for a, b in zip(*states, strict=True)]
     torch.testing.assert_close(sums.ce, ce, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sums.token.detach(), 0.75 * ce + 0.25 * divergence, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sums.anchor.detach(), sum(error.sum() for error in errors) / 2, rtol=1e-4, atol=1e-4)
-    alone = RowLoss(Stage(("anchor",)), loss, Weights(0.25, 1.0), teacher).compute(student, row)
+    alone = RowLoss(Stage(("anchor",)), loss, TermWeights(0.25, 1.0), teacher).compute(student, row)
     torch.testing.assert_close(alone.anchor, sums.anchor, rtol=1e-5, atol=1e-5)
     assert not alone.token.requires_grad
 
@@ -110,7 +110,7 @@ def test_an_undamaged_student_has_nothing_to_learn_of_its_teacher(pair: tuple[An
     layers, own = list(find_layers(dense)), list(find_layers(student))
     teacher = Teacher(dense, layers, choose_loss(dense, row), [5, 7], own, [5, 7])
     stage = Stage(("distill", "anchor"))
-    sums = RowLoss(stage, choose_loss(student, row), Weights(1.0, 1.0), teacher).compute(student, row)
+    sums = RowLoss(stage, choose_loss(student, row), TermWeights(1.0, 1.0), teacher).compute(student, row)
     assert float(sums.token.detach()) == pytest.approx(0, abs=1e-3)
     assert float(sums.anchor) == pytest.approx(0, abs=1e-6)
 
@@ -145,7 +145,7 @@ def test_local_brings_each_layer_nearer_to_its_pair(
     dense = load_model(chain_model, "float32", "cpu")
     batcher = Batcher(load_processor(pruned, 784, 50176), small_dataset)
     row = pack([encode(s, batcher, find_positions(dense)) for s in load_split(small_dataset, "train")[:8]])
-    with torch.no_grad(), tapped(list(find_layers(dense)), [2, 3, 4, 5, 7]) as found:
+    with torch.no_grad(), capture_inputs(list(find_layers(dense)), [2, 3, 4, 5, 7]) as found:
         dense(**row.inputs, use_cache=False)
     for position, layer, start, stop in ((2, 3, 2, 4), (4, 5, 5, 7)):
         errors = []

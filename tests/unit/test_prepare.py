@@ -14,7 +14,7 @@ from PIL import Image
 
 from interlace_cli.core.prepare import prepare_dataset
 from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import Place
+from interlace_cli.data.sources import SourceLocation
 from interlace_cli.data.splitting import assign_splits
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
@@ -170,7 +170,7 @@ def test_a_file_without_a_usable_record_leaves_nothing(text: str, sentence: str,
 def test_images_are_looked_for_under_image_root(folder: Path) -> None:
     (folder.parent / "data.json").write_text(json.dumps(twelve()))
     source = str(folder.parent / "data.json")
-    assert prepare_dataset(source, folder / "out", Selection(), Silent(), Place(folder)).skipped == {}
+    assert prepare_dataset(source, folder / "out", Selection(), Silent(), SourceLocation(folder)).skipped == {}
     with pytest.raises(DatasetError, match="image file is missing"):
         prepare_dataset(source, folder / "none", Selection(), Silent())
 

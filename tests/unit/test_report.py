@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from interlace_cli.core.opened import open_model
 from interlace_cli.core.report import write_report
 from interlace_cli.domain.checkpoint import Healing
 from interlace_cli.domain.evaluation import BenchmarkRow, Benchmarks, Evaluation, Result, Speed
@@ -23,6 +22,7 @@ from interlace_cli.domain.layers import Role
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Origin
 from interlace_cli.errors import MissingInputError
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import save_artifact
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.report.curves import build_intervals, build_loss_curve

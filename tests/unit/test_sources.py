@@ -17,7 +17,7 @@ from PIL import Image
 
 from interlace_cli.core.prepare import draw_source, prepare_dataset
 from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import Place
+from interlace_cli.data.sources import SourceLocation
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError, InterlaceError, MissingInputError, UsageError
@@ -41,7 +41,7 @@ def mirror(tmp_path: Path) -> Path:
     return root
 
 
-def prepare(source: str, out: Path, place: Place = Place(), **options: Any) -> Manifest:  # noqa: B008
+def prepare(source: str, out: Path, place: SourceLocation = SourceLocation(), **options: Any) -> Manifest:  # noqa: B008
     return prepare_dataset(source, out, Selection(**options), Silent(), place)
 
 
@@ -57,7 +57,7 @@ def numbers(folder: Path) -> list[int]:
 
 
 def test_a_tenth_of_every_subset_up_to_yesbut(mirror: Path, tmp_path: Path) -> None:
-    manifest = prepare("finevision", tmp_path / "out", Place(mirror=mirror), portion=0.1)
+    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=0.1)
     assert (manifest.source, manifest.location) == ("finevision", "HuggingFaceM4/FineVision")
     assert manifest.selection == "clusters"
     assert [(draw.part, draw.available, draw.taken) for draw in manifest.draws] == [(name, 60, 6) for name in NAMES[:4]]
@@ -75,7 +75,7 @@ def test_a_tenth_of_every_subset_up_to_yesbut(mirror: Path, tmp_path: Path) -> N
 
 
 def test_the_default_is_a_percent_and_at_least_one_of_each(mirror: Path, tmp_path: Path) -> None:
-    manifest = prepare("finevision", tmp_path / "out", Place(mirror=mirror))
+    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror))
     assert [draw.taken for draw in manifest.draws] == [1, 1, 1, 1]
 
 
@@ -83,7 +83,7 @@ def test_the_released_selection_to_the_letter(mirror: Path, tmp_path: Path) -> N
     """The first rows of each subset; then those with more than three images fall away, and turns after the fifth."""
     rows = [make_row(i, images=i % 5, turns=1 + i % 6) for i in range(40)]
     write_subset(mirror, NAMES[0], rows)
-    manifest = prepare("finevision", tmp_path / "out", Place(mirror=mirror), portion=0.26, method="head")
+    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=0.26, method="head")
     assert [draw.taken for draw in manifest.draws] == [10, 15, 15, 15]
     assert manifest.skipped == {"more than 3 images": 2}
     found = {s.question: s for s in every_sample(tmp_path / "out") if s.source == NAMES[0]}
@@ -99,7 +99,7 @@ def test_the_released_selection_to_the_letter(mirror: Path, tmp_path: Path) -> N
 def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(mirror: Path, tmp_path: Path) -> None:
     def made(name: str, threads: int, seed: int = 0) -> dict[str, bytes]:
         chosen = Selection(portion=0.2, seed=seed)
-        prepare_dataset("finevision", tmp_path / name, chosen, Silent(), Place(mirror=mirror), threads=threads)
+        prepare_dataset("finevision", tmp_path / name, chosen, Silent(), SourceLocation(mirror=mirror), threads=threads)
         files = (tmp_path / name).rglob("*.*")
         return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files if path.is_file()}
 
@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(mirror: Path, t
 
 
 def test_subsets_and_ratings_choose(mirror: Path, tmp_path: Path) -> None:
-    place = Place(mirror=mirror)
+    place = SourceLocation(mirror=mirror)
     chosen = prepare("finevision", tmp_path / "a", place, portion=1.0, subsets=("yesbut", NAMES[0]))
     assert chosen.kinds == {NAMES[0]: 60, "yesbut": 60}
     left = prepare("finevision", tmp_path / "b", place, portion=1.0, exclude=tuple(NAMES[:2]))
@@ -138,7 +138,7 @@ def test_broken_rows_are_counted_and_the_others_taken(mirror: Path, tmp_path: Pa
         make_row(11),
     ]
     write_subset(mirror, "yesbut", bad)
-    manifest = prepare("finevision", tmp_path / "out", Place(mirror=mirror), portion=1.0, subsets=("yesbut",))
+    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=1.0, subsets=("yesbut",))
     assert manifest.skipped == {
         "more than 3 images": 1,
         "field conversations is missing or empty": 1,
@@ -159,26 +159,26 @@ def test_a_broken_row_group_is_skipped_and_a_broken_file_is_named(mirror: Path, 
     begin = pq.read_metadata(path).row_group(1).column(0).dictionary_page_offset or 0
     data[begin + 10 : begin + 3000] = bytes(2990)
     path.write_bytes(bytes(data))
-    manifest = prepare("finevision", tmp_path / "out", Place(mirror=mirror), portion=1.0, subsets=("yesbut",))
+    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=1.0, subsets=("yesbut",))
     assert manifest.skipped == {"row group cannot be read": 10}
     assert manifest.kinds == {"yesbut": 50}
     path.write_bytes(bytes(data[:-20]))
     with pytest.raises(DatasetError, match=r"yesbut/train-00000-of-00002\.parquet of mirror is not a Parquet file"):
-        prepare("finevision", tmp_path / "other", Place(mirror=mirror), subsets=("yesbut",))
+        prepare("finevision", tmp_path / "other", SourceLocation(mirror=mirror), subsets=("yesbut",))
 
 
 def test_an_incomplete_copy_is_said(mirror: Path) -> None:
     write_card(mirror, make_card(NAMES, {"yesbut": 61, NAMES[0]: 60, NAMES[1]: 60, NAMES[2]: 60}))
-    drawn = draw_source("finevision", Selection(), Place(mirror=mirror))
+    drawn = draw_source("finevision", Selection(), SourceLocation(mirror=mirror))
     assert "1 of 4 subsets are incomplete here: yesbut has 60 of 61 records" in drawn.description
     write_card(mirror, make_card(NAMES))
-    assert "yesbut has" not in draw_source("finevision", Selection(), Place(mirror=mirror)).description
-    known = draw_source("finevision", Selection(), Place(mirror=mirror)).description
+    assert "yesbut has" not in draw_source("finevision", Selection(), SourceLocation(mirror=mirror)).description
+    known = draw_source("finevision", Selection(), SourceLocation(mirror=mirror)).description
     assert "4 of 4 subsets are incomplete here: CoSyn_400k_chart has 60 of 116,814 records" in known
 
 
 def test_what_will_be_read_is_said_before(mirror: Path) -> None:
-    drawn = draw_source("finevision", Selection(portion=0.1), Place(mirror=mirror))
+    drawn = draw_source("finevision", Selection(portion=0.1), SourceLocation(mirror=mirror))
     groups = sum(part.groups for part in drawn.draws)
     assert f"24 of 240 records, from {groups} row groups" in drawn.description
     assert "This is a cluster sample" in drawn.description
@@ -187,7 +187,7 @@ def test_what_will_be_read_is_said_before(mirror: Path) -> None:
         metadata = [pq.read_metadata(path) for path in files]
         sizes = [m.row_group(g).total_byte_size for m in metadata for g in range(m.num_row_groups)]
         assert part.groups * min(sizes) * 0.5 < part.bytes <= sum(sizes)
-    uniform = draw_source("finevision", Selection(portion=0.1, method="uniform"), Place(mirror=mirror))
+    uniform = draw_source("finevision", Selection(portion=0.1, method="uniform"), SourceLocation(mirror=mirror))
     assert sum(part.bytes for part in uniform.draws) > sum(part.bytes for part in drawn.draws)
     assert "cluster" not in uniform.description
 
@@ -301,11 +301,11 @@ def test_what_is_no_source_is_said(tmp_path: Path) -> None:
         prepare(str(tmp_path / "bad.parquet"), tmp_path / "out")
 
 
-def write_questions(folder: Path, rows: list[dict[str, Any]]) -> Place:
+def write_questions(folder: Path, rows: list[dict[str, Any]]) -> SourceLocation:
     (folder / "data").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "data/train-00000-of-00001.parquet")
     pq.write_table(pa.Table.from_pylist(rows[:1]), folder / "data/test-00000-of-00001.parquet")
-    return Place(mirror=folder)
+    return SourceLocation(mirror=folder)
 
 
 def test_textvqa_has_a_sample_for_each_distinct_answer_and_asks_once(tmp_path: Path) -> None:
@@ -404,12 +404,12 @@ def test_what_was_read_from_one_place_is_not_gone_on_from_in_another(tmp_path: P
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(make_image(seed))
     source, left = str(tmp_path / "rows.json"), tmp_path / "left"
-    prepare(source, tmp_path / "first", Place(tmp_path / "one"))
+    prepare(source, tmp_path / "first", SourceLocation(tmp_path / "one"))
     with pytest.MonkeyPatch.context() as patch:
         # As if the call had been ended while it wrote the dataset.
         patch.setattr("interlace_cli.core.prepare.folder_being_made", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(source, left, Place(tmp_path / "one"))
-    prepare(source, left, Place(tmp_path / "two"))
+            prepare(source, left, SourceLocation(tmp_path / "one"))
+    prepare(source, left, SourceLocation(tmp_path / "two"))
     images = [every_sample(folder)[0].image for folder in (tmp_path / "first", left)]
     assert images[0] != images[1]

@@ -13,20 +13,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from interlace_cli.data.batches import IGNORE, Batcher
-from interlace_cli.data.rows import Encoded, Row, build_rows, encode, pack, pad
+from interlace_cli.data.rows import Encoded, PackedRow, build_rows, encode, pack, pad
 from interlace_cli.families.modules import find_layers
 from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.cost import Workload
-from interlace_cli.healing.head import CHUNK, HeadLoss, LogitsLoss, choose_loss
 from interlace_cli.healing.layout import choose_layout
+from interlace_cli.healing.loss import CHUNK, HeadLoss, LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
-from interlace_cli.healing.step import RowLoss, Weights
+from interlace_cli.healing.step import RowLoss, TermWeights
 from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
 CE = Stage(("ce",))
-WEIGHTS = Weights(0.5, 1.0)
+WEIGHTS = TermWeights(0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def case(request: Any, chain_model: Path, llava_model: Path, small_dataset: Path
     return model, [encode(sample, batcher, positions) for sample in load_split(small_dataset, "train")[:12]]
 
 
-def take(model: Any, rows: list[Row], loss: HeadLoss | LogitsLoss) -> tuple[float, dict[str, torch.Tensor]]:
+def take(model: Any, rows: list[PackedRow], loss: HeadLoss | LogitsLoss) -> tuple[float, dict[str, torch.Tensor]]:
     """Sum of the cross-entropies, and the gradients."""
     model.zero_grad()
     total = 0.0
@@ -114,7 +114,7 @@ def test_a_model_whose_samples_would_see_each_other_is_not_packed(
     """Positions that do not begin anew are what makes samples leak into each other."""
     model, samples = case
 
-    def leak(samples: list[Encoded]) -> Row:
+    def leak(samples: list[Encoded]) -> PackedRow:
         row = pack(samples)
         positions = row.inputs["position_ids"]
         row.inputs["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape).contiguous()
@@ -148,7 +148,7 @@ def test_the_heads_loss_is_that_of_plain_logits(share: float, labels: int) -> No
         def __call__(self, **inputs: Any) -> Any:
             return type("Out", (), {"logits": head(hidden)})
 
-    row = Row({}, targets)
+    row = PackedRow({}, targets)
     results = []
     for loss, wanted in ((HeadLoss(head), teacher), (LogitsLoss(), head(teacher))):
         hidden.grad = None

@@ -44,8 +44,20 @@ def build_analysis(**more: object) -> Analysis:
         is_tied=True,
     )
     groups = [
-        Group(by="source", name="charts", samples=5, similarity=spans(2, 3), damage=[0.1 * i for i in range(LAYERS)]),
-        Group(by="source", name="text", samples=5, similarity=spans(4), damage=[0.8 - 0.1 * i for i in range(LAYERS)]),
+        Group(
+            by="source",
+            name="charts",
+            samples=5,
+            similarity=spans(2, 3),
+            loss_increase=[0.1 * i for i in range(LAYERS)],
+        ),
+        Group(
+            by="source",
+            name="text",
+            samples=5,
+            similarity=spans(4),
+            loss_increase=[0.8 - 0.1 * i for i in range(LAYERS)],
+        ),
     ]
     return Analysis(
         kind=Analysis.KIND,
@@ -92,11 +104,11 @@ def test_only_what_is_named_counts_and_text_is_the_modality() -> None:
     assert s1[2] == pytest.approx(0.5 + 0.4 * 1 / 4)
 
 
-def test_damage_is_weighed_where_every_group_has_one() -> None:
+def test_the_loss_increase_is_weighed_where_every_group_has_one() -> None:
     analysis = build_analysis()
-    damage = weigh_scores(analysis, {"charts": 1, "source:text": 1}).damage
-    assert damage == pytest.approx([0.4] * LAYERS)
-    assert weigh_scores(analysis, {"charts": 1, "image": 1}).damage == ()
+    loss_increase = weigh_scores(analysis, {"charts": 1, "source:text": 1}).loss_increase
+    assert loss_increase == pytest.approx([0.4] * LAYERS)
+    assert weigh_scores(analysis, {"charts": 1, "image": 1}).loss_increase == ()
 
 
 @pytest.mark.parametrize("weights", [{"nothing": 1.0}, {"charts": 0.0}, {"charts": -1.0, "image": 2.0}])
@@ -130,14 +142,14 @@ def test_what_was_not_measured_is_asked_for(tmp_path: Path) -> None:
 
 def test_what_was_measured_over_all_cannot_be_weighed(tmp_path: Path) -> None:
     path = tmp_path / "analysis.json"
-    taylor = TaylorImportance(sensitivity=[1.0] * LAYERS, first_order=[1.0] * LAYERS, samples=4)
+    taylor = TaylorImportance(taylor_weight=[1.0] * LAYERS, taylor_activation=[1.0] * LAYERS, samples=4)
     save_artifact(build_analysis(loss=loss([4, 2]), taylor=taylor), path)
     for options in (PlanOptions(drop=2, strategy="sleb"), PlanOptions(drop=2, strategy="taylor")):
         assert plan_from_analysis(path, options).drop
         with pytest.raises(UsageError, match="cannot be weighed by charts"):
             plan_from_analysis(path, PlanOptions(drop=2, strategy=options.strategy, weights=(("charts", 1.0),)))
     by_loss = PlanOptions(drop=1, rank=Rank.LOSS, weights=(("charts", 1.0),), protect=())
-    assert plan_from_analysis(path, by_loss).drop == [0], "the damage grows with the layer on charts"
+    assert plan_from_analysis(path, by_loss).drop == [0], "the loss_increase grows with the layer on charts"
     other = PlanOptions(drop=1, rank=Rank.LOSS, weights=(("source:text", 1.0),), protect=())
     assert plan_from_analysis(path, other).drop == [6], "and falls on text; 7 can only be an anchor"
 
@@ -151,11 +163,11 @@ def test_a_search_that_ends_too_early_says_how_far_it_went(tmp_path: Path) -> No
     assert plan_from_analysis(path, PlanOptions(drop=4, strategy="sleb", protect=())).drop == [2, 3, 4, 7]
 
 
-def test_the_table_shows_damage_and_whether_similarity_can_be_trusted(tmp_path: Path) -> None:
+def test_the_table_shows_the_loss_increase_and_whether_similarity_can_be_trusted(tmp_path: Path) -> None:
     save_artifact(build_analysis(loss=loss([4]), correlation=0.25), tmp_path / "analysis.json")
     done = CliRunner().invoke(app, ["plan", "--ratio", "0.25", "-w", str(tmp_path)])
     assert done.exit_code == 0, done.stderr
-    assert "damage" in done.stdout
+    assert "loss_increase" in done.stdout
     assert "0.7000" in done.stdout
     assert "Spearman +0.25" in done.stdout
     assert "misleads on this model" in done.stdout

@@ -15,7 +15,7 @@ Layout = Literal["overall", "hrbench", "ocrbench", "pope", "mia"]
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class HarnessBenchmark:
     """`task` and `metric` are lmms-eval's, `scale` what makes its score percent; `dataset` is VLMEvalKit's, of the
     class
     `dataset_class`, its result file laid out as `layout`, `kit_scale` what makes that percent. `is_judged`: scored by
@@ -36,20 +36,28 @@ class Benchmark:
 TEXT, GENERAL, PERCEPTION, SCIENCE = "Text/Chart", "GVQA", "Perception", "Inst&Sci"
 MCQ = "ImageMCQDataset"
 PAPER = (
-    Benchmark("AI2D", TEXT, "ai2d", "exact_match", 100, "AI2D_TEST", MCQ, "overall", 100),
-    Benchmark("ChartQA", TEXT, "chartqa", "relaxed_overall", 100, "ChartQA_TEST", "ImageVQADataset", "overall", 1),
-    Benchmark("OCRBench", TEXT, "ocrbench", "ocrbench_accuracy", 100, "OCRBench", "OCRBench", "ocrbench", 1),
-    Benchmark("TextVQA", TEXT, "textvqa_val", "exact_match", 100, "TextVQA_VAL", "ImageVQADataset", "overall", 1),
-    Benchmark(
+    HarnessBenchmark("AI2D", TEXT, "ai2d", "exact_match", 100, "AI2D_TEST", MCQ, "overall", 100),
+    HarnessBenchmark(
+        "ChartQA", TEXT, "chartqa", "relaxed_overall", 100, "ChartQA_TEST", "ImageVQADataset", "overall", 1
+    ),
+    HarnessBenchmark("OCRBench", TEXT, "ocrbench", "ocrbench_accuracy", 100, "OCRBench", "OCRBench", "ocrbench", 1),
+    HarnessBenchmark(
+        "TextVQA", TEXT, "textvqa_val", "exact_match", 100, "TextVQA_VAL", "ImageVQADataset", "overall", 1
+    ),
+    HarnessBenchmark(
         "MMBench", GENERAL, "mmbench_en_dev_static", "gpt_eval_score", 1, "MMBench_DEV_EN_V11", MCQ, "overall", 100
     ),
-    Benchmark("POPE", GENERAL, "pope", "pope_f1_score", 100, "POPE", "ImageYORNDataset", "pope", 1),
-    Benchmark("RealWorldQA", GENERAL, "realworldqa", "exact_match", 100, "RealWorldQA", MCQ, "overall", 100),
-    Benchmark("HRBench4K", PERCEPTION, "hrbench4k", "average", 100, "HRBench4K", "HRBenchDataset", "hrbench", 100),
-    Benchmark("HRBench8K", PERCEPTION, "hrbench8k", "average", 100, "HRBench8K", "HRBenchDataset", "hrbench", 100),
-    Benchmark("V*", PERCEPTION, "vstar_bench", "vstar_overall_acc", 1, "VStarBench", MCQ, "overall", 100),
-    Benchmark("MIABench", SCIENCE, "mia_bench", "gpt_eval_score", 100, "MIA-Bench", "MIABench", "mia", 1, True),
-    Benchmark("ScienceQA", SCIENCE, "scienceqa_img", "exact_match", 100, "ScienceQA_TEST", MCQ, "overall", 100),
+    HarnessBenchmark("POPE", GENERAL, "pope", "pope_f1_score", 100, "POPE", "ImageYORNDataset", "pope", 1),
+    HarnessBenchmark("RealWorldQA", GENERAL, "realworldqa", "exact_match", 100, "RealWorldQA", MCQ, "overall", 100),
+    HarnessBenchmark(
+        "HRBench4K", PERCEPTION, "hrbench4k", "average", 100, "HRBench4K", "HRBenchDataset", "hrbench", 100
+    ),
+    HarnessBenchmark(
+        "HRBench8K", PERCEPTION, "hrbench8k", "average", 100, "HRBench8K", "HRBenchDataset", "hrbench", 100
+    ),
+    HarnessBenchmark("V*", PERCEPTION, "vstar_bench", "vstar_overall_acc", 1, "VStarBench", MCQ, "overall", 100),
+    HarnessBenchmark("MIABench", SCIENCE, "mia_bench", "gpt_eval_score", 100, "MIA-Bench", "MIABench", "mia", 1, True),
+    HarnessBenchmark("ScienceQA", SCIENCE, "scienceqa_img", "exact_match", 100, "ScienceQA_TEST", MCQ, "overall", 100),
 )
 JUDGE_KEYS = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY")
 
@@ -60,7 +68,7 @@ class Asked:
 
     name: str
     category: str
-    known: Benchmark | None = None
+    known: HarnessBenchmark | None = None
     metric: str | None = None
 
 
@@ -84,7 +92,7 @@ def choose_benchmarks(text: str) -> list[Asked]:
     return list(dict.fromkeys(asked))
 
 
-def find_benchmark(name: str) -> Benchmark | None:
+def find_benchmark(name: str) -> HarnessBenchmark | None:
     """By any of its names."""
     lowered = name.lower()
     return next((one for one in PAPER if lowered in (one.name.lower(), one.task.lower(), one.dataset.lower())), None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import DatasetError
+from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.evaluation.metrics.anls import score_anls
 from interlace_cli.evaluation.metrics.cider import score_cider
 from interlace_cli.evaluation.metrics.exact_match import score_exact_match
@@ -15,7 +16,6 @@ from interlace_cli.evaluation.metrics.multiple_choice import score_multiple_choi
 from interlace_cli.evaluation.metrics.relaxed_accuracy import score_relaxed_accuracy
 from interlace_cli.evaluation.metrics.vqa_accuracy import score_vqa_accuracy
 from interlace_cli.evaluation.metrics.yes_no import score_yes_no_accuracy, score_yes_no_f1
-from interlace_cli.evaluation.scores import Points
 
 Metric = Callable[[Sequence[str], Sequence[Sample]], Points]
 METRICS: dict[str, Metric] = {

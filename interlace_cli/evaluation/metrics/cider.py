@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.scores import Points
+from interlace_cli.evaluation.aggregation import Points
 
 LONGEST, SIGMA = 4, 6.0
 Gram = tuple[str, ...]

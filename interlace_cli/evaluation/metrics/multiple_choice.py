@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 
 from interlace_cli.domain.dataset import Sample
+from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.evaluation.metrics.exact_match import normalize_answer
-from interlace_cli.evaluation.scores import Points
 
 
 def find_choice(text: str, choices: Sequence[str]) -> int | None:

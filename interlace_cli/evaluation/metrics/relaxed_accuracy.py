@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.scores import Points
+from interlace_cli.evaluation.aggregation import Points
 
 TOLERANCE = 0.05
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.scores import Points
+from interlace_cli.evaluation.aggregation import Points
 
 ENOUGH = 3
 NUMBERS = {"none": "0"} | {

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.scores import Points
+from interlace_cli.evaluation.aggregation import Points
 
 
 def find_yes_no(text: str) -> str | None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.core.opened import open_model
 from interlace_cli.domain.evaluation import Benchmarks, Evaluation
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import ArtifactError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.evaluation.harness import lmms_eval, vlmevalkit
 from interlace_cli.evaluation.harness.benchmarks import JUDGE_KEYS, PAPER, Asked, find_benchmark, group_by_category
 from interlace_cli.evaluation.harness.retention import Found, build_rows
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
 from interlace_cli.io.files import hash_bytes, parse_json, write_atomically
 

@@ -1,4 +1,4 @@
-"""Measure the demo model and write its card: `python -m interlace_cli.demo.card [DIR]`.
+"""Measure the demo model and write its card: `python -m interlace_cli.demo_training.card [DIR]`.
 
 Greedy answers by `generate` to questions about held-out pictures, as many of each kind.
 """
@@ -35,13 +35,13 @@ something true to work on within minutes. It knows nothing else.
 It was made by
 
 ```
-python -m interlace_cli.demo.train --out DIR
+python -m interlace_cli.demo_training.train --out DIR
 ```
 
 ({steps}; {weights} bytes of weights in bfloat16) and measured by
 
 ```
-python -m interlace_cli.demo.card DIR
+python -m interlace_cli.demo_training.card DIR
 ```
 
 Pictures of the held-out eighth of the world are never trained on. Exact match of greedy answers, {per_kind} held-out
@@ -79,7 +79,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
 
 def build_card(folder: Path, scores: dict[str, tuple[float, float]], how: str) -> str:
     """The card's text; the macro mean is its last row."""
-    from interlace_cli.core.opened import open_model
+    from interlace_cli.families.model_files import open_model
 
     facts = open_model(folder).facts
     head = HEAD.format(

@@ -6,14 +6,14 @@ holds it, and goes with it.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from interlace_cli.io.files import parse_json
-from interlace_cli.io.processes import LAUNCHER, find_processes
+from interlace_cli.runtime.processes import LAUNCHER, find_processes
 
 try:
     import fcntl
@@ -79,15 +79,13 @@ def _acquire(folder: Path, command: str, say: Callable[[str], None]) -> int | No
 
 
 def _describe_self(command: str) -> bytes:
-    from interlace_cli.io.artifacts import to_json_text
-
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return to_json_text({"command": command, "process": os.getpid(), "since": since}).encode()
+    return json.dumps({"command": command, "process": os.getpid(), "since": since}).encode()
 
 
 def _describe_holder(path: Path) -> str:
     try:
-        found = parse_json(path.read_bytes())
+        found = json.loads(path.read_bytes())
         return f"`interlace {found['command']}` (process {found['process']}, since {found['since']})"
-    except (OSError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another command"

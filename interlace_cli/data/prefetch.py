@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from interlace_cli.data.batches import Batcher, Inputs, cast_on_host, order_by_length, to_device
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.io.processes import find_processes
+from interlace_cli.runtime.processes import find_processes
 
 Item = TypeVar("Item")
 MOST_THREADS = 8

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from interlace_cli.errors import CheckpointError
-from interlace_cli.families.config import INDEX_DICTS, INDEX_LISTS, ONE_BASED_INDEX_LISTS
+from interlace_cli.families.edit import INDEX_DICTS, INDEX_LISTS, ONE_BASED_INDEX_LISTS
+from interlace_cli.families.feature_layers import FEATURE_LAYERS, VISION_FEATURES
 from interlace_cli.families.stacks import COUNTS, DECODER_COUNTS, ENCODER_COUNTS, Config
-from interlace_cli.families.taps import FEATURE_LAYERS, VISION_TAPS
 
 MOST_LAYERS = 4096
 MOST_DEPTH = 48
 """Of objects and lists in each other."""
 _COUNTED = {*COUNTS, *DECODER_COUNTS, *ENCODER_COUNTS}
 _NAMES = ("layer_types", "layers_block_type", "indexer_types")
-_INDICES = (*INDEX_LISTS, *ONE_BASED_INDEX_LISTS, *VISION_TAPS, "kv_source_layers", "spatial_target_layers")
+_INDICES = (*INDEX_LISTS, *ONE_BASED_INDEX_LISTS, *VISION_FEATURES, "kv_source_layers", "spatial_target_layers")
 
 
 def check_fields(config: Config, source: str) -> None:

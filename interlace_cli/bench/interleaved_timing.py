@@ -11,7 +11,7 @@ from interlace_cli.domain.benchmark import Case, Spread
 OURS, BASELINE = "ours", "baseline"
 
 
-def take_turns(
+def time_interleaved(
     ways: Mapping[str, Callable[[], object]], repeats: int, advance: Callable[[], None], warm_ups: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of each way, `repeats` of them after the warm-ups; who goes first changes from turn to turn."""

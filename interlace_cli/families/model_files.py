@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.errors import CheckpointError
-from interlace_cli.families.config import is_tied, merge_resolved, needs_resolution
-from interlace_cli.families.fields import MOST_LAYERS, check_fields
+from interlace_cli.families.edit import is_tied, merge_resolved, needs_resolution
+from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.limits import find_locked
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
-from interlace_cli.families.taps import count_deepstack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
+from interlace_cli.families.validate import MOST_LAYERS, check_fields
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, open_checkpoint, read_config
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.models import resolve_config
-from interlace_cli.io.workspace import PASSPORT
+from interlace_cli.io.workspace import METADATA
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,7 +77,7 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
 
 def find_cut_stack(location: str | Path) -> str:
     """Which stack a folder says it was cut in, if it is one of ours; else the language model's."""
-    passport = Path(location).expanduser() / PASSPORT
+    passport = Path(location).expanduser() / METADATA
     return load_artifact(passport, CheckpointCard).stack if passport.exists() else LANGUAGE
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import IO
 
 from interlace_cli.errors import InterlaceError
-from interlace_cli.io.processes import LAUNCHER
+from interlace_cli.runtime.processes import LAUNCHER
 
 Log = IO[bytes] | None
 PULSE = "INTERLACE_PULSE"

@@ -1,4 +1,4 @@
-"""Train the demo model from scratch: `python -m interlace_cli.demo.train --out DIR`.
+"""Train the demo model from scratch: `python -m interlace_cli.demo_training.train --out DIR`.
 
 How it learns so much in an hour of one or two CPU cores:
 

@@ -11,7 +11,7 @@ from interlace_cli.families.stacks import LANGUAGE, Config, Stack
 FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_select_layer")
 """Indices into the vision tower's hidden states, of which there is one more than layers; negative from the end."""
 FEATURE_OWNERS = ((), ("adapter_config",))
-VISION_TAPS = {"deepstack_visual_indexes": True, "intermediate_layers_indices": False}
+VISION_FEATURES = {"deepstack_visual_indexes": True, "intermediate_layers_indices": False}
 """Layers of the vision tower whose output is taken; whether each has to be another layer."""
 
 
@@ -21,10 +21,10 @@ def count_deepstack(config: Config) -> int:
     return len(vision.get("deepstack_visual_indexes") or []) if isinstance(vision, dict) else 0
 
 
-def edit_taps(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> None:
+def edit_feature_layers(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> None:
     """Renumbers in place."""
     if stack.name == "vision":
-        _edit_vision_taps(config, kept, num_layers)
+        _edit_vision_features(config, kept, num_layers)
     elif stack.name in (LANGUAGE, "text"):
         _edit_deepstack(config, kept)
         _edit_injections(config, kept, num_layers)
@@ -37,7 +37,7 @@ def move_state(index: int, kept: Sequence[int], num_layers: int) -> int:
     return moved if index >= 0 else moved - len(kept) - 1
 
 
-def move_tap(layer: int, kept: Sequence[int]) -> int:
+def move_output(layer: int, kept: Sequence[int]) -> int:
     """The position whose output is what `layer` put out, where a dropped layer passes its input on; -1 before all."""
     return sum(other <= layer for other in kept) - 1
 
@@ -59,15 +59,15 @@ def as_list(value: Any) -> list[int]:
     return value if isinstance(value, list) else [value]
 
 
-def _edit_vision_taps(config: Config, kept: Sequence[int], num_layers: int) -> None:
+def _edit_vision_features(config: Config, kept: Sequence[int], num_layers: int) -> None:
     for owner, field in iter_feature_fields(config):
         value = owner[field]
         moved = [move_state(index, kept, num_layers) for index in as_list(value)]
         owner[field] = moved if isinstance(value, list) else moved[0]
     vision = config["vision_config"]
-    for field in VISION_TAPS:
+    for field in VISION_FEATURES:
         if isinstance(vision.get(field), list):
-            vision[field] = [move_tap(layer, kept) for layer in vision[field]]
+            vision[field] = [move_output(layer, kept) for layer in vision[field]]
 
 
 def _edit_deepstack(config: Config, kept: Sequence[int]) -> None:

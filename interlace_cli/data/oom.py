@@ -9,7 +9,7 @@ import torch
 
 from interlace_cli.data.batches import Batcher, Inputs
 from interlace_cli.errors import InterlaceError
-from interlace_cli.io.memory import is_out_of_memory
+from interlace_cli.runtime.memory import is_out_of_memory
 
 Made = tuple[Inputs, ...]
 Result = TypeVar("Result")

@@ -10,8 +10,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from interlace_cli.families.feature_layers import edit_feature_layers, move_output
 from interlace_cli.families.stacks import COUNTS, Config, Stack, text_path
-from interlace_cli.families.taps import edit_taps, move_tap
 
 INDEX_LISTS = (
     "mlp_only_layers",
@@ -131,7 +131,7 @@ def edit_config(config: Config, stack: Stack, kept: Sequence[int], num_layers: i
         field = next((name for name in (stack.count_field, *COUNTS) if name in described), None)
         if field is not None or "layers_block_type" not in described:
             described[stack.count_field or field or "num_hidden_layers"] = len(kept)
-    edit_taps(edited, stack, kept, num_layers)
+    edit_feature_layers(edited, stack, kept, num_layers)
     return edited
 
 
@@ -152,7 +152,7 @@ def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> Non
         elif field in COUNTS_FROM_THE_START and isinstance(value, int):
             described[field] = sum(layer < value for layer in kept)
         elif field in LAST_INDICES and isinstance(value, int) and value >= 0:
-            described[field] = move_tap(value, kept)
+            described[field] = move_output(value, kept)
         elif field in COUNTS_FROM_THE_END and isinstance(value, int):
             described[field] = sum(layer >= num_layers - value for layer in kept)
         elif _is_per_layer(field, value, num_layers):

@@ -49,14 +49,14 @@ def find_processes() -> Processes:
     return Processes(rank, size, local)
 
 
-def deal(items: Sequence[T]) -> list[T]:
+def shard(items: Sequence[T]) -> list[T]:
     """This process's share of work that can be done in any order."""
     here = find_processes()
     return list(items[here.rank :: here.size])
 
 
-def collect_dealt(results: Sequence[T]) -> list[T]:
-    """The results of what `deal` dealt out, of all processes, in the order of the items; all of them call it."""
+def gather(results: Sequence[T]) -> list[T]:
+    """The results of what `shard` dealt out, of all processes, in the order of the items; all of them call it."""
     here = find_processes()
     if here.size == 1:
         return list(results)

@@ -1,0 +1,41 @@
+"""The loss that is measured (what is trained is in `head.py`): cross-entropy of the answers' tokens, with the head
+computed only where there is one.
+
+Shape legend: B samples, T tokens, K places at which any row of the batch has a label, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from interlace_cli.data.batches import IGNORE, Inputs
+
+
+def keep_label_positions(batch: Inputs) -> Inputs:
+    """Replaces `labels` [B, T] by those of the next token at the K places that have one in any row, and asks the model
+    for logits at these places alone (`logits_to_keep`, transformers' own switch). A logits tensor of all tokens is
+    never made."""
+    next_labels_BT = functional.pad(batch["labels"], (0, 1), value=IGNORE)[:, 1:]
+    positions_K = (next_labels_BT != IGNORE).any(0).nonzero()[:, 0]
+    if not len(positions_K):
+        positions_K = torch.tensor([next_labels_BT.shape[1] - 1])
+    return {**batch, "labels": next_labels_BT[:, positions_K], "logits_to_keep": positions_K}
+
+
+def answer_loss(outputs: Any, labels_BK: Tensor) -> Tensor:
+    """Mean of the cross-entropies of the batch's answer tokens; 0 where there is none."""
+    total = functional.cross_entropy(
+        outputs.logits.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    return total / (labels_BK != IGNORE).sum().clamp(min=1)
+
+
+def sum_losses(outputs: Any, labels_BK: Tensor) -> list[float]:
+    """The cross-entropies of each sample's labels, summed."""
+    logits_BKV = outputs.logits.float()
+    losses_BK = functional.cross_entropy(logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none")
+    return [float(value) for value in losses_BK.double().sum(-1)]
