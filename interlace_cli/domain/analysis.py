@@ -1,4 +1,7 @@
-"""The analysis: how similar hidden states are across spans of one, two and three layers."""
+"""The record of `analysis.json`: the similarity of hidden states across spans of layers, and other importances.
+
+Notation: x[i] is the hidden state that enters layer i, x[L] the one that leaves the last layer before the final norm.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from interlace_cli.domain.record import Artifact, Record
 
 
 class SpanSimilarity(Record):
-    """`s1[i]`, `s2[i]`, `s3[i]`: mean cosine of `x[i]` and `x[i+p]`, in -1 ... 1; high = redundant.
+    """Similarity of the spans of one, two and three layers, in -1 ... 1; high means redundant.
 
-    With L layers there are L, L-1 and L-2 spans.
+    `s1[i]`, `s2[i]`, `s3[i]` are the mean cosine of x[i] and x[i+p] for p = 1, 2, 3: the mean over samples of the mean
+    over tokens (INTERLACE, arXiv 2511.19676). With L layers the lists have L, L-1 and L-2 entries.
     """
 
     s1: list[float]
@@ -31,7 +35,7 @@ class SpanSimilarity(Record):
 
 
 class Calibration(Record):
-    """What the similarities were measured on; token counts are per sample, on average."""
+    """The samples that were measured: their number, and the mean number per sample of tokens and vision patches."""
 
     samples: int = Field(ge=1)
     tokens: float = Field(ge=1)
@@ -40,8 +44,11 @@ class Calibration(Record):
 
 
 class Group(Record):
-    """Importances over the samples of one `source`, or of one `kind`; `loss_increase` and `taylor_activation` as in the
-    whole, None where they were not measured on a sample of the group."""
+    """Importances over one group of samples: those of one source (`by="source"`) or of one kind (`by="kind"`).
+
+    `loss_increase` and `taylor_activation` mean the same as in the whole analysis (`domain/importance.py`). They are
+    None if they were not measured on any sample of the group.
+    """
 
     by: str
     name: str
@@ -52,11 +59,14 @@ class Group(Record):
 
 
 class Analysis(Artifact):
-    """`similarity` over all tokens, `image` and `text` over those alone (`image` is None where there are none).
+    """All importances of a model's L layers.
 
-    `angular[n-1][i]` is the mean angular distance between the last token's hidden states in front of layer i and n
-    layers on. `correlation` is Spearman's between 1 - S_1 and what dropping the layer adds to the loss: 1 where
-    similarity ranks the layers as the loss_increase does. `arrays` is the sha256 of the per-sample arrays beside it.
+    - `similarity` is over all tokens; `image` and `text` are over image or text tokens only, None if there are none.
+    - `angular[n-1][i]` is the mean angular distance, in 0 ... 1, between x[i] and x[i+n] at the last token.
+    - `loss` and `taylor` are None unless they were asked for (`domain/importance.py`).
+    - `correlation` is Spearman's rank correlation between 1 - s1[i] and the loss increase of dropping layer i: 1 means
+      that both rank the layers alike.
+    - `arrays` is the sha256 of the file of per-sample arrays beside this one.
     """
 
     KIND: ClassVar[str] = "interlace.analysis"

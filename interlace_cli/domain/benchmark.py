@@ -1,4 +1,4 @@
-"""What `bench` found: two ways to do the same, timed in turns in one run."""
+"""The record that `interlace bench` writes: two ways to do the same, timed in alternation in one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from interlace_cli.domain.record import Artifact, Record
 
 
 class Spread(Record):
-    """Seconds."""
+    """Median, minimum and maximum of `repeats` runs, in seconds."""
 
     median: float
     low: float
@@ -17,9 +17,12 @@ class Spread(Record):
 
 
 class Case(Record):
-    """Ours and what it is held against. `ratio` is the median of the ratios of neighbours in time: how many times as
-    fast ours is (`is_speedup`), or how many times as long it takes. `floor_seconds`: what `floor` counts cannot take
-    less than on this machine. Peaks are bytes above the model's own."""
+    """Our way beside a baseline, which `against` describes.
+
+    `ratio` is the median over rounds of baseline / ours (`is_speedup`: times as fast) or of ours / baseline (times as
+    long); `ratio_range` is its minimum and maximum. `floor_seconds` is the least time that the work described by
+    `floor` can take on this machine. Peaks are bytes above those of the model itself.
+    """
 
     name: str
     against: str
@@ -38,12 +41,12 @@ class Case(Record):
 
     @property
     def closeness(self) -> float | None:
-        """The floor's share of what ours takes."""
+        """`floor_seconds` / our median; 1 means that it cannot get faster. None without a floor."""
         return None if self.floor_seconds is None else self.floor_seconds / self.ours.median
 
 
 class Benchmark(Artifact):
-    """One part of `bench` on one machine; its time is part of what it says."""
+    """The cases of one part of `interlace bench`, and the machine, versions and date of the run."""
 
     KIND: ClassVar[str] = "interlace.benchmark"
 

@@ -1,4 +1,4 @@
-"""A comparison of methods on one model and dataset: the cells that were measured, and the table made of them."""
+"""The records of `interlace compare`: the cells that were measured, and the table made from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from interlace_cli.domain.record import Artifact, Record
 
 
 class Cell(Artifact):
-    """One checkpoint that was made and evaluated: dense layers dropped and tuned, the seed of its healing if it was
-    healed, and what each held-out sample scored, by its weight; `weights` None: 1 each."""
+    """One checkpoint that was made and evaluated.
+
+    `dropped` and `tuned` are 0-based indices in the dense model. `seed` is the healing seed, None if it was not healed.
+    `points` and `weights` are those of each held-out sample (`evaluation/aggregation.py`); `weights` None means 1 each.
+    `loss` is in nats per answer token.
+    """
 
     KIND: ClassVar[str] = "interlace.cell"
     SCHEMA: ClassVar[int] = 2
@@ -25,8 +29,11 @@ class Cell(Artifact):
 
 
 class SpeedCell(Artifact):
-    """The dense model and one that lacks layers or weights, timed in turns: medians of the time to the first token, and
-    the median of the ratio of each two that were timed one after the other, which a drifting machine moves least."""
+    """Time to the first token of the dense model and of a pruned one, timed in alternation.
+
+    The times are medians in milliseconds. `speedup` is the median over rounds of dense / pruned within a round. A
+    machine that slows down during the run changes it less than the ratio of the medians.
+    """
 
     KIND: ClassVar[str] = "interlace.speed-cell"
 
@@ -37,12 +44,13 @@ class SpeedCell(Artifact):
 
 
 class ComparisonRow(Record):
-    """One line of the table; scores in 0 ... 1, retentions in percent, means over the seeds with the standard deviation
-    over them where there is more than one.
+    """One row of the table: the mean over healing seeds, and the standard deviation if there is more than one seed.
 
-    `sparsity` is the share of the layers, or of their weights, that is gone. `retention` is relative to dense,
-    `relative_dense_ft` to the fine-tuned dense model. `margin` is the retention minus that of the best of the same
-    ratio, healed alike; `is_within_noise` says that its 95% interval (paired bootstrap over samples and seeds) holds 0.
+    Scores are in 0 ... 1, retentions in percent. `families` is source -> score. `sparsity` is the share of the layers,
+    or of their weights, that was removed. `retention` is relative to the dense model, `relative_dense_ft` to the
+    fine-tuned dense model. `margin` is the retention minus that of the best row of the same ratio; healed rows are
+    compared with healed ones. `is_within_noise`: the 95% interval of the margin (paired bootstrap over samples and
+    seeds) holds 0.
     """
 
     method: str
@@ -67,7 +75,7 @@ class ComparisonRow(Record):
 
 
 class Unreached(Record):
-    """A method that cannot drop as many layers as a ratio asks for, and why."""
+    """A method that cannot drop as many layers as `ratio` asks for, and the reason."""
 
     method: str
     ratio: float
@@ -75,7 +83,10 @@ class Unreached(Record):
 
 
 class Comparison(Artifact):
-    """The table: dense first, then the baselines, then the methods by ratio."""
+    """The table of methods: the dense model first, then the baselines, then the methods by ratio.
+
+    `correlation` is that of the analysis (`domain/analysis.py`). `unreached` lists methods without a row.
+    """
 
     KIND: ClassVar[str] = "interlace.comparison"
 

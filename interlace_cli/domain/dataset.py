@@ -1,4 +1,4 @@
-"""Conversations about images, and the manifest of a prepared dataset."""
+"""The records of a prepared dataset: conversations about images, and the manifest."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ SPLITS = ("train", "calibration", "heldout")
 
 
 class Turn(Record):
-    """One turn, in the released format's words: `from` is who speaks, `value` what they say."""
+    """One turn of a conversation, in LLaVA's JSON format: `{"from": "human", "value": "What is this?"}`."""
 
     speaker: Literal["system", "human", "gpt"] = Field(alias="from")
     value: str
 
 
 class Sample(Record):
-    """A conversation and the images that stand in front of its first human turn.
+    """A conversation and its images, which stand before the first human turn.
 
-    `image` names images by their content; `source` is the source, or the part of it, that the sample is from; `kind`
-    groups samples in tables. `metric` scores an answer to the first human turn (`evaluation/metrics`) against
-    `answers`, all that count as right, or the conversation's own first answer where there are none; `choices` are what
-    a question offers to choose from.
+    - `image`: the images, named by their content.
+    - `source`: the source, or the part of a source, that the sample is from.
+    - `kind`: the group of the sample in tables of scores.
+    - `metric`: the metric (`evaluation/metrics`) that scores an answer to the first human turn.
+    - `answers`: all answers that count as right; empty means the conversation's own first answer.
+    - `choices`: the choices of a multiple-choice question, in order.
     """
 
     id: str
@@ -38,23 +40,25 @@ class Sample(Record):
 
     @property
     def question(self) -> str:
-        """The first human turn."""
+        """The text of the first human turn."""
         return next(turn.value for turn in self.conversations if turn.speaker == "human")
 
     @property
     def answer(self) -> str:
-        """The first answer."""
+        """The text of the first `gpt` turn."""
         return next(turn.value for turn in self.conversations if turn.speaker == "gpt")
 
     @property
     def references(self) -> list[str]:
-        """All answers that count as right."""
+        """All answers that count as right; at least one."""
         return self.answers or [self.answer]
 
 
 class Skipped(Record):
-    """A record that could not be used: where it stands in the source, and why; `count` of them where a whole stretch
-    cannot be read."""
+    """A record that could not be used.
+
+    `record` says where it is in the source, `reason` why. `count` is above 1 if a whole block could not be read.
+    """
 
     record: str
     reason: str
@@ -62,7 +66,7 @@ class Skipped(Record):
 
 
 class SplitFacts(Record):
-    """How much a split holds. `sha256` is over its samples as JSON lines, in which images are named by content."""
+    """The size of a split. `sha256` is over its samples as JSON lines; images are in it by their content names."""
 
     samples: int = Field(ge=0)
     images: int = Field(ge=0)
@@ -70,8 +74,11 @@ class SplitFacts(Record):
 
 
 class PartDraw(Record):
-    """What was drawn from one part of a source: `taken` of `available` records, from `groups` row groups of `files`
-    files, for which about `bytes` were read."""
+    """How many records were drawn from one part of a source.
+
+    `taken` of `available` records, from `groups` Parquet row groups in `files` files, for which about `bytes` bytes
+    are read.
+    """
 
     part: str
     available: int = Field(ge=0)
@@ -82,7 +89,7 @@ class PartDraw(Record):
 
 
 class SourceDraw(Record):
-    """What `prepare --dry-run` prints: what a selection of a source comes to, before anything but footers is read."""
+    """What `prepare --dry-run` prints: what a selection would read. Only the footers of the Parquet files were read."""
 
     source: str
     revision: str | None
@@ -93,11 +100,11 @@ class SourceDraw(Record):
 
 
 class Manifest(Artifact):
-    """What a prepared dataset holds, how it was drawn, and what was left out of it: all of it counted in `skipped`, the
-    first `LISTED` records named.
+    """The record of `manifest.json`: what a prepared dataset holds, how it was drawn, and what was left out.
 
-    `location` is the Hub id of the source and `revision` its commit, where it has them; `selection` says how records
-    were chosen (`data/sampling.py`), None where the source is taken in its own order.
+    `location` is the Hub id of the source and `revision` its commit; None for a source that is not on the Hub.
+    `selection` says how records were chosen (`data/sampling.py`); None means in the order of the source. `kinds` is
+    kind -> samples. `skipped` counts records left out by reason; `skipped_records` names the first `LISTED` of them.
     """
 
     KIND: ClassVar[str] = "interlace.dataset"

@@ -1,4 +1,4 @@
-"""Importances beside similarity: what dropping a layer does to the loss, measured and estimated."""
+"""The effect of dropping a layer on the loss, measured (`LossImportance`) and estimated (`TaylorImportance`)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from interlace_cli.domain.record import Artifact, Record
 
 
 class GreedyStep(Record):
-    """One step of the greedy search: the layer that went, and the loss without it and all before it."""
+    """One step of the greedy search: the layer that was dropped, and the loss without it and all layers before it."""
 
     layer: int
     loss: float
 
 
 class LossImportance(Record):
-    """Mean cross-entropy of an answer token: of the dense model, with each layer alone dropped (`single`, None for a
-    layer that cannot be), and along the greedy search (`path`), which never takes a `protected` layer.
+    """Measured losses: mean cross-entropy in nats per answer token.
 
-    `layer_runs` is how many times a layer was run on a batch, `naive_layer_runs` how many times it would have been if
-    every candidate were a forward of its own.
+    - `dense`: of the dense model. `single[i]`: with layer i dropped alone; None if layer i cannot be dropped.
+    - `path`: the greedy search, which drops in each step the layer that raises the loss least, but never a layer in
+      `protected` (the order of SLEB, Song et al. 2024).
+    - `layer_runs`: how many times a layer was run on a batch. `naive_layer_runs`: how many times if each candidate
+      needed a full forward pass.
     """
 
     dense: float
@@ -35,14 +37,17 @@ class LossImportance(Record):
 
     @property
     def loss_increase(self) -> list[float]:
-        """What dropping a layer alone adds to the loss; infinite where it cannot be dropped."""
+        """`single[i] - dense` for each layer, in nats per answer token; infinite if layer i cannot be dropped."""
         return [float("inf") if loss is None else loss - self.dense for loss in self.single]
 
 
 class TaylorImportance(Record):
-    """From one backward pass over the samples' mean loss: `taylor_weight[i]` is the sum of |gradient x weight| over
-    layer i, `taylor_activation[i]` the first-order estimate of how much dropping it changes the loss of an answer
-    token: the mean over samples of |<gradient of its output, what it adds to the hidden state>|."""
+    """First-order (Taylor) estimates of each layer's importance, from gradients of the samples' mean loss.
+
+    - `taylor_weight[i]`: the sum over the weights w of layer i of |w * dLoss/dw|.
+    - `taylor_activation[i]`: the estimated change of the loss, in nats per answer token, if layer i is dropped: the
+      mean over samples of |<dLoss/dx[i+1], x[i+1] - x[i]>|, where x[i] enters layer i.
+    """
 
     taylor_weight: list[float]
     taylor_activation: list[float]
@@ -50,8 +55,11 @@ class TaylorImportance(Record):
 
 
 class LossSearch(Artifact):
-    """A search by loss under way, so that it can go on where it stopped: sums of cross-entropies for each sample, in
-    the order of the batches, the steps that are done, and the candidates of the current one that have been tried."""
+    """The state of an unfinished search by loss, from which it resumes.
+
+    `tokens`, `dense` and the entries of `single` are per sample, in the order of the batches: answer tokens, and sums
+    of their cross-entropies in nats. `path` holds the finished steps, `tried` the candidates of the current step.
+    """
 
     KIND: ClassVar[str] = "interlace.loss-search"
 

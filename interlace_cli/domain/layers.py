@@ -1,6 +1,7 @@
-"""Layers, roles and spans (method.md, "Words").
+"""Layers and their roles in a plan.
 
-A layer is always named by its 0-based index in the dense model; a `position` is its place after pruning.
+A layer is always named by its 0-based index in the dense model. A `position` is its 0-based index after pruning.
+Example: if layers 1 and 2 of 5 are dropped, layer 3 has position 1.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from interlace_cli.errors import UsageError
 
 
 class Role(str, Enum):
-    """What a plan says of a layer."""
+    """What a plan does with a layer.
+
+    `drop`: it is removed. `tune`: it stays and is trained. `anchor`: the third layer of a triplet; it stays, frozen.
+    `keep`: it is in no triplet; it stays, frozen.
+    """
 
     DROP = "drop"
     TUNE = "tune"
@@ -26,12 +31,12 @@ class Role(str, Enum):
 
 
 def count_drops(ratio: float, num_layers: int) -> int:
-    """K = floor(ratio * L), in exact decimal arithmetic: 0.29 of 100 layers is 29, not 28."""
+    """floor(ratio * num_layers) layers to drop, in exact decimal arithmetic: 0.29 of 100 layers is 29, not 28."""
     return int(Fraction(str(ratio)) * num_layers)
 
 
 def kept_layers(drop: Iterable[int], num_layers: int) -> list[int]:
-    """The dense indices that stay, ascending; the place in this list is the layer's position."""
+    """The indices of the layers that stay, ascending. A layer's index in this list is its position."""
     dropped = set(drop)
     return [layer for layer in range(num_layers) if layer not in dropped]
 

@@ -1,4 +1,4 @@
-"""How a step says how far it is, without knowing who listens."""
+"""The interface by which a step reports its progress. The command line shows it (`cli/console.py`)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Called with how many units were done, and optionally a word to show beside the bar."""
+    """A callback for finished units of work."""
 
     def __call__(self, done: float = 1, note: str = "") -> None:
-        """`done` more units are done."""
+        """Reports `done` more finished units, and a `note` to show beside the progress bar."""
 
 
 class Progress(Protocol):
-    """A listener: `task` shows one piece of long work, `say` one line."""
+    """A listener: `task` follows one piece of long work, `say` shows one line."""
 
     def task(self, description: str, total: float, unit: str) -> AbstractContextManager[Advance]:
-        """Work of `total` units, under way inside the context."""
+        """A context in which work of `total` units runs; `unit` is its name in the plural. Yields the callback."""
 
     def say(self, line: str) -> None:
-        """One line for people."""
+        """Shows one line to the user."""
 
 
 class Silent:
-    """The listener that listens to nothing."""
+    """A listener that ignores everything."""
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Ignores the line."""
         del line
 
     @contextmanager
     def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
-        """Nothing."""
+        """Yields a callback that does nothing."""
         del description, total, unit
 
         def advance(done: float = 1, note: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The scores a strategy chooses by, and what it is allowed to touch."""
+"""The input of a strategy: the scores of all layers, and what to drop by them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Rank(str, Enum):
-    """What `interlace` ranks triplets by."""
+    """The criterion by which the strategy `interlace` sorts triplets."""
 
     SIMILARITY = "similarity"
     LOSS = "loss"
@@ -16,14 +16,14 @@ class Rank(str, Enum):
 
 
 class Assign(str, Enum):
-    """How `interlace` puts a set of triplets together."""
+    """How the strategy `interlace` selects triplets: one after another, best first, or the best set as a whole."""
 
     GREEDY = "greedy"
     OPTIMAL = "optimal"
 
 
 class Tune(str, Enum):
-    """Which layers are tuned for a set of dropped ones (`strategies/tuning.py`)."""
+    """Which layers are tuned for a given set of dropped layers (`strategies/tuning.py`)."""
 
     PAIRED = "paired"
     NEAREST = "nearest"
@@ -32,13 +32,20 @@ class Tune(str, Enum):
 
 @dataclass(frozen=True)
 class Scores:
-    """Importances of a model of `num_layers` layers. `s1[i]`: similarity of layer i, `s2[i]` of the span (i, i+1),
-    `s3[i]` of (i, i+1, i+2). A list may stop early: what it has no score for is never chosen. The rest is empty where
-    it was not measured:
+    """Importances of a model with `num_layers` layers.
 
-    `angular[n-1][i]`: angular distance, 0 ... 1, of the last token's hidden states in front of layer i and n layers on;
-    `loss_increase[i]`: what dropping layer i alone adds to the loss; `taylor_activation[i]`: the size of that, to first
-    order; `taylor_weight[i]`: sum of |gradient x weight|; `path`: layers in the order of the greedy search by loss.
+    - `s1[i]`, `s2[i]`, `s3[i]`: similarity of the spans (i), (i, i+1), (i, i+1, i+2), in -1 ... 1. High: drop sooner.
+
+    The others are empty if they were not measured. High means drop later:
+
+    - `angular[n-1][i]`: angular distance at the last token, in 0 ... 1, between the states that enter layers i and i+n
+      (Gromov et al. 2024, arXiv 2403.17887).
+    - `loss_increase[i]`: loss with layer i dropped minus dense loss, in nats per answer token.
+    - `taylor_activation[i]`: first-order estimate of the size of that change.
+    - `taylor_weight[i]`: sum of |weight * gradient| over layer i.
+    - `path`: the layers in the order in which the greedy search by loss drops them.
+
+    A list may be shorter than the model allows; a span without a score is never chosen.
     """
 
     num_layers: int
@@ -52,7 +59,7 @@ class Scores:
     path: Sequence[int] = ()
 
     def without_last(self) -> Scores:
-        """As the released scripts score: i in 0 ... L-p-1, so that no span holds the last layer."""
+        """The scores without spans that hold the last layer (i in 0 ... L-p-1), as in INTERLACE's released scripts."""
         layers = self.num_layers
         last = layers - 1
         return replace(
@@ -70,8 +77,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class SelectionTask:
-    """Drop `count` layers by `scores`; `protected` layers take part in no span: they are neither dropped, nor tuned,
-    nor anchors. Pairs whose S_2 is below `pair_bar` are not taken; None lets all of them pass."""
+    """What a strategy has to decide: which `count` layers to drop by `scores`.
+
+    `protected` layers are in no span: they are neither dropped, nor tuned, nor anchors. When triplets run out, pairs
+    are used, but none with s2 below `pair_bar`; None allows all pairs. `seed` is for random strategies.
+    """
 
     scores: Scores
     count: int

@@ -1,1 +1,8 @@
-"""What a checkpoint is worth: answers, losses, speed, and how sure one can be."""
+"""How good and how fast a checkpoint is.
+
+To change: a metric -> `metrics/` (one file each); which samples are asked -> `tasks.py`; how answers are generated and
+the loss is computed -> `quality.py`, of CLIP-like models `retrieval.py`; scores and retention -> `aggregation.py`;
+confidence intervals -> `statistics.py`; the rows of `interlace compare` -> `table.py`; timings -> `speed.py` and
+`sparse_kernels.py`; the check that a pruned checkpoint equals the dense model without its dropped layers ->
+`fidelity.py`; lmms-eval and VLMEvalKit -> `harness/`.
+"""

@@ -1,4 +1,4 @@
-"""A checkpoint's answers to all tasks, and what they scored."""
+"""Runs one checkpoint on all tasks and scores its answers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answered:
-    """`kinds[i]` is the kind of what `scored` has in place i: the samples task by task; of a model that embeds, its
-    recalls. `loss` is the mean cross-entropy over all answer tokens, None where nothing is generated."""
+    """The scored entries of one checkpoint.
+
+    `kinds[i]` is the kind of entry i of `scored`. A generative model has one entry per sample, task after task. A dual
+    encoder (CLIP, SigLIP) has one entry per query and recall rank (`retrieval.py`). `loss` is the mean cross-entropy in
+    nats per answer token over all tasks; None for a dual encoder.
+    """
 
     kinds: list[str]
     scored: Points
@@ -37,7 +41,11 @@ def answer_tasks(
     advance: Advance,
     say: Callable[[str], None],
 ) -> Answered:
-    """Generates greedily for every sample of every task and scores it by its metric; or embeds."""
+    """Generates a greedy answer to every sample and scores it by the sample's metric; a dual encoder gets recall at K.
+
+    `max_new_tokens` holds for tasks that set none of their own. `advance` is told of each finished sample, `say` gets
+    one line when a batch has to be halved for lack of memory. Raises DatasetError for a metric that does not exist.
+    """
     kinds: list[str] = []
     pairs: list[tuple[float, float]] = []
     losses: list[tuple[float, int]] = []

@@ -1,5 +1,8 @@
-"""Is a pruned checkpoint what it should be? Both models are loaded, one after the other, and their outputs compared:
-the dense model's with the dropped layers bypassed, and the pruned one's."""
+"""Checks that a pruned checkpoint computes what it should.
+
+The reference is the dense model with the dropped layers bypassed. Both models are loaded, one after the other, and
+their outputs on the same inputs are compared.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from interlace_cli.families.modules import bypassed
 from interlace_cli.io.models import choose_device, load_model, load_processor
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
+"""dtype -> the largest absolute difference of any output value that passes."""
 QUESTION = "What is in the picture?"
 NEW_TOKENS = 6
 _SHARE_OF_MEMORY = 0.7
@@ -25,7 +29,7 @@ _SHARE_OF_MEMORY = 0.7
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs to compare on, and what they are."""
+    """Model inputs by keyword, and a description of them for people."""
 
     inputs: dict[str, Tensor]
     description: str
@@ -34,9 +38,13 @@ class Probe:
 def compare_checkpoints(
     dense: Path, pruned: Path, drop: Sequence[int], stack: str, parameters: int, device: str = "auto"
 ) -> Fidelity:
-    """Loads `dense`, then `pruned`. In float32 if `parameters` of them fit into 70% of the free memory, else in the
-    checkpoint's own dtype; on the GPU if there is one and they fit. Raises CheckpointError if neither does."""
-    device, dtype = choose_place(parameters, device)
+    """The largest absolute difference between the outputs of `pruned` and of `dense` without the layers in `drop`.
+
+    `stack` says which layers `drop` indexes: the language model's or the vision tower's. `parameters` is the dense
+    model's parameter count. It decides the device and dtype (`choose_device_and_dtype`). Raises CheckpointError if the
+    model fits nowhere.
+    """
+    device, dtype = choose_device_and_dtype(parameters, device)
     model = load_model(dense, dtype, device)
     probe = build_probe(model, dense)
     inputs = to_device(probe.inputs, model.device, model.dtype)
@@ -52,7 +60,8 @@ def compare_checkpoints(
         del model
         model = load_model(dense, dtype, device)
         with bypassed(model, drop, stack):
-            # With indexers, the dense model itself generates otherwise with the cache: nothing can be told from that.
+            # Models with an indexer (sparse attention) generate other tokens with the cache than without it, even when
+            # dense. The test says nothing about pruning then.
             alike = None if not _generates_alike(model, inputs) else False
     return Fidelity(
         difference=_distance(found, wanted),
@@ -65,20 +74,28 @@ def compare_checkpoints(
     )
 
 
-def choose_place(parameters: int, device: str) -> tuple[str, str]:
-    """The device and dtype that the model fits into."""
+def choose_device_and_dtype(parameters: int, device: str) -> tuple[str, str]:
+    """The first device and dtype at which `parameters` weights take at most 70% of the free memory.
+
+    Tried in this order: float32 on the GPU, the checkpoint's own dtype ("native", counted as 2 bytes) on the GPU, then
+    the same two on the CPU. With a `device` other than "auto" only that one is tried. Raises CheckpointError if none
+    fits.
+    """
     wanted = choose_device(device)
-    places = [wanted] if wanted == "cpu" or device != "auto" else [wanted, "cpu"]
-    for place in places:
+    candidates = [wanted] if wanted == "cpu" or device != "auto" else [wanted, "cpu"]
+    for candidate in candidates:
         for dtype, size in (("float32", 4), ("native", 2)):
-            if parameters * size <= _SHARE_OF_MEMORY * _free_memory(place):
-                return place, dtype
+            if parameters * size <= _SHARE_OF_MEMORY * _free_memory(candidate):
+                return candidate, dtype
     raise CheckpointError(f"{parameters:,} parameters do not fit into the memory here.", "Verify on a larger machine.")
 
 
 def build_probe(model: Any, folder: Path) -> Probe:
-    """A picture and a question through the model's own processor; where there is none, random tokens, with a random
-    picture if the model does not run without."""
+    """Inputs that `model` accepts, built from the files in `folder`.
+
+    Tried in this order: a picture and a question through the checkpoint's own processor; random tokens (2 samples of 12
+    tokens); the same with random pixels. Raises InterlaceError if the model accepts none of them.
+    """
     try:
         inputs = _ask_about_picture(load_processor(folder))
         _run(model, to_device(inputs, model.device, model.dtype))
@@ -101,11 +118,11 @@ def build_probe(model: Any, folder: Path) -> Probe:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             continue
         return probe
-    raise InterlaceError(f"{type(model).__name__} takes no inputs that could be made up.", "Compare it by hand.")
+    raise InterlaceError(f"{type(model).__name__} accepts none of the inputs that were tried.", "Compare it by hand.")
 
 
 def _add_start(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder-decoder is asked for its logits at some tokens of an answer."""
+    """Adds `decoder_input_ids` [B, 6] for an encoder-decoder, which needs them to return logits."""
     if not model.config.is_encoder_decoder:
         return inputs
     ids = torch.arange(3, 9).expand(inputs["input_ids"].shape[0], -1)
@@ -126,7 +143,7 @@ def _ask_about_picture(processor: Any) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _run(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """The outputs in float32: logits, or whatever tensors the model returns."""
+    """The logits as float32 on the CPU; of a model without logits, all tensors that it returns."""
     options = {"use_cache": False} if model.can_generate() else {}
     output = model(**inputs, **options)
     logits = getattr(output, "logits", None)
@@ -135,17 +152,20 @@ def _run(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 
 def _distance(first: list[Tensor], second: list[Tensor]) -> float:
+    """The largest absolute difference over all values of all outputs."""
     return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
 
 
 @torch.inference_mode()
 def _generates_alike(model: Any, inputs: dict[str, Tensor]) -> bool:
+    """Whether greedy generation gives the same tokens with the key/value cache as without it."""
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
     cached = model.generate(**inputs, **options, use_cache=True)
     return torch.equal(cached, model.generate(**inputs, **options, use_cache=False))
 
 
 def _free_memory(device: str) -> int:
+    """Free bytes on the device; for the CPU, free physical memory."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     import os
@@ -153,5 +173,5 @@ def _free_memory(device: str) -> int:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        # Where the system does not tell, the user is taken at their word.
+        # This system does not report free memory, so everything is assumed to fit.
         return 1 << 62

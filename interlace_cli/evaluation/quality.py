@@ -1,4 +1,4 @@
-"""Greedy answers and the loss of the right ones, in batches."""
+"""Greedy answers of a model, and its loss on the right answers, in batches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quality:
-    """`answers[i]` is the greedy answer to sample i; `loss` the mean cross-entropy over all answer tokens, of which
-    there are `tokens`."""
+    """`answers[i]` is the greedy answer to sample i. `loss` is the mean cross-entropy in nats per answer token, over
+    `tokens` answer tokens."""
 
     answers: list[str]
     loss: float
@@ -39,7 +39,11 @@ def measure_quality(
     advance: Advance,
     say: Callable[[str], None],
 ) -> Quality:
-    """Generates for every sample and computes its loss, longest samples first."""
+    """Generates an answer to every sample and computes the loss of its right answer, longest samples first.
+
+    `advance` gets the number of samples after each batch. A batch that runs out of memory is split in half, and `say`
+    gets one line about it.
+    """
     answers: dict[int, str] = {}
     total, tokens = 0.0, 0
     batches = cut(order_by_length(samples), batch_size)
@@ -64,7 +68,7 @@ def measure_quality(
 
 @torch.inference_mode()
 def generate_answers(model: PreTrainedModel, tokenizer: Any, prompts: Inputs, max_new_tokens: int) -> list[str]:
-    """The model's greedy answers to prompts of `Batcher.build_prompts`."""
+    """The greedy answer to each prompt of a batch from `Batcher.build_prompts`, without spaces at its ends."""
     inputs = to_device(prompts, model.device, model.dtype)
     # A checkpoint without a generation config would run on after its answer.
     stop = model.generation_config.eos_token_id or tokenizer.eos_token_id
@@ -81,7 +85,7 @@ def generate_answers(model: PreTrainedModel, tokenizer: Any, prompts: Inputs, ma
 
 @torch.inference_mode()
 def compute_loss(model: PreTrainedModel, conversations: Inputs) -> tuple[float, int]:
-    """Mean cross-entropy of a batch of `keep_label_positions`, and over how many answer tokens."""
+    """`(mean cross-entropy in nats per answer token, answer tokens)` of a batch from `keep_label_positions`."""
     batch = to_device(conversations, model.device, model.dtype)
     labels = batch.pop("labels")
     loss = answer_loss(model(**batch, use_cache=False), labels)

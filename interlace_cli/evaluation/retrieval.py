@@ -1,5 +1,10 @@
-"""Recall at K of models that match images with texts, such as CLIP and SigLIP: whether, of all texts, one of an image's
-own is among the K most similar, and the other way round (Radford et al. 2021, section 3.1; Flickr30K and COCO)."""
+"""Recall at K of dual encoders such as CLIP and SigLIP, as on Flickr30K and COCO (Radford et al. 2021, section 3.1).
+
+Image to text: an image counts as 1 if one of its own texts is among the K texts most similar to it. Text to image: the
+same the other way round.
+
+Shape legend: N images, M texts; Q queries, C candidates.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +26,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RANKS = (1, 5, 10)
+"""The values of K."""
 
 
 def is_dual_encoder(model: PreTrainedModel) -> bool:
-    """Whether the model embeds images and texts and generates nothing."""
+    """Whether the model embeds images and texts and cannot generate."""
     return hasattr(model, "get_text_features") and hasattr(model, "get_image_features") and not model.can_generate()
 
 
 def measure_recall(
     model: PreTrainedModel, processor: Any, folder: Path, samples: Sequence[Sample], batch_size: int, advance: Advance
 ) -> tuple[list[str], Points]:
-    """`(kinds, points)`: an entry for each image and rank, then for each text and rank. Texts are the samples'
-    references; samples of one image belong together."""
+    """`(kinds, points)` with one entry of 0 or 1 per query and K: 3 N entries for images, then 3 M for texts.
+
+    A kind is called "image to text R@5". The texts of an image are the references of all samples with that image;
+    only the first image of a sample counts.
+    """
     names = list(dict.fromkeys(sample.image[0] for sample in samples if sample.image))
     asked = {name: next(sample for sample in samples if sample.image[:1] == [name]) for name in names}
     pairs = sorted({(name, text) for s in samples if s.image for name in s.image[:1] for text in s.references})
@@ -55,7 +64,11 @@ def measure_recall(
 
 
 def find_ranks(scores_QC: Tensor, own_QC: Tensor) -> list[int]:
-    """For each query how many candidates that are not its own are at least as similar as the best of its own."""
+    """The 0-based rank of each query's best own candidate, a list of length Q; ties count against it.
+
+    `scores_QC` are similarities, `own_QC` says which candidates belong to the query. Example: scores (0.9, 0.5, 0.7)
+    with only the last one its own: rank 1, so it counts for R@5 but not for R@1.
+    """
     best_Q = scores_QC.masked_fill(~own_QC, float("-inf")).amax(1, keepdim=True)
     ranks: list[int] = ((scores_QC >= best_Q) & ~own_QC).sum(1).tolist()
     return ranks
@@ -92,6 +105,6 @@ def _embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], b
 
 
 def _normalize(features: Any) -> Tensor:
-    """Unit vectors on the CPU; newer transformers return the whole output."""
+    """Unit vectors [N, width], float32 on the CPU. Newer transformers return a whole output object, not a tensor."""
     vectors: Tensor = features if isinstance(features, Tensor) else features.pooler_output
     return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()

@@ -1,4 +1,4 @@
-"""Time to first token, tokens per second and memory, several checkpoints taking turns."""
+"""Time to first token, tokens per second and peak memory of several checkpoints, timed in alternation."""
 
 from __future__ import annotations
 
@@ -17,27 +17,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WARM_UPS = 2
+"""Rounds that are run and not counted."""
 
 
 def measure_speed(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, new_tokens: int = 33) -> list[Speed]:
-    """One prompt, batch 1, the models alternating, so that a drifting machine touches all alike. Medians."""
+    """The speed of each model on one prompt of batch size 1: medians over `repeats`.
+
+    In each round every model runs once, so a machine that slows down slows all of them alike. The decoding speed is
+    (new_tokens - 1) / (time for `new_tokens` - time for the first).
+    """
     first: list[list[float]] = [[] for _ in models]
     whole: list[list[float]] = [[] for _ in models]
     memory = [_measure_memory(model, inputs, new_tokens) for model in models]
     for repeat in range(WARM_UPS + repeats):
-        for place, model in enumerate(models):
+        for index, model in enumerate(models):
             one, many = _time(model, inputs, 1), _time(model, inputs, new_tokens)
             if repeat >= WARM_UPS:
-                first[place].append(one)
-                whole[place].append(many)
+                first[index].append(one)
+                whole[index].append(many)
     results = []
-    for place in range(len(models)):
-        ttft, total = statistics.median(first[place]), statistics.median(whole[place])
+    for index in range(len(models)):
+        ttft, total = statistics.median(first[index]), statistics.median(whole[index])
         results.append(
             Speed(
                 ttft_ms=1000 * ttft,
                 tokens_per_second=(new_tokens - 1) / max(total - ttft, 1e-9),
-                peak_memory_bytes=memory[place],
+                peak_memory_bytes=memory[index],
                 repeats=repeats,
                 prompt_tokens=inputs["input_ids"].shape[1],
                 new_tokens=new_tokens,
@@ -47,14 +52,14 @@ def measure_speed(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: in
 
 
 def time_first_token(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int) -> list[list[float]]:
-    """Seconds to the first token, `[repeat][model]`, the models taking turns."""
+    """Seconds to the first token as `[repeat][model]`; in each round every model runs once."""
     times = [[_time(model, inputs, 1) for model in models] for _ in range(WARM_UPS + repeats)]
     return times[WARM_UPS:]
 
 
 @torch.inference_mode()
 def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> float:
-    """Seconds to generate exactly `new_tokens` from inputs that are on the device already."""
+    """Seconds to generate exactly `new_tokens` tokens; moving the inputs to the device is not counted."""
     moved = to_device(inputs, model.device, model.dtype)
     _synchronize(model)
     began = time.perf_counter()
@@ -69,7 +74,7 @@ def _synchronize(model: PreTrainedModel) -> None:
 
 
 def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> int | None:
-    """Bytes of the weights and of what generating adds to them at most. None where the system does not tell."""
+    """Bytes: the weights plus the peak that generating adds to them. None if the system does not report its peak."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated(model.device)

@@ -1,8 +1,9 @@
-"""Retentions of many checkpoints and the noise in them: a bootstrap that draws the same samples for all of them, so
-that differences between them are paired (Efron and Tibshirani 1993, chapter 13).
+"""Confidence intervals of retention by the bootstrap (Efron and Tibshirani 1993, chapter 13: percentile intervals).
 
-Shape legend: R resamples, S healing seeds, N samples, n samples of one kind. What samples scored is points [N], or
-points and weights [N, 2] (`evaluation/aggregation.py`).
+Every resample draws the same samples for all checkpoints, so differences between checkpoints are paired.
+
+Shape legend: R resamples, S healing seeds, N samples, n samples of one kind. Scored samples are an array of points [N],
+or of points and weights [N, 2] (`evaluation/aggregation.py`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ RESAMPLES = 2000
 def resample_retentions(
     rows: Sequence[np.ndarray], dense_N: np.ndarray, kinds: Sequence[str], seed: int, resamples: int = RESAMPLES
 ) -> np.ndarray:
-    """Retention in percent [R, rows]. A row holds what its samples scored, for each seed [S, N] or [S, N, 2]. Samples
-    are drawn again within each kind, and seeds among those that a row has; kinds on which the dense model scores
-    nothing have no ratio and are left out."""
+    """Retention in percent in each resample, [R, rows].
+
+    A row is one method: its scored samples per healing seed, [S, N] or [S, N, 2]; `dense_N` is [N] or [N, 2] and
+    `kinds[i]` the kind of sample i. Each resample draws, with replacement, n of the n samples of every kind (the same
+    for all rows) and S of the S seeds of a row. Its retention is the mean over kinds of score / dense score. Kinds on
+    which the dense model scores 0 are left out. If the dense score of a kind is 0 in one resample only, the ratio of
+    the whole kind is used there.
+    """
     import numpy as np
 
     rng, rng_seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
@@ -40,24 +46,24 @@ def resample_retentions(
         used += 1
         counts_Rn = _count_drawn(len(members), resamples, rng)
         below_R = _divide(counts_Rn @ dense)
-        for place, scored in enumerate(rows_SN2):
+        for row, scored in enumerate(rows_SN2):
             chosen = scored[:, members]
-            mean_R = (_divide(np.einsum("rn,snw->rsw", counts_Rn, chosen)) * shares[place]).sum(1)
-            # A resample without one dense hit has no ratio; it counts as the kind's own.
+            mean_R = (_divide(np.einsum("rn,snw->rsw", counts_Rn, chosen)) * shares[row]).sum(1)
+            # A resample in which the dense model scores 0 has no ratio; the ratio of the whole kind takes its part.
             own = _divide(chosen.sum(1)).mean() / _divide(dense.sum(0))
-            total[:, place] += np.where(below_R > 0, mean_R / np.where(below_R > 0, below_R, 1), own)
+            total[:, row] += np.where(below_R > 0, mean_R / np.where(below_R > 0, below_R, 1), own)
     return 100 * total / max(used, 1)
 
 
 def bootstrap_retention(
     correct_N: np.ndarray, dense_N: np.ndarray, kinds: Sequence[str], seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """95% interval of one checkpoint's retention; both [N] or [N, 2]."""
+    """The 95% interval `(low, high)` of one checkpoint's retention, in percent. Both arrays are [N] or [N, 2]."""
     return find_interval(resample_retentions([correct_N[None]], dense_N, kinds, seed, resamples)[:, 0])
 
 
 def _count_drawn(samples: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each sample is in each resample [R, n]."""
+    """How many times each sample is in each resample, [R, n]; every row sums to n."""
     import numpy as np
 
     drawn = rng.integers(samples, size=(resamples, samples))
@@ -67,19 +73,22 @@ def _count_drawn(samples: int, resamples: int, rng: np.random.Generator) -> np.n
 
 
 def _draw_shares(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """The weight of each seed in each resample [R, S]."""
+    """The weight of each seed in each resample, [R, S]; every row sums to 1."""
     return _count_drawn(seeds, resamples, rng) / seeds
 
 
 def to_array(scored: Points) -> np.ndarray:
-    """[N, 2]."""
+    """The points and weights of each sample as an array [N, 2]."""
     import numpy as np
 
     return np.array(scored.pairs(), dtype=float)
 
 
 def _with_weights(scored: np.ndarray, axes: int) -> np.ndarray:
-    """Points and weights on the last axis; weights are 1 where there are none."""
+    """`scored` with a last axis of points and weights, as float.
+
+    `axes` is the number of axes of `scored` when it holds points alone; then all weights are 1.
+    """
     import numpy as np
 
     points = scored.astype(float)
@@ -87,7 +96,7 @@ def _with_weights(scored: np.ndarray, axes: int) -> np.ndarray:
 
 
 def _divide(sums: np.ndarray) -> np.ndarray:
-    """Points over weights [..., 2] -> [...]; 0 where there is no weight."""
+    """Sums of points and weights [..., 2] -> scores [...]; 0 where the weights sum to 0."""
     import numpy as np
 
     weights = sums[..., 1]
@@ -96,7 +105,7 @@ def _divide(sums: np.ndarray) -> np.ndarray:
 
 
 def find_interval(values_R: np.ndarray) -> tuple[float, float]:
-    """The 95% percentile interval."""
+    """The 95% percentile interval `(low, high)`: the 2.5th and 97.5th percentile of the resampled values [R]."""
     import numpy as np
 
     low, high = np.percentile(values_R, [2.5, 97.5])
@@ -104,5 +113,5 @@ def find_interval(values_R: np.ndarray) -> tuple[float, float]:
 
 
 def find_deviation(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample (divided by n - 1); None for fewer than two values."""
+    """The sample standard deviation (divisor n - 1) in the unit of the values; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None

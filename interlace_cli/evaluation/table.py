@@ -1,4 +1,4 @@
-"""The cells of a comparison -> the rows of its table: means, deviations over seeds, and what is within the noise."""
+"""The cells of a comparison -> the rows of its table: means and deviations over seeds, and which gaps are noise."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 DENSE_FT = "dense-ft"
+"""Name of the row of the dense model that was fine-tuned like the healed ones."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One row to be: its cells differ in the healing seed alone."""
+    """What one table row is made from. Its cells differ only in the healing seed."""
 
     method: str
     ratio: float | None
@@ -29,26 +30,30 @@ class Measured:
 
     @property
     def is_healed(self) -> bool:
-        """Whether its checkpoints were trained."""
+        """Whether its checkpoints were healed (fine-tuned)."""
         return self.cells[0].seed is not None
 
 
 def build_rows(measured: Sequence[Measured], samples: Sequence[Sample], seed: int) -> list[ComparisonRow]:
-    """A row for each; the first is the dense model, which the others are compared with."""
+    """One row per entry of `measured`, in the same order. The first is the dense model, the reference of retention.
+
+    `seed` is the seed of the bootstrap.
+    """
     import numpy as np
 
     kinds = [sample.kind for sample in samples]
     hits = [np.array([to_array(Points(cell.points, cell.weights)) for cell in one.cells]) for one in measured]
     draws = resample_retentions(hits, hits[0][0], kinds, seed)
-    rows = [_build_row(one, hits[place], hits[0][0], samples) for place, one in enumerate(measured)]
+    rows = [_build_row(one, hits[index], hits[0][0], samples) for index, one in enumerate(measured)]
     rows = [
-        row.model_copy(update={"retention_interval": find_interval(draws[:, place])}) if place else row
-        for place, row in enumerate(rows)
+        row.model_copy(update={"retention_interval": find_interval(draws[:, index])}) if index else row
+        for index, row in enumerate(rows)
     ]
     return _compare_rows(rows, hits, draws, kinds)
 
 
 def _build_row(one: Measured, hits: np.ndarray, dense: np.ndarray, samples: Sequence[Sample]) -> ComparisonRow:
+    """A row without what needs other rows. `hits` is [S, N, 2] (seeds, samples, points and weights), `dense` [N, 2]."""
     kinds = [sample.kind for sample in samples]
     base = score_kinds(_to_points(dense), kinds)
     by_seed = [score_kinds(_to_points(row), kinds) for row in hits]
@@ -80,7 +85,7 @@ def _to_points(scored_N2: np.ndarray) -> Points:
 
 
 def _score_families(hits: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
-    """Source -> mean over its kinds of the share of right answers; means over the seeds."""
+    """Source -> macro mean over its kinds, in 0 ... 1, averaged over seeds. `hits` is [S, N, 2]."""
     families = {}
     for source in sorted({sample.source for sample in samples}):
         members = [index for index, sample in enumerate(samples) if sample.source == source]
@@ -92,14 +97,18 @@ def _score_families(hits: np.ndarray, samples: Sequence[Sample]) -> dict[str, fl
 def _compare_rows(
     rows: Sequence[ComparisonRow], hits: Sequence[np.ndarray], draws: np.ndarray, kinds: Sequence[str]
 ) -> list[ComparisonRow]:
-    """Relative to Dense-FT, and to the best of the same ratio that is healed alike."""
-    tuned = next((place for place, row in enumerate(rows) if row.method == DENSE_FT), None)
+    """Adds to each row its retention relative to Dense-FT and its margin to the best rival.
+
+    Rivals have the same ratio and are all healed or all not. A margin is within the noise if the 95% interval of the
+    paired difference in retention holds 0.
+    """
+    tuned = next((index for index, row in enumerate(rows) if row.method == DENSE_FT), None)
     base = None if tuned is None else score_kinds(_to_points(hits[tuned].sum(0)), kinds)
     result = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         update: dict[str, object] = {}
         if base is not None:
-            mean = score_kinds(_to_points(hits[place].sum(0)), kinds)
+            mean = score_kinds(_to_points(hits[index].sum(0)), kinds)
             update["relative_dense_ft"] = score_retention(mean, base)
         rivals = [
             other
@@ -108,9 +117,9 @@ def _compare_rows(
         ]
         best = max(rivals, key=lambda other: rows[other].retention or 0.0, default=None)
         if best is not None and len(rivals) > 1 and row.retention is not None:
-            interval = find_interval(draws[:, place] - draws[:, best])
+            interval = find_interval(draws[:, index] - draws[:, best])
             update["margin"] = row.retention - (rows[best].retention or 0.0)
             update["margin_interval"] = interval
-            update["is_within_noise"] = place == best or interval[0] <= 0 <= interval[1]
+            update["is_within_noise"] = index == best or interval[0] <= 0 <= interval[1]
         result.append(row.model_copy(update=update))
     return result

@@ -1,4 +1,4 @@
-"""What checkpoints are asked: samples of a prepared dataset, with what a task says of them."""
+"""Evaluation tasks: samples of a prepared dataset, and how a task asks and scores them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from interlace_cli.domain.dataset import Sample
 
 @dataclass(frozen=True)
 class EvalTask:
-    """`folder` is the dataset of the samples. `max_new_tokens` None: as the call says."""
+    """Samples to evaluate on. `folder` is their prepared dataset.
+
+    `max_new_tokens` is the longest answer in tokens; None uses the call's value. `category` groups tasks in tables.
+    """
 
     name: str
     folder: Path
@@ -21,7 +24,10 @@ class EvalTask:
 
 
 def shape_samples(samples: Sequence[Sample], kind: str | None, metric: str | None, suffix: str) -> list[Sample]:
-    """The samples as a task asks them: of one kind, scored by one metric, `suffix` behind each question."""
+    """Copies of the samples with the task's `kind` and `metric`, and `suffix` appended to each first question.
+
+    None, or an empty suffix, leaves the sample's own.
+    """
     shaped = []
     for sample in samples:
         update: dict[str, object] = {}
@@ -31,8 +37,8 @@ def shape_samples(samples: Sequence[Sample], kind: str | None, metric: str | Non
             update["metric"] = metric
         if suffix:
             turns = list(sample.conversations)
-            place = next(i for i, turn in enumerate(turns) if turn.speaker == "human")
-            turns[place] = turns[place].model_copy(update={"value": turns[place].value + suffix})
+            index = next(i for i, turn in enumerate(turns) if turn.speaker == "human")
+            turns[index] = turns[index].model_copy(update={"value": turns[index].value + suffix})
             update["conversations"] = turns
         shaped.append(sample.model_copy(update=update))
     return shaped

@@ -1,6 +1,7 @@
-"""The paper's twelve benchmarks, and what two harnesses call them. Pure: a table, and how it is asked.
+"""The twelve benchmarks of INTERLACE (arXiv 2511.19676, main results table) and their names in two harnesses. Pure.
 
-lmms-eval has no MMBench V1.1; its nearest, the English dev set answered without a judge, stands in its place.
+To add a benchmark, add a `HarnessBenchmark` to `PAPER`. lmms-eval has no MMBench V1.1; `mmbench_en_dev_static` is used
+instead: the English dev set, scored without a judge.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import Literal
 
 from interlace_cli.errors import UsageError
 
-Layout = Literal["overall", "hrbench", "ocrbench", "pope", "mia"]
+ResultLayout = Literal["overall", "hrbench", "ocrbench", "pope", "mia"]
+"""How VLMEvalKit lays out a result file; `vlmevalkit.py` has a reader for each."""
 
 
 @dataclass(frozen=True)
 class HarnessBenchmark:
-    """`task` and `metric` are lmms-eval's, `scale` what makes its score percent; `dataset` is VLMEvalKit's, of the
-    class
-    `dataset_class`, its result file laid out as `layout`, `kit_scale` what makes that percent. `is_judged`: scored by
-    another model, through a key."""
+    """One benchmark of the paper, and how both harnesses name and score it.
+
+    For lmms-eval: `task`, its `metric`, and the factor `scale` that turns the score into percent. For VLMEvalKit:
+    `dataset`, its Python class `dataset_class`, the `layout` of the result file, and the factor `kit_scale` to percent.
+    `is_judged`: an LLM judge scores the answers, so an API key is needed.
+    """
 
     name: str
     category: str
@@ -28,7 +32,7 @@ class HarnessBenchmark:
     scale: float
     dataset: str
     dataset_class: str
-    layout: Layout
+    layout: ResultLayout
     kit_scale: float
     is_judged: bool = False
 
@@ -64,7 +68,11 @@ JUDGE_KEYS = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY")
 
 @dataclass(frozen=True)
 class Asked:
-    """One benchmark to run: of the paper's, or a task of the harness itself (`metric` None: its first)."""
+    """One benchmark to run.
+
+    `known` is the entry of `PAPER`, or None for a task that only the harness knows; then `metric` names the score to
+    read, and None takes the first one.
+    """
 
     name: str
     category: str
@@ -73,10 +81,11 @@ class Asked:
 
 
 def choose_benchmarks(text: str) -> list[Asked]:
-    """`paper`; or names with commas between: of the paper's table, or the harness's own, `task:metric` if it has
-    several.
+    """The benchmarks that `--tasks` names, without repeats, in the order given.
 
-    Raises UsageError for an empty list.
+    `text` is a comma-separated list. Each part is `paper` (all twelve), a name of the table, or a task of the harness
+    itself; `task:metric` chooses one of its scores. Example: `POPE,mmmu_val:mmmu_acc`. Raises UsageError for an empty
+    list.
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     asked: list[Asked] = []
@@ -93,13 +102,13 @@ def choose_benchmarks(text: str) -> list[Asked]:
 
 
 def find_benchmark(name: str) -> HarnessBenchmark | None:
-    """By any of its names."""
+    """The entry of `PAPER` whose name, lmms-eval task or VLMEvalKit dataset is `name`, ignoring case; else None."""
     lowered = name.lower()
     return next((one for one in PAPER if lowered in (one.name.lower(), one.task.lower(), one.dataset.lower())), None)
 
 
 def group_by_category(asked: Sequence[Asked]) -> dict[str, list[str]]:
-    """Category -> names, both in the order of the call."""
+    """Category -> names of its benchmarks, both in the order of `asked`."""
     categories: dict[str, list[str]] = {}
     for one in asked:
         categories.setdefault(one.category, []).append(one.name)

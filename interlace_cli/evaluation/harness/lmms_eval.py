@@ -1,4 +1,4 @@
-"""lmms-eval (github.com/EvolvingLMMs-Lab/lmms-eval, 0.7): its Python package, called in a process of its own."""
+"""Calls lmms-eval (github.com/EvolvingLMMs-Lab/lmms-eval, 0.7) in a separate process and reads its result files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS = {
     "llava_onevision": "llava_hf",
     "internvl": "internvl_hf",
 }
-"""transformers' model_type -> lmms-eval's class for it. Others go through its general `huggingface`."""
+"""transformers' model_type -> the name of lmms-eval's model class. Other types use its generic class `huggingface`."""
 
 
 def build_command(
@@ -35,7 +35,11 @@ def build_command(
     limit: int | None,
     include: Path | None,
 ) -> list[str]:
-    """One benchmark on one checkpoint. The launcher repairs what keeps lmms-eval from importing torchvision."""
+    """The command that runs one benchmark on one checkpoint and writes its results under `out`.
+
+    `model` is lmms-eval's class, `arguments` are extra `name=value` pairs for it. `limit` runs the first so many
+    questions; None runs all. `include` is a folder with further lmms-eval tasks.
+    """
     task = asked.known.task if asked.known else asked.name
     words = [sys.executable, "-m", "interlace_cli.evaluation.harness.launch_lmms_eval", "--model", model]
     words += ["--model_args", ",".join([f"pretrained={checkpoint}", *arguments]), "--tasks", task]
@@ -45,12 +49,16 @@ def build_command(
 
 
 def find_results(folder: Path) -> Path | None:
-    """The newest result file under the folder of a run."""
+    """The newest `*_results.json` under `folder`, by the time in its name; None if there is none."""
     return max(folder.rglob("*_results.json"), default=None, key=lambda path: path.name)
 
 
 def read_scores(path: Path, asked: Sequence[Asked]) -> tuple[dict[str, float], dict[str, float]]:
-    """`(scores, standard errors)` in percent, of those of `asked` that the file has. Raises ArtifactError."""
+    """`(scores, standard errors)` in percent, each benchmark name -> value.
+
+    Benchmarks that the file does not have are left out. Raises ArtifactError if the file is not an lmms-eval result
+    file, or lacks the score of a benchmark that it has.
+    """
     data = parse_json(path.read_bytes())
     results = data.get("results") if isinstance(data, dict) else None
     if not isinstance(results, dict):
@@ -73,7 +81,7 @@ def read_scores(path: Path, asked: Sequence[Asked]) -> tuple[dict[str, float], d
 
 
 def _find_key(entry: dict[str, Any], metric: str | None) -> str | None:
-    """`<metric>,<filter>`; the first one if no metric is asked for."""
+    """The key `<metric>,<filter>` of the score, such as `exact_match,none`; with no `metric`, the first score's."""
     for key, value in entry.items():
         name, comma, _ = key.partition(",")
         is_score = comma and not name.endswith("_stderr") and isinstance(value, (int, float)) and value is not True

@@ -1,8 +1,8 @@
-"""Scores of several checkpoints -> rows with retention, benchmark by benchmark and by category. Pure.
+"""Benchmark scores of several checkpoints -> table rows with retention. Pure.
 
-As in the paper's table: a category is the mean of its benchmarks, the average is over benchmarks; what a benchmark
-keeps is the ratio of its scores, and `relative` the mean of these. A benchmark that one checkpoint lacks counts for
-none.
+Computed as in the main results table of INTERLACE (arXiv 2511.19676): the score of a category is the mean over its
+benchmarks, the average is the mean over all benchmarks. The retention of a benchmark is score / dense score in percent;
+`relative` is the mean of these over benchmarks. A benchmark that any checkpoint lacks is left out of every mean.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from interlace_cli.domain.evaluation import BenchmarkRow
 
 @dataclass(frozen=True)
 class Found:
-    """What a harness found of one checkpoint, in percent: scores and standard errors by benchmark, and what was not
-    run, with the reason."""
+    """One checkpoint's results from a harness.
+
+    `scores` and `errors` (standard errors) are benchmark -> percent; `not_run` is benchmark -> the reason it has no
+    score.
+    """
 
     scores: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
@@ -26,13 +29,16 @@ class Found:
 def build_rows(
     named: Sequence[tuple[str, str | None, Found]], categories: Mapping[str, Sequence[str]]
 ) -> list[BenchmarkRow]:
-    """A row for each `(name, fingerprint, found)`; the first is what the others are compared with."""
+    """One row per `(name, fingerprint, found)`, in the same order. Retention is relative to the first.
+
+    `categories` is category -> its benchmarks.
+    """
     order = [benchmark for benchmarks in categories.values() for benchmark in benchmarks]
     shared = [name for name in order if all(name in found.scores for _, _, found in named)]
     base = named[0][2].scores
     rows = []
-    for place, (name, fingerprint, found) in enumerate(named):
-        ratios = {key: 100 * found.scores[key] / base[key] for key in shared if place and base[key] > 0}
+    for index, (name, fingerprint, found) in enumerate(named):
+        ratios = {key: 100 * found.scores[key] / base[key] for key in shared if index and base[key] > 0}
         rows.append(
             BenchmarkRow(
                 name=name,
@@ -52,6 +58,7 @@ def build_rows(
 def _mean_by_category(
     values: Mapping[str, float], categories: Mapping[str, Sequence[str]], counted: Sequence[str]
 ) -> dict[str, float]:
+    """Category -> mean of `values` over those of its benchmarks that are in `counted`; without any, left out."""
     means = {category: _mean([values[n] for n in names if n in counted]) for category, names in categories.items()}
     return {category: mean for category, mean in means.items() if mean is not None}
 

@@ -1,6 +1,6 @@
-"""VLMEvalKit (github.com/open-compass/VLMEvalKit): its `run.py`, with a local checkpoint named in a `--config` file.
+"""Calls the `run.py` of VLMEvalKit (github.com/open-compass/VLMEvalKit) and reads its result files.
 
-It is not in the package registry: `$VLMEVALKIT` is the folder of a clone.
+A `--config` file names the local checkpoint. The kit is not on PyPI: `$VLMEVALKIT` is the folder of a clone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace_cli.errors import ArtifactError, MissingInputError
-from interlace_cli.evaluation.harness.benchmarks import Asked, Layout
+from interlace_cli.evaluation.harness.benchmarks import Asked, ResultLayout
 from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.io.files import parse_json, write_atomically
 
@@ -27,18 +27,19 @@ CLASSES = {
     "llava_next": "LLaVA_Next",
     "llava_onevision": "LLaVA_OneVision_HF",
 }
-"""transformers' model_type -> VLMEvalKit's class that takes `model_path`."""
-SUFFIXES: dict[Layout, str] = {
+"""transformers' model_type -> the VLMEvalKit class that loads a checkpoint from `model_path`."""
+SUFFIXES: dict[ResultLayout, str] = {
     "overall": "_acc.csv",
     "hrbench": "_acc.csv",
     "ocrbench": "_score.json",
     "pope": "_score.csv",
     "mia": "_score.csv",
 }
+"""Layout -> how the name of the result file ends."""
 
 
 def find_kit() -> Path:
-    """`run.py` of the clone. Raises MissingInputError."""
+    """The path of `run.py` in the clone. Raises MissingInputError if `$VLMEVALKIT` does not lead to one."""
     folder = os.environ.get("VLMEVALKIT")
     path = Path(folder).expanduser() / "run.py" if folder else None
     if path is None or not path.is_file():
@@ -52,7 +53,10 @@ def find_kit() -> Path:
 def write_config(
     path: Path, name: str, checkpoint: Path, kit_class: str, settings: dict[str, Any], asked: Asked
 ) -> None:
-    """The `--config` file: one model, one dataset."""
+    """Writes the `--config` file for one model and one dataset.
+
+    `kit_class` is VLMEvalKit's class for the model, `settings` are further arguments of its constructor.
+    """
     known = asked.known
     dataset = known.dataset if known else asked.name
     entry = {"class": known.dataset_class, "dataset": known.dataset} if known else {}
@@ -61,13 +65,17 @@ def write_config(
 
 
 def build_command(config: Path, out: Path, has_key: bool) -> list[str]:
-    """Without a judge's key choices are found by exact matching, as the kit itself does."""
+    """The command that runs the kit on a `--config` file and writes under `out`.
+
+    Without an API key for a judge (`has_key`), multiple-choice answers are matched exactly, which is also the kit's own
+    fallback.
+    """
     words = [sys.executable, str(find_kit()), "--config", str(config), "--work-dir", str(out), "--verbose"]
     return words if has_key else [*words, "--judge", "exact_matching"]
 
 
 def find_results(folder: Path, asked: Asked) -> Path | None:
-    """The newest `<model>_<dataset><suffix>` under a work folder."""
+    """The newest file `<model>_<dataset><suffix>` under `folder`, by modification time; None if there is none."""
     known = asked.known
     dataset = known.dataset if known else asked.name
     suffixes = [SUFFIXES[known.layout]] if known else sorted(set(SUFFIXES.values()))
@@ -76,8 +84,8 @@ def find_results(folder: Path, asked: Asked) -> Path | None:
 
 
 def read_score(path: Path, asked: Asked) -> float:
-    """In percent. Raises ArtifactError."""
-    layout: Layout = asked.known.layout if asked.known else "ocrbench" if path.suffix == ".json" else "overall"
+    """The score in percent. Raises ArtifactError if the file is not laid out as expected."""
+    layout: ResultLayout = asked.known.layout if asked.known else "ocrbench" if path.suffix == ".json" else "overall"
     scale = asked.known.kit_scale if asked.known else 1.0
     try:
         return scale * _READERS[layout](path.read_text(encoding="utf-8"))
@@ -90,12 +98,12 @@ def _read_rows(text: str) -> list[dict[str, str]]:
 
 
 def _read_overall(text: str) -> float:
-    """The column `Overall`; of several splits the first that is no split of its own name."""
+    """The column `Overall` of the first row."""
     return float(_read_rows(text)[0]["Overall"])
 
 
 def _read_hrbench(text: str) -> float:
-    """The row cycle=Average, type=all; the score is its last column."""
+    """The last column of the row with cycle=Average and type=all."""
     row = next(row for row in _read_rows(text) if row["cycle"] == "Average" and row["type"] == "all")
     return float(list(row.values())[-1])
 
@@ -111,7 +119,7 @@ def _read_ocrbench(text: str) -> float:
 
 
 def _read_mia(text: str) -> float:
-    """A column or a row of the overall score."""
+    """The overall score: a column of a one-row table, or else the last column of the row named overall or total."""
     rows = _read_rows(text)
     named = {key.lower(): key for key in rows[0]}
     for key in ("overall", "total_score", "score"):

@@ -1,5 +1,7 @@
-"""The metrics by name, one file each. A metric takes answers and the samples that they answer, and says what each
-scored. Pure; to add one: a file with its function, and a line in `METRICS`.
+"""The metrics, one file each. Pure.
+
+A metric is a function of N answers and their N samples that returns the points of each (`Points`). To add one, write a
+file with its function and add a line to `METRICS`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ METRICS: dict[str, Metric] = {
 
 
 def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """Each kind by its samples' metric. Raises DatasetError for a metric that there is not, or two in one kind."""
+    """The points of each answer by the metric of its sample, in the order of `samples`.
+
+    Raises DatasetError if a metric does not exist, or if the samples of one kind name two metrics.
+    """
     points, weights = [0.0] * len(samples), [1.0] * len(samples)
     for kind, (metric, members) in _group(samples).items():
         if metric not in METRICS:
@@ -39,21 +44,22 @@ def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
                 f"the samples of kind {kind} ask for a metric {metric}.", f"There are {', '.join(METRICS)}."
             )
         scored = METRICS[metric]([answers[i] for i in members], [samples[i] for i in members])
-        for place, (value, weight) in zip(members, scored.pairs(), strict=True):
-            points[place], weights[place] = value, weight
+        for index, (value, weight) in zip(members, scored.pairs(), strict=True):
+            points[index], weights[index] = value, weight
     return Points(points, None if set(weights) == {1.0} else weights)
 
 
 def find_metrics(samples: Sequence[Sample]) -> dict[str, str]:
-    """Kind -> metric, kinds in alphabetical order."""
+    """Kind -> name of its metric, kinds in alphabetical order. Raises DatasetError if a kind has two metrics."""
     return {kind: metric for kind, (metric, _) in sorted(_group(samples).items())}
 
 
 def _group(samples: Sequence[Sample]) -> dict[str, tuple[str, list[int]]]:
+    """Kind -> (metric, indices of its samples)."""
     groups: dict[str, tuple[str, list[int]]] = {}
-    for place, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         metric, members = groups.setdefault(sample.kind, (sample.metric, []))
         if metric != sample.metric:
             raise DatasetError(f"the kind {sample.kind} has samples of two metrics, {metric} and {sample.metric}.")
-        members.append(place)
+        members.append(index)
     return groups

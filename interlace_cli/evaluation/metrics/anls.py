@@ -1,5 +1,7 @@
-"""ANLS, average normalized Levenshtein similarity (Biten et al. 2019, equation 1): 1 minus the edit distance over the
-longer length, the best of the right answers; 0 where that is below one half.
+"""ANLS, average normalized Levenshtein similarity (Biten et al. 2019, equation 1).
+
+The similarity of two texts is 1 - edit distance / length of the longer one. An answer gets the highest similarity to
+any right answer, or 0 if that is below 0.5. Example: "1 colt" for "1 cold" has distance 1 of 6 characters: 0.83.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ THRESHOLD = 0.5
 
 
 def compute_anls(prediction: str, answers: Sequence[str]) -> float:
-    """0 ... 1; case and runs of spaces do not matter."""
+    """ANLS of one prediction, in 0 ... 1. Case and repeated spaces are ignored. `answers` must not be empty."""
     said = _normalize(prediction)
     best = max(_similarity(said, _normalize(answer)) for answer in answers)
     return best if best >= THRESHOLD else 0.0
 
 
 def score_anls(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 ... 1 for each."""
+    """ANLS of each answer, in 0 ... 1."""
     return Points([compute_anls(answer, sample.references) for answer, sample in zip(answers, samples, strict=True)])
 
 
@@ -34,7 +36,7 @@ def _similarity(a: str, b: str) -> float:
 
 
 def _edit_distance(a: str, b: str) -> int:
-    """Insertions, deletions and replacements that turn `a` into `b` (Wagner and Fischer 1974)."""
+    """The fewest insertions, deletions and replacements that turn `a` into `b` (Wagner and Fischer 1974)."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, start=1):
         diagonal, row[0] = row[0], i

@@ -1,10 +1,14 @@
-"""CIDEr-D of captions (Vedantam et al. 2015, section 6): how alike the n-grams of a caption and those of people are,
-weighed by how rare they are among the images; 0 ... 10, where tables usually print a hundred times that.
+"""CIDEr-D of captions (Vedantam et al. 2015, section 6), in 0 ... 10. Tables often print 100 times that.
 
-For n = 1 ... 4: tf-idf vectors, counts clipped to the reference's, cosine, a penalty of exp(-d^2 / 72) for a difference
-of d in length; the mean over n and over references, times 10. idf is over the samples' own references, so scores of
-different sets of samples do not compare. Words are split at anything but letters, digits and apostrophes inside a word,
-where the published scripts use Stanford's tokenizer.
+CIDEr-D compares the n-grams of a caption with those of people's captions; n-grams that are rare among the images count
+more. For each n = 1 ... 4:
+
+- n-gram counts become tf-idf vectors; counts above the reference's are clipped to it;
+- the similarity is their cosine, times exp(-d^2 / 72), where d is the difference in length.
+
+The score is 10 times the mean over n and over references. The idf comes from the references of the samples at hand, so
+scores of different sets of samples cannot be compared. Words consist of letters, digits and inner apostrophes; the
+published scripts use Stanford's tokenizer instead.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ Gram = tuple[str, ...]
 
 
 def split_words(text: str) -> list[str]:
-    """Lower case, no punctuation."""
+    """The words of a text in lower case, without punctuation. Example: "A dog's ball." -> ["a", "dog's", "ball"]."""
     return re.findall(r"\w+(?:'\w+)*", text.lower())
 
 
 def compute_cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each caption against its references, each already in words with spaces between."""
+    """CIDEr-D of each caption, in 0 ... 10.
+
+    `references[i]` are the references of caption i. All texts are already split: words with one space between.
+    """
     counted = [[_count_grams(text.split()) for text in texts] for texts in references]
     frequency = Counter(gram for texts in counted for gram in {gram for counts in texts for gram in counts})
     log_images = math.log(len(references)) if references else 0.0
@@ -48,7 +55,7 @@ def compute_cider(captions: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def score_cider(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 ... 10 for each."""
+    """CIDEr-D of each answer, in 0 ... 10."""
     captions = [" ".join(split_words(answer)) for answer in answers]
     references = [[" ".join(split_words(text)) for text in sample.references] for sample in samples]
     return Points(compute_cider(captions, references))
@@ -61,12 +68,12 @@ def _count_grams(words: Sequence[str]) -> Counter[Gram]:
 
 
 def _count_pairs(counts: Counter[Gram]) -> int:
-    """The length of a caption as the published code takes it: its bigrams."""
+    """The number of bigrams, which the published code takes as the length of a caption."""
     return sum(count for gram, count in counts.items() if len(gram) == 2)
 
 
 def _compare(said: list[dict[Gram, float]], right: list[dict[Gram, float]], difference: int) -> float:
-    """The mean over n of the clipped cosines."""
+    """Mean over n of the clipped cosines, times the penalty for `difference`, the difference in length."""
     total = 0.0
     for own, other in zip(said, right, strict=True):
         norm = math.hypot(*own.values()) * math.hypot(*other.values())

@@ -1,4 +1,4 @@
-"""Exact match: 1 if the answer is one of those that count as right, case, spacing and a final full stop aside."""
+"""Exact match: 1 if the answer equals a right answer; case, spacing and a final full stop are ignored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from interlace_cli.evaluation.aggregation import Points
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, single spaces, no full stop at the end."""
+    """Lower case, single spaces, no full stop at the end. Example: " Red  circle." -> "red circle"."""
     return " ".join(text.lower().split()).removesuffix(".")
 
 
@@ -19,6 +19,6 @@ def is_exact_match(prediction: str, answer: str) -> bool:
 
 
 def score_exact_match(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 or 1 for each."""
+    """0 or 1 for each answer."""
     pairs = zip(answers, samples, strict=True)
     return Points([any(is_exact_match(answer, right) for right in sample.references) for answer, sample in pairs])

@@ -1,8 +1,8 @@
-"""Multiple choice: 1 if the answer is the right letter, or the right choice in words.
+"""Multiple choice: 1 if the answer is the letter or the text of the right choice.
 
-The letter is looked for as the benchmarks' own scripts do (MMMU's, `parse_multi_choice_response`): alone or at the
-beginning, in brackets, after "answer is", at the end; then the text of a choice. An answer that names none is wrong: no
-letter is guessed.
+The letter is searched for as in MMMU's script (`parse_multi_choice_response`): alone, at the beginning, after "answer
+is", in brackets, at the end. Without a letter, the text of a choice is searched for. An answer that names no choice is
+wrong; MMMU's script guesses a letter then, this one does not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from interlace_cli.evaluation.metrics.exact_match import normalize_answer
 
 
 def find_choice(text: str, choices: Sequence[str]) -> int | None:
-    """The place of the choice that `text` names; None if it names none, or several."""
-    letters = "".join(chr(65 + place) for place in range(len(choices)))
+    """The 0-based index of the choice that `text` names; None if it names no choice, or several.
+
+    Example: with the choices ["cat", "dog"], "B", "(b)", "The answer is B." and "a dog" all give 1.
+    """
+    letters = "".join(chr(65 + index) for index in range(len(choices)))
     if not letters:
         return None
     one = f"[{letters}]"
@@ -35,13 +38,13 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     if re.fullmatch(rf"\(?{one.lower()}\)?\.?", text.strip()):
         return letters.index(text.strip().strip("().").upper())
     said = normalize_answer(text)
-    alike = [place for place, choice in enumerate(choices) if normalize_answer(choice) == said]
-    inside = alike or [place for place, choice in enumerate(choices) if _is_inside(normalize_answer(choice), said)]
+    alike = [index for index, choice in enumerate(choices) if normalize_answer(choice) == said]
+    inside = alike or [index for index, choice in enumerate(choices) if _is_inside(normalize_answer(choice), said)]
     return inside[0] if len(inside) == 1 else None
 
 
 def score_multiple_choice(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 or 1 for each; the right choice is the one that the sample's own answer names."""
+    """0 or 1 for each answer. The right choice is the one that the sample's own answer names."""
     points = []
     for answer, sample in zip(answers, samples, strict=True):
         right = {find_choice(text, sample.choices) for text in sample.references} - {None}
@@ -50,4 +53,5 @@ def score_multiple_choice(answers: Sequence[str], samples: Sequence[Sample]) -> 
 
 
 def _is_inside(choice: str, said: str) -> bool:
+    """Whether `choice` occurs in `said` as whole words."""
     return bool(choice) and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", said) is not None

@@ -1,7 +1,7 @@
-"""Relaxed accuracy: a number may be 5% off; anything else has to be the same, case aside.
+"""Relaxed accuracy: a number may be off by 5%; any other answer must be the same text, ignoring case.
 
-Methani et al. 2020 (PlotQA); ChartQA (Masry et al. 2022, end of section 5.1). A percentage counts as its fraction; a
-right answer of zero has to be met to the letter.
+From PlotQA (Methani et al. 2020) and ChartQA (Masry et al. 2022, end of section 5.1). "12%" is read as 0.12. If the
+right answer is 0, 5% of it is 0 too, so the text must be the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_relaxed_match(prediction: str, answer: str) -> bool:
 
 
 def score_relaxed_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 or 1 for each; a full stop at the end is not part of an answer."""
+    """0 or 1 for each answer. A full stop at the end of an answer is ignored."""
     points = []
     for answer, sample in zip(answers, samples, strict=True):
         said = answer.strip().removesuffix(".")

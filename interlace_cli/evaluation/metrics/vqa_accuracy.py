@@ -1,8 +1,10 @@
-"""VQA accuracy over several people's answers (Antol et al. 2015, section 4): an answer is right if three people gave
-it; in the mean over leaving each person out, so that with ten answers 0, 0.3, 0.6, 0.9, 1 are possible.
+"""VQA accuracy against the answers of several people (Antol et al. 2015, section 4).
 
-Answers are first brought to one form, by the rules of the EvalAI evaluation that TextVQA and VQAv2 are scored with:
-lower case, no punctuation but in numbers, number words as digits, no articles, contractions with their apostrophes.
+An answer is fully right if three people gave it: min(1, count / 3). Each person is left out in turn and the results are
+averaged. With ten people, the possible values are 0, 0.3, 0.6, 0.9 and 1, for 0, 1, 2, 3 and at least 4 people.
+
+Answers are normalized first, by the rules of the EvalAI script that scores TextVQA and VQAv2: lower case, no
+punctuation except in numbers, number words as digits, no articles, contractions with their apostrophes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.evaluation.aggregation import Points
 
 ENOUGH = 3
+"""So many people who gave an answer make it fully right."""
 NUMBERS = {"none": "0"} | {
     word: str(number)
     for number, word in enumerate("zero one two three four five six seven eight nine ten".split())  # noqa: SIM905
@@ -33,7 +36,7 @@ y'all'd've you'd you'd've you'll you're you've
 
 
 def normalize_answer(text: str) -> str:
-    """One form for answers that mean the same."""
+    """The normalized answer. Example: "The two dogs, isnt it?" -> "2 dogs isn't it"."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = _strip_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
     words = [NUMBERS.get(word, word) for word in text.lower().split()]
@@ -41,7 +44,7 @@ def normalize_answer(text: str) -> str:
 
 
 def compute_vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """0 ... 1: the mean, over the people left out in turn, of min(1, agreeing others / 3)."""
+    """In 0 ... 1: the mean over people of min(1, others who gave this answer / 3). `answers` must not be empty."""
     said, given = normalize_answer(prediction), [normalize_answer(answer) for answer in answers]
     agree = given.count(said)
     own = [min(1.0, (agree - (answer == said)) / ENOUGH) for answer in given]
@@ -49,13 +52,13 @@ def compute_vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def score_vqa_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 ... 1 for each."""
+    """VQA accuracy of each answer, in 0 ... 1."""
     pairs = zip(answers, samples, strict=True)
     return Points([compute_vqa_accuracy(answer, sample.references) for answer, sample in pairs])
 
 
 def _strip_punctuation(text: str) -> str:
-    """A sign beside a space goes, another becomes a space; full stops stay in front of digits."""
+    """Removes a sign if it stands beside a space anywhere in the text, else makes it a space. Keeps "." in 2.5."""
     result = text
     for sign in PUNCTUATION:
         is_loose = f"{sign} " in text or f" {sign}" in text
@@ -64,10 +67,11 @@ def _strip_punctuation(text: str) -> str:
 
 
 def _drop_apostrophes(word: str) -> set[str]:
-    """The word without each non-empty set of its apostrophes."""
-    places = [place for place, sign in enumerate(word) if sign == "'"]
-    chosen = [set(some) for count in range(1, len(places) + 1) for some in combinations(places, count)]
-    return {"".join(sign for place, sign in enumerate(word) if place not in gone) for gone in chosen}
+    """All ways to leave out one or more apostrophes. Example: "y'all'd" -> {"yall'd", "y'alld", "yalld"}."""
+    positions = [index for index, sign in enumerate(word) if sign == "'"]
+    chosen = [set(some) for count in range(1, len(positions) + 1) for some in combinations(positions, count)]
+    return {"".join(sign for index, sign in enumerate(word) if index not in gone) for gone in chosen}
 
 
+# "dont" -> "don't", for every way to forget an apostrophe.
 _CONTRACTIONS = {short: word for word in CONTRACTED for short in _drop_apostrophes(word)}

@@ -1,7 +1,12 @@
-"""Yes/no questions, such as POPE's: accuracy, and F1 with yes as the positive class (Li et al. 2023, section 4).
+"""Accuracy and F1 on yes/no questions, such as POPE's (Li et al. 2023, section 4). "Yes" is the positive class.
 
-F1 = 2 TP / (2 TP + FP + FN), so each sample's points are 2 for a true positive, and its weight what it adds to the
-denominator. A right answer of no weighs nothing.
+F1 = 2 TP / (2 TP + FP + FN). As points and weights, with score = sum(points) / sum(weights):
+
+| outcome | points | weight |
+|---|---|---|
+| true positive | 2 | 2 |
+| false positive, false negative | 0 | 1 |
+| true negative | 0 | 0 |
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from interlace_cli.evaluation.aggregation import Points
 
 
 def find_yes_no(text: str) -> str | None:
-    """`yes` or `no`, whichever word the text has; None for neither or both, unless it begins with one."""
+    """`yes` or `no`: the first word if it is one of them, else the one that occurs; None for neither or both."""
     words = re.findall(r"[a-z']+", text.lower())
     if words and words[0] in ("yes", "no"):
         return words[0]
@@ -23,13 +28,13 @@ def find_yes_no(text: str) -> str | None:
 
 
 def score_yes_no_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """0 or 1 for each."""
+    """0 or 1 for each answer."""
     pairs = zip(answers, samples, strict=True)
     return Points([find_yes_no(answer) == find_yes_no(sample.references[0]) for answer, sample in pairs])
 
 
 def score_yes_no_f1(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
-    """What each adds to F1; an answer that is neither counts as no, which it does not find."""
+    """Points and weights of F1 for each answer. An answer that is neither yes nor no counts as no."""
     points, weights = [], []
     for answer, sample in zip(answers, samples, strict=True):
         said, right = find_yes_no(answer) == "yes", find_yes_no(sample.references[0]) == "yes"
