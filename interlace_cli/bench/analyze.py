@@ -1,8 +1,11 @@
-"""The analysis, beside the released way, beside a bare forward of the same batches, and with its pictures.
+"""Benchmark of `analyze`: beside the released code, beside a bare forward pass, and including the reading of files.
 
-The released way (method.md): three passes, one for each span length; one sample at a time; every hidden state kept; the
-head computed for every token. It compares what layers return, so it is checked to give our similarities where a model
-adds nothing between layers, and not at the last layer, behind which it takes the normed state.
+"The released way" is the analysis script published with INTERLACE (arXiv 2511.19676). It makes three passes, one per
+span length, with one sample at a time, keeps every hidden state, and computes the head for every token.
+
+Both ways must give the same similarities before they are timed. The released way compares the outputs of layers, ours
+their inputs. These differ where DeepStack adds vision features between layers, and at the last layer, whose output it
+takes after the final norm. Those layers are left out of the check.
 """
 
 from __future__ import annotations
@@ -32,14 +35,20 @@ from interlace_cli.io.datasets import load_split
 from interlace_cli.runtime.memory import measure_peak
 
 GOAL = 6.0
+"""Times as fast as the released way."""
 FORWARD_GOAL = 1.08
+"""Times as long as a bare forward pass."""
 TOLERANCE = 2e-3
+"""Largest difference in similarity between the two ways; ten times that in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """A model, and the same samples as they are read, in batches and one by one. `deepstack`: behind so many first
-    layers something is added that no layer returns."""
+    """A model and its samples: as read, in batches, and one by one.
+
+    `deepstack` is the number of first layers after which vision features are added (DeepStack). `about` describes the
+    samples for people.
+    """
 
     model: Any
     batcher: Batcher
@@ -52,12 +61,12 @@ class Material:
 
     @property
     def tokens(self) -> int:
-        """Of all samples, padding left out."""
+        """The number of tokens of all samples, without padding."""
         return sum(int(single["attention_mask"].sum()) for single in self.singles)
 
 
 def build_material(model: Any, batcher: Batcher, count: int, batch_size: int, deepstack: int, about: str) -> Material:
-    """`count` samples of a prepared dataset."""
+    """The first `count` calibration samples of the batcher's dataset, in batches of `batch_size` and one by one."""
     asked = load_split(batcher.folder, "calibration")[:count]
     asked = [asked[i] for i in order_by_length(asked)]
     batches = [batcher.build_prompts(chosen) for chosen in cut(asked, batch_size)]
@@ -66,12 +75,18 @@ def build_material(model: Any, batcher: Batcher, count: int, batch_size: int, de
 
 
 def measure_analysis(material: Material, repeats: int, device: str, advance: Callable[[], None]) -> list[Case]:
-    """Both cases. Raises InterlaceError if the two ways do not give the same similarities."""
+    """Three cases: against the released way, against a bare forward pass, and reading ahead against reading in turn.
+
+    Raises InterlaceError if ours and the released way give different similarities.
+    """
     work = _Work(material)
     work.check_alike()
     peaks = {name: measure_peak(way, device) for name, way in ((OURS, work.ours), (BASELINE, work.released))}
     floor = work.count_flops() / measure_flops(device, material.model.dtype)
-    about = {"floor_seconds": floor, "floor": "FLOPs of the layers and the tower, over those of a large matrix product"}
+    about = {
+        "floor_seconds": floor,
+        "floor": "FLOPs of the layers and the vision tower, at the rate of a large matrix product",
+    }
     released = time_interleaved({OURS: work.ours, BASELINE: work.released}, repeats, advance)
     bare = time_interleaved({OURS: work.ours, BASELINE: work.forward}, repeats, advance)
     pictures = time_interleaved({OURS: work.from_files_ahead, BASELINE: work.from_files_in_turn}, repeats, advance)
@@ -82,7 +97,7 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
     return [
         build_case(
             "analyze: all spans in one pass",
-            "the released way: three passes, batch 1, all hidden states kept, head computed",
+            "the released way: three passes, batch size 1, all hidden states kept, head computed",
             released,
             GOAL,
             is_speedup=True,
@@ -93,7 +108,7 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
         ),
         build_case(
             "analyze: what measuring adds",
-            "a bare forward of the same batches up to the last layer",
+            "a bare forward pass of the same batches up to the last layer",
             bare,
             FORWARD_GOAL,
             is_speedup=False,
@@ -101,17 +116,17 @@ def measure_analysis(material: Material, repeats: int, device: str, advance: Cal
         ),
         build_case(
             f"analyze: from files, read ahead in {threads} thread{'s' if threads > 1 else ''}",
-            "the same, each batch read when it is needed",
+            "the same, but each batch is read when it is needed",
             pictures,
             None,
             is_speedup=True,
-            notes=[f"to read and encode alone: {1000 * making / count:.1f} ms a sample in one thread"],
+            notes=[f"reading and encoding alone take {1000 * making / count:.1f} ms per sample in one thread"],
         ),
     ]
 
 
 class _Work:
-    """What is timed."""
+    """The ways that are timed, each a method without arguments."""
 
     def __init__(self, material: Material) -> None:
         self.material = material
@@ -123,17 +138,17 @@ class _Work:
         self.image_token = int(getattr(config, next(names, ""), -1))
 
     def ours(self, count: int | None = None) -> Tensor:
-        """Similarity [P, L, samples] over all tokens, as `analyze` measures it."""
+        """Similarity [P, L, samples] over all tokens, measured as `analyze` does; `count` None: of all batches."""
         found = []
-        with SpanHook(self.layers) as tap:
+        with SpanHook(self.layers) as hook:
             for batch in self.batches[:count]:
                 there = to_device(batch, self.model.device, self.model.dtype)
-                found.append(tap.run(self.model, there, there["input_ids"] == self.image_token)[..., 0].cpu())
+                found.append(hook.run(self.model, there, there["input_ids"] == self.image_token)[..., 0].cpu())
         return torch.cat(found, dim=2)
 
     @torch.inference_mode()
     def released(self) -> list[list[list[float]]]:
-        """`[p - 1][i]`: the similarity of each sample."""
+        """The similarity of each sample, as `[p - 1][i][sample]`, measured as the released script does."""
         result = []
         for p in SPANS:
             spans: list[list[float]] = [[] for _ in range(len(self.layers) - p)]
@@ -148,7 +163,7 @@ class _Work:
 
     @torch.inference_mode()
     def forward(self) -> None:
-        """All batches up to the last layer, and nothing measured."""
+        """Runs all batches up to the last layer and measures nothing."""
         handle = self.layers[-1].register_forward_hook(_stop)
         for batch in self.batches:
             with suppress(ForwardDone):
@@ -158,7 +173,7 @@ class _Work:
         handle.remove()
 
     def from_files(self, threads: int) -> None:
-        """The analysis from the dataset's files on."""
+        """The analysis, starting from the dataset's files, which `threads` threads read ahead; 0 reads in turn."""
         m = self.material
         silent = Silent()
         with silent.task("", 0, "") as follow:
@@ -166,30 +181,30 @@ class _Work:
             measure_rows(self.model, self.layers, LANGUAGE, *ways)
 
     def from_files_in_turn(self) -> None:
-        """The same without threads."""
+        """The analysis from files, without threads."""
         self.from_files(0)
 
     def from_files_ahead(self) -> None:
-        """The same with threads, also where they are not the default."""
+        """The analysis from files with threads, even on machines where they are off by default."""
         self.from_files(self.threads)
 
     def make_inputs(self) -> None:
-        """What is done before the model has anything to do."""
+        """Reads and encodes all samples, without running the model."""
         for chosen in cut(self.material.samples, self.material.batch_size):
             self.material.batcher.build_prompts(chosen)
 
     def check_alike(self) -> None:
-        """That both ways measure the same. Raises InterlaceError."""
+        """Raises InterlaceError if the two ways give different similarities."""
         ours, theirs = self.ours(), self.released()
         for p in SPANS:
-            # Behind layer n - 1, the last after which DeepStack adds, what a layer returns is what the next one takes.
+            # After the last layer with DeepStack (deepstack - 1), each layer's output is the next layer's input.
             for i in range(self.deepstack + 1, len(self.layers) - p):
                 gap = (ours[p - 1, i] - torch.tensor(theirs[p - 1][i])).abs().max()
                 if gap > TOLERANCE * (10 if self.model.dtype == torch.bfloat16 else 1):
                     raise InterlaceError(f"the two ways differ by {float(gap):.4f} at layer {i}, span {p}.")
 
     def count_flops(self) -> float:
-        """Of a bare forward of all batches."""
+        """The floating point operations of a bare forward pass of all batches."""
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as counter:
@@ -197,7 +212,7 @@ class _Work:
         return float(counter.get_total_flops())
 
     def describe_scaling(self, device: str) -> list[str]:
-        """Time and peak for a quarter, a half and all of the batches."""
+        """Time per sample and peak memory for a quarter, a half and all of the batches, one line each."""
         sizes = sorted({max(len(self.batches) // share, 1) for share in (4, 2, 1)})
         lines = []
         for size in sizes:

@@ -1,5 +1,7 @@
-"""One model at two depths: what serves dense and shortened shares its weights, which of the layers are left out
-changing neither time nor memory of a forward."""
+"""One model at two depths, so that the dense and the shorter model share their weights.
+
+The first layers stay and the last are left out. Which layers are left out changes neither time nor memory.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from interlace_cli.families.modules import find_layers, find_prefix
 
 
 class Depth:
-    """Sets how many of the first layers `model` has; the others are kept for later."""
+    """Sets how many of its layers `model` uses: always the first ones. The others are kept, so any depth can be set."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -28,17 +30,21 @@ class Depth:
         return len(self.layers) - len(self.layers) // 4
 
     def use(self, count: int) -> None:
-        """The first `count` layers; a cache is made by what the config says."""
+        """Makes the model use its first `count` layers. The config changes too: the cache is built from it."""
         setattr(self.parent, self.name, nn.ModuleList(self.layers[:count]))
         self.config.num_hidden_layers = count
         if isinstance(self.types, list):
             self.config.layer_types = self.types[:count]
 
     def count_bytes(self) -> int:
-        """Of the weights that are in use."""
+        """Bytes of the weights that the model uses at its present depth."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
 
 def choose_tuned(kept: int, dropped: int, deepstack: int) -> Sequence[int]:
-    """As many positions as layers were dropped: the first of each kept two of a triplet, from behind DeepStack's on."""
+    """The positions of the tuned layers in a pruned model of `kept` layers: every second one, at most `dropped`.
+
+    This is what triplets leave: one layer dropped, one tuned, one frozen. The first `deepstack` layers are never tuned.
+    Example: kept 12, dropped 4, deepstack 2 -> 2, 4, 6, 8.
+    """
     return list(range(deepstack, kept - 1, 2))[:dropped]

@@ -1,8 +1,8 @@
-"""A step of healing our way and the released recipe's way, on one random model, timed in turns.
+"""Benchmark of a healing step: ours and the released way on the same model, timed in alternation.
 
-The released way (method.md): the embeddings are made to require gradients, so that the backward pass goes through every
-layer; every layer is checkpointed; logits of all tokens; samples in a padded batch. Both train the same layers of the
-same model, in the same precision, with the same optimizer.
+"The released way" is the training recipe published with INTERLACE (arXiv 2511.19676). It makes the embeddings require
+gradients, so the backward pass goes through every layer; it checkpoints every layer, computes the logits of all tokens,
+and pads samples to a batch. Both ways train the same layers in the same precision with the same optimizer.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from interlace_cli.io.models import import_transformers
 from interlace_cli.runtime.memory import measure_peak
 
 CPU_GOAL, CUDA_GOAL = 2.0, 2.5
+"""Times as fast as the released way."""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A model a quarter shorter, which of its layers train, and the samples of a step."""
+    """A model without a quarter of its layers, the positions of the layers to train, and the samples of one step."""
 
     model: Any
     tuned: Sequence[int]
@@ -48,14 +49,16 @@ class Patient:
 
 
 def make_random(shape: ModelShape, tokens: int, device: str) -> Patient:
-    """A random model of the shape, with random samples."""
+    """A random model of the shape without a quarter of its layers, and random samples of `tokens` tokens together."""
     model = build_model(shape, torch.bfloat16 if device.startswith("cuda") else torch.float32, device)
     return Patient(model, shape.tuned, build_samples(shape, tokens, model))
 
 
 def load_patient(model: Any, batcher: Batcher, tokens: int, deepstack: int) -> Patient:
-    """A dense checkpoint's model without its last quarter, with as many of the dataset's training samples as have
-    `tokens` together."""
+    """A dense model without its last quarter of layers, and training samples of at least `tokens` tokens together.
+
+    The samples of the batcher's dataset are repeated if there are too few.
+    """
     depth = Depth(model)
     depth.use(depth.kept)
     samples: list[Encoded] = []
@@ -75,7 +78,11 @@ def measure_healing(
     device: str,
     advance: Callable[[], None],
 ) -> Case:
-    """Times both ways in turns; the first of each warms up and is not counted."""
+    """The case of one step: forward, backward and optimizer, `repeats` times each way in alternation.
+
+    The first step of each way is a warm-up, in which its peak memory is measured. `optim` is the name of one of
+    transformers' optimizers; `is_checkpointed` turns on gradient checkpointing in our way, too.
+    """
     model, samples, dtype = patient.model, patient.samples, patient.model.dtype
     layers, tokens = find_layers(model), sum(len(sample.targets_T) for sample in samples)
     apply_trainable_set(model, layers, patient.tuned)
@@ -96,10 +103,10 @@ def measure_healing(
                 seconds[name].append(taken)
             else:
                 peaks[name] = measure_peak(partial(_step, step, optimizers[name]), device)
-            # The other way's turn: its peak is not to count this one's moments.
+            # The peak of the other way must not include the optimizer state of this one.
             optimizers[name].state.clear()
             advance()
-    place = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    machine = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
     per_second = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
     return build_case(
         "heal: a step",
@@ -110,7 +117,7 @@ def measure_healing(
         ours_peak_bytes=peaks[OURS],
         baseline_peak_bytes=peaks[BASELINE],
         notes=[
-            f"{len(layers)} layers, {len(patient.tuned)} tuned; {tokens:,} tokens in {len(samples)} samples; {place},"
+            f"{len(layers)} layers, {len(patient.tuned)} tuned; {tokens:,} tokens in {len(samples)} samples; {machine},"
             f" {str(dtype).removeprefix('torch.')}, {optim}; rows: {layout.attention}",
             f"{per_second[OURS]:,.0f} tokens/s, {per_second[BASELINE]:,.0f} the released way",
             *_describe_scaling(ours.step, optimizers[OURS], device),
@@ -129,7 +136,7 @@ class _Ours:
     is_checkpointed: bool
 
     def step(self) -> None:
-        """Forward and backward of all rows."""
+        """Forward and backward pass of all rows, as `finetune` does it."""
         _forget_checkpoints(self.model)
         apply_layout(self.model, self.layout)
         if self.is_checkpointed:
@@ -149,7 +156,7 @@ class _Released:
     samples: int
 
     def step(self) -> None:
-        """Forward and backward of all batches."""
+        """Forward and backward pass of all batches, as the released recipe does it."""
         model, device, dtype = self.model, self.model.device, self.model.dtype
         _forget_checkpoints(model)
         model.set_attn_implementation("sdpa")
@@ -172,6 +179,7 @@ def _require_gradients(module: nn.Module, args: Any, output: Tensor) -> None:
 
 
 def _forget_checkpoints(model: Any) -> None:
+    """Turns off gradient checkpointing in all modules."""
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False
@@ -185,7 +193,7 @@ def _build_optimizer(model: Any, optim: str) -> torch.optim.Optimizer:
 
 
 def _describe_scaling(step: Callable[[], None], optimizer: torch.optim.Optimizer, device: str) -> list[str]:
-    """Time and peak of one step, two, and four: samples come in steps."""
+    """Time per step and peak memory of one, two and four steps, one line each."""
     lines = []
     for count in (1, 2, 4):
 
@@ -208,7 +216,7 @@ def _step(step: Callable[[], None], optimizer: torch.optim.Optimizer | None) -> 
 
 
 def _time(step: Callable[[], None], optimizer: torch.optim.Optimizer | None, device: str) -> float:
-    """Seconds of a step, the optimizer's included."""
+    """Seconds of one step, including the optimizer's."""
     is_cuda = device.startswith("cuda")
     if is_cuda:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Two ways to do the same, timed in turns: a machine that drifts, or is shared, touches both alike."""
+"""Times two ways to do the same in alternation, so that a machine that slows down or is shared slows both alike."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ OURS, BASELINE = "ours", "baseline"
 def time_interleaved(
     ways: Mapping[str, Callable[[], object]], repeats: int, advance: Callable[[], None], warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each way, `repeats` of them after the warm-ups; who goes first changes from turn to turn."""
+    """Seconds of each way, `repeats` each; `warm_ups` rounds before that are not counted.
+
+    In each round every way runs once. The order is reversed from round to round. `advance` is called after each run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_ups + repeats):
         for name in list(ways)[:: 1 if turn % 2 else -1]:
@@ -28,7 +31,7 @@ def time_interleaved(
 
 
 def build_spread(seconds: Sequence[float]) -> Spread:
-    """Median, least and most."""
+    """Median, minimum and maximum of the seconds."""
     return Spread(median=statistics.median(seconds), low=min(seconds), high=max(seconds), repeats=len(seconds))
 
 
@@ -40,8 +43,12 @@ def build_case(
     is_speedup: bool,
     **more: object,
 ) -> Case:
-    """`is_speedup`: the ratio is how many times as fast ours is, and the goal is to be reached; else how many times as
-    long it takes, and the goal is not to be passed. The ratio is the median of those of neighbours in time."""
+    """The case of `seconds[OURS]` against `seconds[BASELINE]`, which were timed in alternation.
+
+    With `is_speedup` the ratio is baseline / ours (times as fast), and the goal is reached if ratio >= goal. Otherwise
+    it is ours / baseline (times as long), and the goal is reached if ratio <= goal. The ratio is the median over rounds
+    of the ratio within a round. `more` are further fields of `Case`.
+    """
     pairs = list(zip(seconds[OURS], seconds[BASELINE], strict=True))
     ratios = sorted(b / a if is_speedup else a / b for a, b in pairs)
     ratio = statistics.median(ratios)

@@ -1,4 +1,4 @@
-"""The machine at hand: what it is, and the most that it was seen to do, by which floors are counted."""
+"""The machine: its name, and its measured peak rates, from which the floors of the benchmarks are computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRIALS = 5
 
 
 def describe_machine(device: str = "cpu") -> str:
-    """The GPU's name, or the processor's with its cores."""
+    """The name of the GPU, or of the processor with its number of cores."""
     if device.startswith("cuda"):
         import torch
 
@@ -29,7 +29,7 @@ def describe_machine(device: str = "cpu") -> str:
 
 
 def find_versions() -> dict[str, str]:
-    """Of Python and what computes."""
+    """Name -> version of Python, torch and transformers; what is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in ("torch", "transformers"):
         try:
@@ -40,7 +40,7 @@ def find_versions() -> dict[str, str]:
 
 
 def measure_flops(device: str, dtype: torch.dtype) -> float:
-    """Floating point operations a second of a large matrix product: the best of some trials."""
+    """Floating point operations per second of a large matrix product: the best of five trials."""
     import torch
 
     size = 8192 if device.startswith("cuda") else 1536
@@ -49,7 +49,7 @@ def measure_flops(device: str, dtype: torch.dtype) -> float:
 
 
 def measure_bandwidth(device: str) -> float:
-    """Bytes a second of a copy in the device's memory, read and written."""
+    """Bytes per second, read plus written, of a copy within the device's memory: the best of five trials."""
     import torch
 
     source = torch.ones(1 << 26, device=device)
@@ -58,6 +58,7 @@ def measure_bandwidth(device: str) -> float:
 
 
 def _time(work: Callable[[], object], device: str) -> float:
+    """Seconds of the second run; the first is a warm-up."""
     import torch
 
     is_cuda = device.startswith("cuda")

@@ -1,6 +1,6 @@
-"""Questions about pictures of a given size, as files that `prepare` reads: what an analysis starts from.
+"""Makes JPEG files and questions about them, in the format that `prepare` reads.
 
-The pictures are smooth colours with grain, so that they take a photograph's time to decode.
+The pictures are smooth colours with noise, so that decoding them takes as long as decoding a photograph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ GRID, GRAIN = 16, 24
 
 
 def draw_pictures(folder: Path, count: int, side: int) -> Path:
-    """Writes `count` JPEG files of `side` x `side` pixels, and the records that ask about them, of 16 to 64 words."""
+    """Writes `count` JPEG files of `side` x `side` pixels, and a question of 16 to 64 words about each.
+
+    Returns the path of the JSON file with the questions. The same arguments give the same questions.
+    """
     from PIL import Image, ImageChops
 
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Surgery on disk, beside a copy of the bytes that stay."""
+"""Benchmark of `prune`: cutting layers out of a checkpoint on disk, beside `cp -r` of the bytes that stay."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from interlace_cli.io.artifacts import to_json_text
 
 LAYERS, DROP, HIDDEN = 36, "3,6,9,12,15,18,21,24,27", 2048
 GOAL = 1.0
+"""Times as long as `cp -r`."""
 REST = 3.0
-"""Seconds between two runs, in which what was written reaches the disk."""
+"""Seconds to wait between two runs, so that written data reaches the disk."""
 LAUNCHER = """
 import os, sys, time
 began = time.monotonic()
@@ -27,11 +28,12 @@ _, status, usage = os.wait4(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.enviro
 print(time.monotonic() - began, usage.ru_maxrss)
 sys.exit(status != 0)
 """
-"""A process's peak counts from what its parent holds, so the parent has to be small."""
+"""Runs a command and prints its seconds and peak memory in KiB. A child inherits its parent's peak, so the parent must
+be a small process."""
 
 
 def write_checkpoint(folder: Path, gigabytes: float, shards: int = 4) -> None:
-    """A Qwen3-VL of random bytes in bfloat16, 36 layers deep, in `shards` files."""
+    """Writes a Qwen3-VL of 36 layers with random bytes as bfloat16 weights: about `gigabytes` GB in `shards` files."""
     inner = int(gigabytes * 1e9 / 2 / LAYERS / HIDDEN / 3.6)
     layer = {"self_attn.q_proj": HIDDEN, "mlp.gate_proj": inner, "mlp.up_proj": inner, "mlp.down_proj": inner}
     tensors = {"model.language_model.embed_tokens.weight": (8 * inner, HIDDEN)}
@@ -70,32 +72,34 @@ def write_checkpoint(folder: Path, gigabytes: float, shards: int = 4) -> None:
 
 
 def _run(*command: str | Path) -> tuple[float, int]:
-    """Seconds, and the peak resident set in KiB."""
+    """`(seconds, peak resident memory in KiB)` of a command. Raises CalledProcessError if it fails."""
     words = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
     seconds, peak = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
     return float(seconds), int(peak)
 
 
 def measure_pruning(gigabytes: float, repeats: int, folder: Path | None, advance: Callable[[], None]) -> list[Case]:
-    """A quarter of 36 layers dropped from a checkpoint of random bytes, against `cp -r` of what stays. `folder` is on
-    the disk that is meant."""
+    """One case: drop 9 of 36 layers from a random checkpoint, against `cp -r` of the pruned checkpoint.
+
+    A temporary folder in `folder` is used, so `folder` chooses the disk; None takes the system's.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        place = Path(name)
-        (place / "dense").mkdir()
-        write_checkpoint(place / "dense", gigabytes)
-        words = ("prune", str(place / "dense"), "--drop-layers", DROP, "-q", "--out")
+        scratch = Path(name)
+        (scratch / "dense").mkdir()
+        write_checkpoint(scratch / "dense", gigabytes)
+        words = ("prune", str(scratch / "dense"), "--drop-layers", DROP, "-q", "--out")
         ours = (sys.executable, "-m", "interlace_cli", *words)
-        _run(*ours, place / "kept")
-        commands: dict[str, tuple[str | Path, ...]] = {OURS: ours, BASELINE: ("cp", "-r", place / "kept")}
+        _run(*ours, scratch / "kept")
+        commands: dict[str, tuple[str | Path, ...]] = {OURS: ours, BASELINE: ("cp", "-r", scratch / "kept")}
         found: dict[str, list[tuple[float, int]]] = {way: [] for way in commands}
         for turn in range(repeats):
             for way in list(commands)[:: 1 if turn % 2 else -1]:
                 os.sync()
                 time.sleep(min(REST, gigabytes * REST))
-                found[way].append(_run(*commands[way], place / "out"))
-                shutil.rmtree(place / "out")
+                found[way].append(_run(*commands[way], scratch / "out"))
+                shutil.rmtree(scratch / "out")
                 advance()
-        kept = sum(path.stat().st_size for path in (place / "kept").iterdir())
+        kept = sum(path.stat().st_size for path in (scratch / "kept").iterdir())
     bare = _run(sys.executable, "-c", "pass")[1]
     return [
         build_case(

@@ -1,8 +1,8 @@
-"""What a shorter model saves when it serves: time to the first token and tokens a second, dense beside pruned, over
-image sizes and batch sizes.
+"""Benchmark of generation: time to the first token and for more tokens, pruned beside dense, by batch size.
 
-The ideal: of the decoder's own time, found by a clock around its layers, the dropped layers' share is saved, and
-nothing else. The goal is nine tenths of that speedup.
+The ideal speedup saves the dropped layers' share of the time spent in the decoder layers, and nothing else. Example: if
+the layers take 80% of the time and a quarter of them is dropped, the ideal is 1 / (1 - 0.8 * 0.25) = 1.25. The goal is
+nine tenths of the ideal.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from interlace_cli.io.datasets import load_split
 from interlace_cli.runtime.memory import measure_peak
 
 SHARE = 0.9
+"""The goal as a share of the ideal speedup."""
 
 
 def measure_serving(
@@ -33,7 +34,7 @@ def measure_serving(
     device: str,
     advance: Callable[[], None],
 ) -> list[Case]:
-    """Two cases for each size of batch: prefill, and the tokens after it. `about` says how large the pictures are."""
+    """Two cases per batch size: one new token (prefill), and `new_tokens`. `about` names the image size for people."""
     depth = Depth(model)
     dense, kept = len(depth.layers), depth.kept
     weights = {count: _weigh(depth, count) for count in (kept, dense)}
@@ -55,12 +56,14 @@ def measure_serving(
 
 
 def _weigh(depth: Depth, count: int) -> float:
-    """MB."""
+    """MB of weights in use with `count` layers."""
     depth.use(count)
     return depth.count_bytes() / 1e6
 
 
 def _generate(depth: Depth, count: int, inputs: Inputs, tokens: int) -> Callable[[], None]:
+    """A function that generates exactly `tokens` tokens with `count` layers."""
+
     @torch.inference_mode()
     def run() -> None:
         depth.use(count)
@@ -73,7 +76,7 @@ def _generate(depth: Depth, count: int, inputs: Inputs, tokens: int) -> Callable
 
 
 def _find_ideal(depth: Depth, way: Callable[[], None], share: float) -> float:
-    """The speedup if `share` of the layers' time were saved, and nothing else."""
+    """The speedup of `way` if `share` of the time in the layers were saved, and nothing else."""
     clock = _LayerClock(depth)
     began = time.perf_counter()
     way()
@@ -83,7 +86,7 @@ def _find_ideal(depth: Depth, way: Callable[[], None], share: float) -> float:
 
 
 class _LayerClock:
-    """Seconds from the first layer's input to the last one's output, over all forwards."""
+    """Seconds from the first layer's input to the last one's output, summed over all forward passes."""
 
     def __init__(self, depth: Depth) -> None:
         layers = depth.layers

@@ -1,4 +1,7 @@
-"""Random Qwen3-VLs of known sizes, and samples for them: what the weights are changes neither time nor memory."""
+"""Qwen3-VL models of several sizes with random weights, and random samples for them.
+
+The values of the weights change neither time nor memory.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,17 @@ from interlace_cli.io.models import choose_dtype, import_transformers
 
 IMAGE = SPECIAL_TOKENS.index(IMAGE_TOKEN)
 SIDE, PATCH, MERGE = 224, 16, 2
-"""Where nothing else is said, a sample has a square image of 224 pixels, the largest of the recipe: 196 patches, 49
-tokens."""
+"""The default image of a sample is 224 x 224 pixels, the largest of INTERLACE's recipe: 196 patches of 16 x 16 pixels,
+merged 2 x 2 to 49 tokens."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Of a dense Qwen3-VL; `tuned` of `kept` layers train, every third of them, as after dropping a quarter."""
+    """The sizes of a dense Qwen3-VL.
+
+    `kept` and `tuned` describe the same model after a quarter of its layers was dropped. `deepstack` are the vision
+    layers whose features are added to the first decoder layers; `is_tied`: the head shares the embedding's weights.
+    """
 
     hidden: int
     intermediate: int
@@ -41,12 +48,12 @@ class ModelShape:
 
     @property
     def kept(self) -> int:
-        """Layers left when a quarter is dropped."""
+        """The number of layers left after dropping a quarter."""
         return self.layers - self.layers // 4
 
     @property
     def tuned(self) -> list[int]:
-        """Positions that train once a quarter is dropped."""
+        """The positions of the layers that are trained after dropping a quarter."""
         return list(choose_tuned(self.kept, self.layers // 4, len(self.deepstack)))
 
 
@@ -61,7 +68,7 @@ SHAPES |= {"qwen3-vl-4b": SHAPES["4b"], "qwen3-vl-8b": SHAPES["8b"]}
 
 
 def build_model(shape: ModelShape, dtype: torch.dtype, device: str, layers: int | None = None) -> Any:
-    """Random weights, made on the device; `layers` None: as many as are kept."""
+    """A model with random weights, created on `device`, with `layers` layers; None takes `shape.kept`."""
     transformers = import_transformers()
     section = shape.head_dim // 2 // 3
     text = {
@@ -107,19 +114,19 @@ def build_model(shape: ModelShape, dtype: torch.dtype, device: str, layers: int 
 
 
 def build_dense(shape: ModelShape, device: str) -> Any:
-    """All layers, to be run and not trained; in bfloat16 on a GPU."""
+    """The model with all its layers, in eval mode; bfloat16 on a GPU."""
     return build_model(shape, choose_dtype("auto", device), device, shape.layers).eval()
 
 
 def find_shape(name: str) -> ModelShape:
-    """Raises UsageError for a shape that there is not."""
+    """The shape called `name`. Raises UsageError if there is none."""
     if name not in SHAPES:
         raise UsageError(f"--shape does not take {name!r}.", f"It takes {', '.join(SHAPES)}.")
     return SHAPES[name]
 
 
 def build_processor(side: int) -> Any:
-    """Qwen2-VL's image processor, which gives every picture `side` x `side` pixels, with the demo's words."""
+    """The demo's processor with Qwen3-VL's patch size; it scales every picture to `side` x `side` pixels."""
     import_transformers()
     processor: Any = build_demo_processor()
     processor.image_processor.patch_size = PATCH
@@ -128,7 +135,7 @@ def build_processor(side: int) -> Any:
 
 
 def build_samples(shape: ModelShape, tokens: int, model: Any) -> list[Encoded]:
-    """Samples of 128 to 512 tokens, `tokens` together: an image, a question, and an answer of a third of them."""
+    """Random samples of 128 to 512 tokens, `tokens` together; see `build_sample`."""
     generator = torch.Generator().manual_seed(0)
     samples, left = [], tokens
     while left > 0:
@@ -140,7 +147,10 @@ def build_samples(shape: ModelShape, tokens: int, model: Any) -> list[Encoded]:
 
 
 def build_sample(shape: ModelShape, length: int, side: int, model: Any, generator: torch.Generator) -> Encoded:
-    """`length` tokens, those of a square image of `side` pixels among them; the last third is the answer."""
+    """A random sample of `length` tokens: one of text, a square image of `side` pixels, text.
+
+    The last third of the tokens is the answer.
+    """
     patches = side // PATCH // MERGE * MERGE
     image_tokens = (patches // MERGE) ** 2
     ids = torch.randint(len(SPECIAL_TOKENS), shape.vocabulary, (length,), generator=generator)

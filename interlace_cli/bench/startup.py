@@ -1,4 +1,4 @@
-"""How long the command line takes to answer, beside an interpreter that loads typer and rich and nothing else."""
+"""Benchmark of the command line's start, beside a Python that imports typer and rich and nothing else."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 def main(path: Annotated[Path, typer.Option("--path")] = Path("x")) -> None: pass
 app(["--path", "y"])
 """
-"""Typer 0.26 and later reads values through pydantic, so that a command costs more than `--help`."""
+"""A Typer command with one option that does nothing. Typer 0.26 and later parses values with pydantic, so running a
+command takes longer than `--help`."""
 GOAL = 2.5
+"""Times as long as the bare imports."""
 LAYERS, SAMPLES = 36, 100
 BARE = (sys.executable, "-c", "import typer, rich")
 
 
 def measure_startup(repeats: int, advance: Callable[[], None]) -> list[Case]:
-    """`--help`, and `plan` from released score files of a 36-layer model."""
+    """Two cases: `interlace --help`, and `interlace plan` from the score files of a 36-layer model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         scores = [str(path) for path in write_scores(folder)]
@@ -38,7 +40,10 @@ def measure_startup(repeats: int, advance: Callable[[], None]) -> list[Case]:
 
 
 def write_scores(folder: Path) -> list[Path]:
-    """The three released files, with random similarities."""
+    """Writes three score files in the format of INTERLACE's released scripts, with random similarities.
+
+    File p holds, for each span of p layers, the similarity of 100 samples.
+    """
     from interlace_cli.io.artifacts import to_json_text
 
     rng = random.Random(0)
@@ -58,7 +63,7 @@ def _compare(words: tuple[str, ...], repeats: int, advance: Callable[[], None]) 
         bare = time_interleaved({BASELINE: lambda: _run((sys.executable, "-c", TRIVIAL))}, repeats, lambda: None)[
             BASELINE
         ]
-        floor = {"floor_seconds": statistics.median(bare), "floor": "a Typer command of one option that does nothing"}
+        floor = {"floor_seconds": statistics.median(bare), "floor": "a Typer command with one option that does nothing"}
     name = f"interlace {words[0]}"
     return build_case(name, 'python -c "import typer, rich"', seconds, GOAL, is_speedup=False, **floor)
 

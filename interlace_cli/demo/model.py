@@ -1,7 +1,7 @@
-"""The demo model's parts: its configuration, its tokenizer and its processor.
+"""The parts of the demo model: its configuration, tokenizer and processor.
 
 A Qwen3-VL in miniature: 16 decoder layers, a vision tower of three blocks with DeepStack, one image token for each
-16 x 16 pixel cell of the world's pictures. Everything is made from the world itself; nothing is downloaded.
+16 x 16 pixel cell of the world's pictures. All parts are built from the world itself; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CHAT_TEMPLATE = """\
 
 
 def build_config() -> Qwen3VLConfig:
-    """Two million parameters in 16 decoder layers."""
+    """The configuration: about two million parameters in 16 decoder layers."""
     from transformers import Qwen3VLConfig
 
     return Qwen3VLConfig(
@@ -99,8 +99,10 @@ def build_config() -> Qwen3VLConfig:
 
 
 def build_tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer trained on the world's questions: their words are single tokens, digits stay
-    apart, and any other text still has an encoding."""
+    """A byte-level BPE tokenizer of 448 tokens, trained on the world's questions.
+
+    Each word of the questions is one token and each digit is one token. Any other text can be encoded, too.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -135,8 +137,8 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
 def build_processor() -> ProcessorMixin:
     """Qwen2-VL's image processor with the tokenizer above.
 
-    The class is `PaddleOCRVLProcessor`, which does for images exactly what `Qwen3VLProcessor` does and asks for no
-    video processor, so that `AutoProcessor` loads the folder also where torchvision is not installed.
+    The class is `PaddleOCRVLProcessor`. It treats images exactly as `Qwen3VLProcessor` does but needs no video
+    processor, so `AutoProcessor` can load the folder without torchvision.
     """
     from transformers import PaddleOCRVLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -153,7 +155,7 @@ def build_processor() -> ProcessorMixin:
 
 
 def save_processor(folder: Path) -> ProcessorMixin:
-    """Saves the processor, with the settings of a video processor beside it for those who build `Qwen3VLProcessor`."""
+    """Saves the processor to `folder`, and the settings of a video processor, which `Qwen3VLProcessor` needs."""
     processor: Any = build_processor()
     processor.save_pretrained(folder)
     image = processor.image_processor.to_dict()
@@ -165,6 +167,7 @@ def save_processor(folder: Path) -> ProcessorMixin:
 
 
 def _iter_text() -> Iterator[str]:
+    """The tokenizer's training text: 400 random examples of each kind of question, with answers and role names."""
     rng = random.Random("vocabulary")
     for _ in range(400):
         for kind in KINDS.values():

@@ -1,7 +1,7 @@
-"""What can be asked about a picture of the demo's world, and the one right answer.
+"""The questions about pictures of the demo's world, each with its one right answer.
 
-`KINDS` holds the kinds of question by name, each with its family of pictures. A kind is a function
-`(picture, rng) -> (question, answer)`; it must always find something to ask.
+`KINDS` holds the kinds of question by name. A kind is a function `(picture, rng) -> (question, answer)` for one family
+of pictures; it must find a question about every picture of the family. To add one, write a function with `@_kind`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLUMN_LETTERS = "abcd"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of question: its name, the family of pictures that it is about, and how to ask it."""
+    """A kind of question: its name, its family of pictures, and the function that makes a question and its answer."""
 
     name: str
     family: str
@@ -31,6 +31,8 @@ KINDS: dict[str, Kind] = {}
 
 
 def _kind(family: str) -> Callable[[Callable[[Any, random.Random], QA]], Callable[[Any, random.Random], QA]]:
+    """Adds the decorated function to `KINDS` under its own name."""
+
     def register(ask: Callable[[Any, random.Random], QA]) -> Callable[[Any, random.Random], QA]:
         name = ask.__name__
         KINDS[name] = Kind(name, family, ask)
@@ -40,7 +42,7 @@ def _kind(family: str) -> Callable[[Callable[[Any, random.Random], QA]], Callabl
 
 
 def build_questions(picture: Picture, family: str, rng: random.Random, kinds: list[str]) -> list[tuple[str, str, str]]:
-    """`(kind, question, answer)` for each name in `kinds`, all of which must belong to `family`."""
+    """`(kind, question, answer)` for each name in `kinds`. Raises ValueError if a kind is not about `family`."""
     result = []
     for name in kinds:
         kind = KINDS[name]
@@ -54,10 +56,12 @@ def build_questions(picture: Picture, family: str, rng: random.Random, kinds: li
 
 
 def _called(shape: Shape) -> str:
+    """`red circle`."""
     return f"{shape.color} {shape.name}"
 
 
 def _cell(shape: Shape) -> str:
+    """Column letter and 1-based row: the upper left cell is `a1`."""
     return f"{COLUMN_LETTERS[shape.column]}{shape.row + 1}"
 
 
@@ -75,7 +79,7 @@ def shape_at(scene: Scene, rng: random.Random) -> QA:
 
 @_kind("shapes")
 def what_at(scene: Scene, rng: random.Random) -> QA:
-    """The only kind about a cell that may be empty; one time in four it is."""
+    """The only kind that may ask about an empty cell, which it does one time in four."""
     if rng.random() < 0.25:
         taken = {_cell(shape) for shape in scene.shapes}
         cells = [f"{letter}{row + 1}" for letter in COLUMN_LETTERS for row in range(GRID)]
@@ -103,7 +107,7 @@ def count_color(scene: Scene, rng: random.Random) -> QA:
 
 @_kind("shapes")
 def exists(scene: Scene, rng: random.Random) -> QA:
-    """Half the answers are no; a shape that is not there shares its colour or its name with one that is."""
+    """Half the answers are no. The absent shape has the colour or the name of one that is there."""
     shape = rng.choice(scene.shapes)
     if rng.random() < 0.5:
         return f"Is there a {_called(shape)}?", "yes"
@@ -141,8 +145,8 @@ def bar_value(chart: Chart, rng: random.Random) -> QA:
 
 @_kind("chart")
 def bar_color(chart: Chart, rng: random.Random) -> QA:
-    place = rng.randrange(len(chart.bars))
-    return f"What color is the {ORDINALS[place]} bar?", chart.bars[place].color
+    index = rng.randrange(len(chart.bars))
+    return f"What color is the {ORDINALS[index]} bar?", chart.bars[index].color
 
 
 @_kind("chart")
@@ -187,8 +191,8 @@ def read(number: Number, rng: random.Random) -> QA:
 
 @_kind("text")
 def digit_at(number: Number, rng: random.Random) -> QA:
-    place = rng.randrange(len(number.digits))
-    return f"What is the {ORDINALS[place]} digit?", number.digits[place].value
+    index = rng.randrange(len(number.digits))
+    return f"What is the {ORDINALS[index]} digit?", number.digits[index].value
 
 
 @_kind("text")

@@ -1,8 +1,8 @@
 """The demo's world: small pictures of shapes, bar charts and numbers, drawn from a seed.
 
 A picture is a frozen value (`Scene`, `Chart` or `Number`) and `draw` makes its pixels: 64 x 64, on a grid of
-4 x 4 cells of 16 pixels, one cell per image token of the demo model. Nothing is read from disk. What can be
-asked about a picture is in `questions.py`; this module knows nothing of language.
+4 x 4 cells of 16 pixels, one cell per image token of the demo model. Nothing is read from disk. The questions
+about a picture are in `questions.py`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ FAMILIES = ("shapes", "chart", "text")
 
 
 def build_picture(family: str, rng: random.Random) -> Picture:
-    """A random picture of `family`, one of `FAMILIES`."""
+    """A random picture of `family`. Raises ValueError if that is none of `FAMILIES`."""
     if family == "shapes":
         pairs = [(name, color) for name in SHAPES for color in COLORS]
         cells = [(column, row) for column in range(GRID) for row in range(GRID)]
@@ -129,20 +129,20 @@ def draw(picture: Picture) -> Image:
         for shape in picture.shapes:
             _draw_shape(canvas, shape)
     elif isinstance(picture, Chart):
-        for place, bar in enumerate(picture.bars):
-            left = place * CELL
+        for column, bar in enumerate(picture.bars):
+            left = column * CELL
             canvas.rectangle((left + 3, SIZE - 8 * bar.value, left + 12, SIZE - 1), fill=COLORS[bar.color])
     else:
-        for place, digit in enumerate(picture.digits):
-            _draw_digit(canvas, digit, left=place * CELL + 4, top=picture.row * CELL)
+        for column, digit in enumerate(picture.digits):
+            _draw_digit(canvas, digit, left=column * CELL + 4, top=picture.row * CELL)
     return image
 
 
 def is_heldout(picture: Picture) -> bool:
     """Whether the picture belongs to the held-out eighth of the world.
 
-    A function of the picture alone, so no picture can be in two splits, and the demo model, which was trained on
-    the other seven eighths only, has seen none of them.
+    It depends on the picture alone (a hash of its value), so no picture is in two splits. The demo model was trained
+    only on the other seven eighths.
     """
     return hashlib.sha256(repr(picture).encode()).digest()[0] < 32
 

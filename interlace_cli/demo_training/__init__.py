@@ -1,1 +1,4 @@
-"""How the demo model was trained, and how its card is made. Run by hand; nothing imports it."""
+"""Scripts that made the demo model. They are run by hand; nothing imports them.
+
+`train.py` trains the model from scratch; `card.py` measures it and writes its model card.
+"""

@@ -1,6 +1,6 @@
 """Measure the demo model and write its card: `python -m interlace_cli.demo_training.card [DIR]`.
 
-Greedy answers by `generate` to questions about held-out pictures, as many of each kind.
+It generates greedy answers to questions about held-out pictures, 150 of each kind, and counts exact matches.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ answer would give:
 
 
 def measure(folder: Path) -> dict[str, tuple[float, float]]:
-    """Kind -> share of right answers, and share that the most frequent answer would get."""
+    """Kind -> `(share of right answers, share of its most frequent right answer)`, both in 0 ... 1."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.evaluation.metrics.exact_match import is_exact_match
     from interlace_cli.evaluation.quality import generate_answers
@@ -78,7 +78,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
 
 
 def build_card(folder: Path, scores: dict[str, tuple[float, float]], how: str) -> str:
-    """The card's text; the macro mean is its last row."""
+    """The model card as Markdown, with one row per kind and the macro mean last. `how` describes the training."""
     from interlace_cli.families.model_files import open_model
 
     facts = open_model(folder).facts
@@ -95,7 +95,7 @@ def build_card(folder: Path, scores: dict[str, tuple[float, float]], how: str) -
 
 
 def main() -> None:
-    """The script."""
+    """Measures the model in a folder, writes `README.md` there and prints it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, nargs="?", default=CHECKPOINT)
     parser.add_argument("--how", default="2,400 steps of 32 pictures with 6 questions each")

@@ -1,12 +1,12 @@
 """Train the demo model from scratch: `python -m interlace_cli.demo_training.train --out DIR`.
 
-How it learns so much in an hour of one or two CPU cores:
+What makes an hour on one or two CPU cores enough:
 
-- every picture is fresh, drawn from the seven eighths of the world that are not held out;
-- several questions share one picture: a row is the picture's tokens once and then all its questions, which a mask
-  keeps from seeing each other, each with the positions it would have alone;
-- kinds of question that still have a high loss are asked more often;
-- Muon for the matrices, AdamW for the rest, a linear warm-up and a decay to zero.
+- every picture is new, drawn from the seven eighths of the world that are not held out;
+- several questions share one picture: a row holds the picture's tokens once and then all its questions. An attention
+  mask hides the questions from each other, and each has the positions that it would have alone;
+- kinds of question with a higher loss are asked more often;
+- Muon trains the matrices, AdamW the rest, with a linear warm-up and a linear decay to zero.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ IGNORE = -100
 
 @dataclass
 class Curriculum:
-    """Asks more of what is not yet learned: a kind's weight is a floor plus its running loss."""
+    """Asks kinds with a high loss more often: a kind's weight is `floor` + min(running mean loss, 1)."""
 
     floor: float = 0.08
     decay: float = 0.98
     loss: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))
 
     def update(self, kind: str, loss: float) -> None:
-        """Moves the kind's running loss towards `loss`."""
+        """Updates the kind's running mean: decay * old + (1 - decay) * loss."""
         self.loss[kind] = self.decay * self.loss[kind] + (1 - self.decay) * loss
 
     def weight(self, kind: str) -> float:
-        """How often the kind is asked, relative to others."""
+        """The kind's weight: how often it is asked, relative to other kinds."""
         return self.floor + min(self.loss[kind], 1.0)
 
     def sample_family(self, rng: random.Random) -> str:
-        """A family of pictures, by the weight of all its kinds."""
+        """A random family of pictures; its probability is proportional to the summed weights of its kinds."""
         weights = [sum(self.weight(k.name) for k in KINDS.values() if k.family == family) for family in FAMILIES]
         return rng.choices(FAMILIES, weights)[0]
 
     def sample_kinds(self, family: str, count: int, rng: random.Random) -> list[str]:
-        """Kinds of the family by weight, with repeats."""
+        """`count` kinds of the family, drawn with replacement by weight."""
         kinds = [kind.name for kind in KINDS.values() if kind.family == family]
         return rng.choices(kinds, [self.weight(kind) for kind in kinds], k=count)
 
 
 @dataclass
 class Batch:
-    """Rows of one picture and its questions (shape legend: B rows, T tokens, Q answer tokens in all).
+    """Rows of one picture each with its questions (shape legend: B rows, T tokens, Q answer tokens in all).
 
-    `inputs` are the model's keyword arguments; `rows`, `columns` [Q] are where the head is computed, `targets` [Q]
-    what it should say there, `kinds` [Q] the kind of question, as an index into KINDS.
+    `inputs` are the model's keyword arguments. For each answer token: `rows` and `columns` [Q] are the position whose
+    logits predict it, `targets` [Q] its id, `kinds` [Q] its kind of question as an index into KINDS.
     """
 
     inputs: dict[str, Tensor]
@@ -93,7 +93,7 @@ class Packer:
         self.head, self.tail = encode(head), encode(tail)
 
     def build(self, pictures: list[Picture], questions: list[list[tuple[str, str, str]]]) -> Batch:
-        """One row a picture; `questions` holds `(kind, question, answer)` for each."""
+        """A batch with one row per picture; `questions[i]` are the `(kind, question, answer)` about picture i."""
         images = self.processor.image_processor(images=[draw(picture) for picture in pictures], return_tensors="pt")
         merge = self.processor.image_processor.merge_size
         _, height, width = (int(n) for n in images["image_grid_thw"][0])
@@ -102,7 +102,7 @@ class Packer:
         prefix_positions = _prefix_positions(len(self.head), height, width, len(self.tail))
         kind_index = {name: index for index, name in enumerate(KINDS)}
 
-        tokens_rows, groups_rows, positions_rows, spots = [], [], [], []
+        tokens_rows, groups_rows, positions_rows, entries = [], [], [], []
         for row, asked in enumerate(questions):
             tokens, groups, positions = list(prefix), [0] * len(prefix), list(prefix_positions)
             start = max(max(p) for p in prefix_positions) + 1
@@ -110,7 +110,7 @@ class Packer:
                 prompt = self.encode(question + self.after)
                 reply = [*self.encode(answer), self.processor.tokenizer.eos_token_id]
                 first = len(tokens) + len(prompt) - 1
-                spots += [(row, first + i, token, kind_index[kind]) for i, token in enumerate(reply)]
+                entries += [(row, first + i, token, kind_index[kind]) for i, token in enumerate(reply)]
                 length = len(prompt) + len(reply)
                 tokens += prompt + reply
                 groups += [group] * length
@@ -123,7 +123,7 @@ class Packer:
         input_ids = torch.tensor([t + [0] * (longest - len(t)) for t in tokens_rows])
         groups_BT = torch.tensor([g + [-1] * (longest - len(g)) for g in groups_rows])
         positions_BT3 = torch.tensor([p + [(0, 0, 0)] * (longest - len(p)) for p in positions_rows])
-        rows, columns, targets, kinds = (torch.tensor(column) for column in zip(*spots, strict=True))
+        rows, columns, targets, kinds = (torch.tensor(column) for column in zip(*entries, strict=True))
         inputs = {
             "input_ids": input_ids,
             "attention_mask": build_group_mask(groups_BT),
@@ -135,7 +135,11 @@ class Packer:
 
 
 def build_group_mask(groups_BT: Tensor) -> Tensor:
-    """Additive attention mask [B, 1, T, T]: causal; a token sees the prefix (group 0) and its own group."""
+    """Additive causal attention mask [B, 1, T, T], float32.
+
+    A token sees the earlier tokens of the prefix (group 0, the picture) and of its own group (its question). Example:
+    groups 0 0 1 1 2 2: the last token sees tokens 0, 1, 4 and 5.
+    """
     same = groups_BT[:, :, None] == groups_BT[:, None, :]
     prefix = groups_BT[:, None, :] == 0
     causal = torch.ones(groups_BT.shape[1], groups_BT.shape[1], dtype=torch.bool).tril()
@@ -152,7 +156,7 @@ def _prefix_positions(head: int, height: int, width: int, tail: int) -> list[tup
 
 
 def sample_batch(packer: Packer, curriculum: Curriculum, rng: random.Random, pictures: int, questions: int) -> Batch:
-    """Fresh pictures that are not held out, each with `questions` questions."""
+    """A batch of new random pictures that are not held out, each with `questions` questions."""
     chosen: list[Picture] = []
     asked = []
     while len(chosen) < pictures:
@@ -167,14 +171,14 @@ def sample_batch(packer: Packer, curriculum: Curriculum, rng: random.Random, pic
 
 
 def compute_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Cross-entropy of each answer token, shape [Q]; the head runs at those places alone."""
+    """Cross-entropy of each answer token in nats, [Q]. The head is computed at these positions only."""
     hidden_BTH = model.model(**batch.inputs, use_cache=False).last_hidden_state
     logits_QV = model.lm_head(hidden_BTH[batch.rows, batch.columns])
     return functional.cross_entropy(logits_QV.float(), batch.targets, reduction="none")
 
 
 def init_weights(model: PreTrainedModel) -> None:
-    """Normal weights; what writes into the residual stream is scaled down by the depth (GPT-2)."""
+    """Sets random normal weights; projections into the residual stream are divided by sqrt(2 depth), as in GPT-2."""
     depth = model.config.text_config.num_hidden_layers
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -201,7 +205,7 @@ def build_optimizers(model: PreTrainedModel, lr: float) -> list[torch.optim.Opti
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Sets each group to `factor` times the rate it began with."""
+    """Sets the learning rate of each group to `factor` times its initial one."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
@@ -209,12 +213,16 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
 
 
 def schedule(done: float) -> float:
-    """Factor on the learning rate at `done` in 0 ... 1: warm-up over 2%, flat, linear to zero from 45% on."""
+    """Factor on the learning rate after a share `done` of the steps: warm-up to 2%, flat, linear to 0 from 45% on."""
     return min(done / 0.02, 1.0, (1.0 - done) / 0.55)
 
 
 def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed: int, threads: int) -> None:
-    """Trains for `steps` and writes a Hugging Face folder to `out`; goes on where an earlier run stopped."""
+    """Trains for `steps` steps and writes a Hugging Face checkpoint to `out`.
+
+    Each step has `pictures` pictures with `questions` questions each. Every 1000 steps the state is saved to
+    `out/training_state.pt`; a later call resumes from it.
+    """
     transformers = import_transformers()
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -271,12 +279,12 @@ def train(out: Path, steps: int, pictures: int, questions: int, lr: float, seed:
 
 
 def main() -> None:
-    """The script."""
+    """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--pictures", type=int, default=32, help="pictures in a step")
-    parser.add_argument("--questions", type=int, default=6, help="questions to each picture")
+    parser.add_argument("--pictures", type=int, default=32, help="pictures per step")
+    parser.add_argument("--questions", type=int, default=6, help="questions per picture")
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,4 +1,4 @@
-"""What `bench` found, as Markdown for a page of figures."""
+"""The results of `interlace bench` as Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COLUMNS = ("", "against", "ours", "baseline", "ratio", "goal", "of the floor", "
 
 
 def build_markdown(found: Benchmark) -> str:
-    """A section: the machine, a table, and the notes of each case."""
+    """A Markdown section: the machine, a table with one row per case, and the notes of each case."""
     versions = ", ".join(f"{name} {value}" for name, value in found.versions.items())
     shape = f", {found.shape}" if found.shape else ""
     lines = [f"## {found.part}{shape}: {found.date}", "", f"{found.machine}; {versions}.", ""]
@@ -19,7 +19,7 @@ def build_markdown(found: Benchmark) -> str:
 
 
 def build_cells(case: Case) -> list[str]:
-    """Under `COLUMNS`."""
+    """One table row of a case, in the order of `COLUMNS`."""
     return [
         case.name,
         case.against,
@@ -34,13 +34,13 @@ def build_cells(case: Case) -> list[str]:
 
 
 def describe_notes(case: Case) -> list[str]:
-    """Its notes, and what its floor is."""
+    """The notes of a case; last, its floor in milliseconds, if it has one."""
     floor = [] if case.floor_seconds is None else [f"floor: {case.floor}, {1000 * case.floor_seconds:.1f} ms"]
     return [*case.notes, *floor]
 
 
 def describe_seconds(median: float, low: float, high: float) -> str:
-    """`12.3 ms (12.0 to 13.1)`."""
+    """Seconds as text, in ms below one second: `12.3 ms (12.0 to 13.1)`."""
     scale, unit = (1000, "ms") if median < 1 else (1, "s")
     return f"{scale * median:.1f} {unit} ({scale * low:.1f} to {scale * high:.1f})"
 

@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: what it is, what it cost, how it was made, how to use it."""
+"""The model card of an exported checkpoint: what it is, how it was made, its quality and speed, and how to use it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, bu
 
 @dataclass(frozen=True)
 class ServingEngine:
-    """Something that loads the files: its name, whether it did (`tried: ...` or `not tried`), and its command, in which
-    `{name}` is the model's."""
+    """A program that serves the exported files.
+
+    `state` says whether it was tried with these files (`tried: ...` or `not tried`). In `command`, `{name}` stands for
+    the model's name.
+    """
 
     name: str
     state: str
@@ -33,7 +36,11 @@ def build_card(
     metadata: str,
     engines: Sequence[ServingEngine] = (),
 ) -> str:
-    """Markdown, with the Hub's `metadata` in front. `engines` say what was loaded with what."""
+    """The card as Markdown.
+
+    `metadata` is the YAML header (`card_metadata.py`), `name` the exported model's name and `base_model` that of the
+    dense one. `evaluation` None gives a card that says "Not evaluated."
+    """
     parts = [
         metadata,
         f"# {name}",
@@ -53,8 +60,8 @@ def _introduction(card: CheckpointCard, base_model: str) -> str:
     kind = "decoder" if card.stack == "language" else card.stack
     healed = "and healed by a short fine-tune" if card.healing else "and not healed"
     return (
-        f"`{base_model}` with {left} of its {dense} {kind} layers, cut by [interlace] {__version__} after"
-        f" the method of {PAPER} {healed}. It is a plain checkpoint: nothing but transformers is needed to load it.\n\n"
+        f"`{base_model}` with {left} of its {dense} {kind} layers, pruned by [interlace] {__version__} with"
+        f" the method of {PAPER} {healed}. It is a plain checkpoint: transformers alone loads it.\n\n"
         "[interlace]: https://arxiv.org/abs/2511.19676"
     )
 
@@ -64,7 +71,7 @@ def _layers(card: CheckpointCard) -> str:
     rows = [
         "## Layers",
         "",
-        "0-based indices in the dense model.",
+        "Layers are named by their 0-based index in the dense model.",
         "",
         "| | |",
         "|---|---|",
@@ -87,7 +94,7 @@ def _healing(healing: Healing | None) -> str:
     return (
         f"## Healing\n\nObjective {healing.recipe.get('objective', 'ce')} on {healing.samples} conversations ({data}),"
         f" {healing.steps} steps; loss {healing.first_loss:.3f} → {healing.last_loss:.3f};"
-        f" {healing.trained_parameters:,} parameters trained, every other tensor unchanged to the bit."
+        f" {healing.trained_parameters:,} parameters trained; every other tensor is bit-identical."
         f"\n\nRecipe: {recipe}."
     )
 
@@ -100,9 +107,9 @@ def _table(evaluation: Evaluation | None) -> str:
     count = sum(evaluation.samples.values())
     metrics = "exact match" if evaluation.is_exact_match else ", ".join(sorted(set(evaluation.metrics.values())))
     note = (
-        f"Score: {metrics} of greedy answers, macro mean over {len(evaluation.samples)} kinds, on {count} held-out"
-        f" samples; retention: mean over kinds of the ratio to {evaluation.results[0].name}. Measured on"
-        f" {evaluation.device}, {evaluation.dtype}, in one run."
+        f"Score: {metrics} of greedy answers in percent, macro mean over {len(evaluation.samples)} kinds, on {count}"
+        f" held-out samples. Retention: mean over kinds of score / score of {evaluation.results[0].name}. All rows were"
+        f" measured in one run on {evaluation.device}, {evaluation.dtype}."
     )
     return "\n".join([*head, *map(_row, evaluation.results), "", note])
 
@@ -120,16 +127,16 @@ def _benchmarks(evaluation: Evaluation | None) -> str:
         f"| {f'**{name}**' if is_mean else name} | {' | '.join(cells)} |"
         for name, is_mean, cells in build_benchmark_lines(found)
     ]
-    note = f"{found.harness} {found.version or ''}".strip() + f"; in brackets: percent of {found.rows[0].name}."
+    note = f"{found.harness} {found.version or ''}".strip() + f"; in brackets: percent of {found.rows[0].name}'s score."
     return "\n".join(["## Benchmarks", "", *head, *lines, "", note])
 
 
 def _serving(name: str, engines: Sequence[ServingEngine]) -> str:
-    """Commands of servers; each says whether it was tried with these files."""
+    """A table of the commands that serve the model."""
     if not engines:
         return ""
     rows = [f"| {engine.name} | {engine.state} | `{engine.command.format(name=name)}` |" for engine in engines]
-    return "\n".join(["## Serve", "", "| | with these files | |", "|---|---|---|", *rows])
+    return "\n".join(["## Serve", "", "| engine | with these files | command |", "|---|---|---|", *rows])
 
 
 def _usage(name: str) -> str:

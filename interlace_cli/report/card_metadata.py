@@ -1,5 +1,7 @@
-"""The metadata in front of a model card, by the Hub's own library: what the model is made from, and its results in the
-form that the Hub shows (model-index)."""
+"""The YAML header of a model card, written by huggingface_hub.
+
+It says what the model is made from, and lists its results in the form that the Hub shows (`model-index`).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ def build_metadata(
     fingerprint: str,
     dataset: Manifest | None = None,
 ) -> str:
-    """YAML between its two lines. `fingerprint` is the checkpoint's own, by which its results are found."""
+    """The YAML header with its two `---` lines.
+
+    `fingerprint` is the exported checkpoint's; it finds the checkpoint's row in `evaluation`. `base_model` and
+    `dataset` are named only where they are on the Hub.
+    """
     from huggingface_hub import ModelCardData
 
     results = build_eval_results(evaluation, fingerprint, dataset) if evaluation else []
@@ -48,7 +54,7 @@ def build_metadata(
 
 
 def build_eval_results(evaluation: Evaluation, fingerprint: str, dataset: Manifest | None) -> list[EvalResult]:
-    """The checkpoint's score on the held-out samples or tasks, its retention, and its benchmarks."""
+    """The checkpoint's score and retention on the held-out samples, and its benchmark scores, all in percent."""
     from huggingface_hub import EvalResult
 
     found: list[EvalResult] = []
@@ -57,7 +63,7 @@ def build_eval_results(evaluation: Evaluation, fingerprint: str, dataset: Manife
         found += _describe_result(own, evaluation, dataset)
     row = (
         next((r for r in evaluation.benchmarks.rows if r.fingerprint == fingerprint), None)
-        if (evaluation.benchmarks)
+        if evaluation.benchmarks
         else None
     )
     if row is not None and evaluation.benchmarks is not None:

@@ -1,4 +1,4 @@
-"""Figures as words, the same in the terminal, on the page and in the card."""
+"""Figures as text: the same in the terminal, in `report.html` and in the model card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOT_RUN = "not run"
 
 
 def build_result_cells(result: Result) -> list[str]:
-    """Under `RESULT_COLUMNS`; empty where something was not measured."""
+    """One table row of a checkpoint, in the order of `RESULT_COLUMNS`; "" for what was not measured."""
     speed = result.speed
     memory = speed.peak_memory_bytes if speed else None
     return [
@@ -28,7 +28,7 @@ def build_result_cells(result: Result) -> list[str]:
 
 
 def describe_retention(result: Result) -> str:
-    """`98.4% (97.1 to 99.2)`, or nothing for what the others are compared with."""
+    """Retention with its 95% interval, `98.4% (97.1 to 99.2)`; "" for the reference checkpoint."""
     if result.retention is None or result.retention_interval is None:
         return ""
     low, high = result.retention_interval
@@ -36,8 +36,11 @@ def describe_retention(result: Result) -> str:
 
 
 def build_benchmark_lines(found: Benchmarks) -> list[tuple[str, bool, list[str]]]:
-    """The paper's table: `(name, whether it is a mean, a cell for each checkpoint)`, each category before its
-    benchmarks, the average last; percent of the first checkpoint in brackets."""
+    """The table of benchmarks as `(name, is_mean, one cell per checkpoint)`, laid out as in the INTERLACE paper.
+
+    Each category comes before its benchmarks, the average last. A cell is `78.0 (97.5%)`: the score, and in brackets
+    its retention, in percent of the first checkpoint's.
+    """
 
     def line(name: str, is_mean: bool, cell: Callable[[BenchmarkRow], str]) -> tuple[str, bool, list[str]]:
         return name, is_mean, [cell(row) for row in found.rows]
@@ -59,6 +62,7 @@ def _describe_score(row: BenchmarkRow, name: str) -> str:
 
 
 def _relate(value: float | None, retention: float | None, error: str = "") -> str:
+    """`78.0 ± 1.2 (97.5%)`; "" without a value."""
     if value is None:
         return ""
     return f"{value:.1f}{error}" + (f" ({retention:.1f}%)" if retention is not None else "")

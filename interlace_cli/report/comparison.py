@@ -1,4 +1,4 @@
-"""A comparison as the paper's table: Markdown for a page, CSV for a program."""
+"""The table of `interlace compare`: Markdown for people, CSV for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOISE = "≈"
 
 
 def build_columns(comparison: Comparison) -> list[str]:
-    """The table's head."""
+    """The column names, in the order of `build_cells`."""
     families = list(comparison.rows[0].families)
     return [
         *("method", "layers", "sparsity", "healed", "TTFT"),
@@ -22,7 +22,7 @@ def build_columns(comparison: Comparison) -> list[str]:
 
 
 def build_cells(row: ComparisonRow, num_layers: int) -> list[str]:
-    """A row as words, in the order of the columns; percent throughout."""
+    """One table row as text, in the order of `build_columns`. Scores, sparsity and retention are in percent."""
     return [
         row.method,
         str(num_layers - len(row.dropped)),
@@ -38,7 +38,7 @@ def build_cells(row: ComparisonRow, num_layers: int) -> list[str]:
 
 
 def describe_margin(row: ComparisonRow) -> str:
-    """How far behind the best of its ratio, and `≈` if that is within the noise."""
+    """Retention minus that of the best rival, in points, `≈` if within the noise: `-1.3 ≈`; "best" for the best."""
     if row.margin is None:
         return ""
     if row.margin == 0:
@@ -47,7 +47,11 @@ def describe_margin(row: ComparisonRow) -> str:
 
 
 def describe_reading(comparison: Comparison) -> list[str]:
-    """What the table says, a sentence for each ratio: the best healed method, and what it cannot be told from."""
+    """What the table says, one sentence per ratio: the best method, and those whose gap to it is within the noise.
+
+    If any method of a ratio was healed, only healed ones are compared. Methods that could not reach a ratio are named
+    at the end.
+    """
     lines = []
     ratios = sorted({row.ratio for row in comparison.rows if row.ratio is not None})
     for ratio in ratios:
@@ -57,14 +61,14 @@ def describe_reading(comparison: Comparison) -> list[str]:
         if best is None or best.retention is None:
             continue
         alike = [row.method for row in rows if row is not best and row.is_within_noise]
-        noise = f"; within the noise of it: {', '.join(alike)}" if alike else "; ahead of all others beyond the noise"
+        noise = f"; not significantly different: {', '.join(alike)}" if alike else "; all others significantly worse"
         lines.append(f"at {ratio:.1%}: {best.method} keeps the most, {best.retention:.1f}% of dense{noise}")
     lines += [f"{one.method} at {one.ratio:.1%} was left out: {one.reason}" for one in comparison.unreached]
     return lines
 
 
 def build_markdown(comparison: Comparison) -> str:
-    """The table, what it was measured on, and how to read it."""
+    """A Markdown page: the table, what it was measured on, and how to read it."""
     head = build_columns(comparison)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(build_cells(row, comparison.num_layers))} |" for row in comparison.rows]
@@ -85,18 +89,19 @@ def build_markdown(comparison: Comparison) -> str:
 
 EXPLANATION = (
     "Scores: exact match in percent, macro mean over kinds of question; ± standard deviation over healing seeds."
-    " `of dense`: mean over kinds of the ratio to the dense model, with its 95% interval (paired bootstrap over samples"
-    " and seeds). `vs best`: difference in it from the best of the same sparsity, healed alike; ≈ within the noise."
+    " `of dense`: retention, the mean over kinds of score / dense score, with its 95% interval (paired bootstrap over"
+    " samples and seeds). `vs best`: this retention minus that of the best method at the same sparsity (healed methods"
+    " are compared with healed ones); ≈ means that the 95% interval of the difference holds 0."
 )
 
 
 def describe_setting(comparison: Comparison) -> str:
-    """What was measured, on what."""
+    """The number of samples, the device and the dtype, as a sentence."""
     return f"{comparison.samples} held-out samples; {comparison.device}, {comparison.dtype}."
 
 
 def build_csv(comparison: Comparison) -> str:
-    """One line a row, numbers unrounded; empty where something was not measured."""
+    """The table as CSV, unrounded. Scores are in 0 ... 1, retention in percent; a cell is empty if not measured."""
     families = list(comparison.rows[0].families)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

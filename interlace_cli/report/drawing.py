@@ -1,5 +1,8 @@
-"""Shapes, and two ways to draw them: SVG and PNG. Colours are names of a palette, so that one picture fits a light page
-and a dark one; `heat(x)` gives those of a scale from 0 to 1."""
+"""Pictures made of boxes, lines and text, drawn as SVG or PNG. Coordinates are in pixels, y downwards.
+
+A colour is a name of the palette, so that one picture fits a light and a dark page, or a fixed `#rrggbb`, such as those
+of the colour scale (`heat`).
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,13 @@ DARK = {
     "keep": "#5c5c56",
 }
 SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Dark violet to yellow, even steps to the eye (viridis, Smith and van der Walt 2015); told apart by the
-colour-blind."""
+"""Viridis (Smith and van der Walt 2015): dark violet to yellow in perceptually even steps, colour-blind safe."""
 FONT = 12
 
 
 @dataclass(frozen=True)
 class Rect:
-    """A filled box; `title` is shown under a pointer."""
+    """A filled box with its upper left corner at (x, y). `title` is the tooltip, `radius` rounds the corners."""
 
     x: float
     y: float
@@ -48,7 +50,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Text:
-    """A line of text; `anchor` is start, middle or end, `y` its baseline."""
+    """One line of text. `anchor` says which part of it is at `x`: start, middle or end. `y` is the baseline."""
 
     x: float
     y: float
@@ -60,42 +62,42 @@ class Text:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points."""
+    """A line through the points (x, y)."""
 
     points: tuple[tuple[float, float], ...]
     stroke: str
     width: float = 1
 
 
-Shape = Rect | Text | Line
+Element = Rect | Text | Line
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Shapes on a canvas, later ones above; `label` says what it shows to those who do not see it."""
+    """Elements on a canvas; later ones cover earlier ones. `label` describes the picture for screen readers."""
 
     width: float
     height: float
-    shapes: Sequence[Shape]
+    shapes: Sequence[Element]
     label: str
 
 
 def heat(value: float) -> str:
-    """The colour of a value in 0 ... 1."""
-    place = min(max(value, 0.0), 1.0) * (len(SCALE) - 1)
-    low = min(int(place), len(SCALE) - 2)
-    mixed = [round(a + (b - a) * (place - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True)]
+    """The colour of a value on the scale, as `#rrggbb`. Values outside 0 ... 1 are clipped."""
+    position = min(max(value, 0.0), 1.0) * (len(SCALE) - 1)
+    low = min(int(position), len(SCALE) - 2)
+    mixed = [round(a + (b - a) * (position - low)) for a, b in zip(SCALE[low], SCALE[low + 1], strict=True)]
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 
 def contrast(color: str) -> str:
-    """Black or white, whichever is easier to read on a colour."""
+    """Black or white, as `#rrggbb`: whichever is easier to read on `color`."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
 
 
 def build_svg(picture: Picture, is_alone: bool = True) -> str:
-    """The picture; `is_alone` as a file of its own, else to stand in a page that has the palette's variables."""
+    """The picture as SVG: a file of its own if `is_alone`, else part of a page whose CSS has `build_palette()`."""
     size = f"viewBox='0 0 {picture.width:g} {picture.height:g}'"
     style = f"<style>{build_palette()} svg{{background:var(--page)}}</style>" if is_alone else ""
     space = " xmlns='http://www.w3.org/2000/svg'" if is_alone else ""
@@ -108,14 +110,14 @@ def build_svg(picture: Picture, is_alone: bool = True) -> str:
 
 
 def build_palette() -> str:
-    """CSS: the palette as variables, by the reader's preference."""
+    """CSS that defines the palette as variables, light or dark by the reader's preference."""
     light = "".join(f"--{name}:{value};" for name, value in LIGHT.items())
     dark = "".join(f"--{name}:{value};" for name, value in DARK.items())
     return f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def build_png(picture: Picture, scale: int = 2) -> bytes:
-    """In the light palette, `scale` pixels to a unit."""
+    """The picture as a PNG file in the light palette, `scale` times as large."""
     from io import BytesIO
 
     from PIL import Image, ImageDraw, ImageFont
@@ -133,14 +135,14 @@ def build_png(picture: Picture, scale: int = 2) -> bytes:
         else:
             font = ImageFont.load_default(shape.size * scale)
             anchor = {"start": "ls", "middle": "ms", "end": "rs"}[shape.anchor]
-            place = (shape.x * scale, shape.y * scale)
-            draw.text(place, shape.text, fill=_find_color(shape.fill), font=font, anchor=anchor)
+            point = (shape.x * scale, shape.y * scale)
+            draw.text(point, shape.text, fill=_find_color(shape.fill), font=font, anchor=anchor)
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _to_svg(shape: Shape) -> str:
+def _to_svg(shape: Element) -> str:
     if isinstance(shape, Rect):
         title = f"<title>{escape(shape.title)}</title>" if shape.title else ""
         return (
@@ -160,8 +162,10 @@ def _to_svg(shape: Shape) -> str:
 
 
 def _name_color(color: str) -> str:
+    """The colour in CSS."""
     return color if color.startswith("#") else f"var(--{color})"
 
 
 def _find_color(color: str) -> str:
+    """The colour as `#rrggbb`, in the light palette."""
     return color if color.startswith("#") else LIGHT[color]

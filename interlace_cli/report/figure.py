@@ -1,4 +1,4 @@
-"""Retention against the share of layers dropped, a line for each method, as SVG."""
+"""The figure of `interlace compare`: retention against sparsity, one line per method, as SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLE = (
 
 
 def build_figure(comparison: Comparison) -> str:
-    """The whole picture: healed lines solid, with their intervals; unhealed ones thin and dashed."""
+    """The SVG file. Healed methods are solid lines with 95% intervals, unhealed ones thin dashed lines."""
     rows = [row for row in comparison.rows if row.ratio is not None and row.retention is not None]
     methods = list(dict.fromkeys(row.method for row in rows))
     most = max((row.sparsity for row in rows), default=0.5)
@@ -45,6 +45,8 @@ def build_figure(comparison: Comparison) -> str:
 
 
 class _Scale:
+    """Maps sparsity (0 ... `most`) and retention in percent (`lowest` ... 105) to pixels."""
+
     def __init__(self, most: float, lowest: float) -> None:
         self.most, self.lowest = most, lowest
         self.highest = 105.0
@@ -84,4 +86,5 @@ def _build_line(rows: Sequence[ComparisonRow], scale: _Scale, color: str, style:
 
 
 def _low(row: ComparisonRow) -> float:
+    """The lowest retention that the figure has to show for the row, in percent."""
     return row.retention_interval[0] if row.retention_interval else row.retention or 0.0

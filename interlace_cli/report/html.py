@@ -1,5 +1,8 @@
-"""`report.html`: one page that needs nothing else, by light and by dark: what was found, decided and healed, what it
-cost, and where every figure is from."""
+"""`report.html`: one self-contained page, light or dark, about the artifacts of a workspace.
+
+Sections, in this order: layers (analysis and plan), quality and speed, benchmarks, healing, and how each artifact was
+made. To add a section, write a function of `Pieces` and add it to `build_report`.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,12 @@ ui-monospace,monospace;overflow-wrap:anywhere} dl{display:grid;grid-template-col
 """
 
 
-HEATMAP_TITLE = "similarity of hidden states across one, two and three layers"
+HEATMAP_TITLE = "similarity of hidden states before and after one, two and three layers"
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """What there is to report on; every part may be missing."""
+    """The artifacts to report on. Each may be missing; its section is left out then."""
 
     analysis: Analysis | None = None
     plan: Plan | None = None
@@ -53,7 +56,7 @@ class Pieces:
 
     @property
     def title(self) -> str:
-        """The dense model's name."""
+        """The name of the dense model, as the page's title."""
         if self.analysis:
             return self.analysis.model.name
         if self.plan and self.plan.model:
@@ -63,7 +66,7 @@ class Pieces:
 
 
 def build_report(pieces: Pieces) -> str:
-    """The whole page. Names come from files and folders, so everything is escaped."""
+    """The page as HTML. Names come from files and folders, so all of them are escaped."""
     makers = (_lead, _layers, _scores, _benchmarks, _healing, _origins)
     sections = [section for section in (make(pieces) for make in makers) if section]
     return (
@@ -99,9 +102,9 @@ def _layers(pieces: Pieces) -> str:
         parts.append(
             _figure(
                 build_heatmap(rows, layers, HEATMAP_TITLE),
-                f"Mean cosine of what enters a layer and what leaves the span{on}; the yellower, the less it changes."
-                " Colours are those of &minus;log<sub>10</sub>(1&minus;S), from the lowest to the highest. 0-based"
-                " indices of the dense model.",
+                f"Mean cosine S between the hidden states that enter and leave a span of layers{on}. The yellower, the"
+                " less the span changes them. Colours show &minus;log<sub>10</sub>(1&minus;S), from the lowest to the"
+                " highest value. Layers are numbered from 0, as in the dense model.",
             )
         )
     return f"<h2>Layers</h2>\n{''.join(parts)}" if parts else ""
@@ -118,9 +121,9 @@ def _scores(pieces: Pieces) -> str:
     return (
         f"<h2>What it cost</h2>\n<p class='note'>{count} samples of {len(evaluation.samples)} kinds;"
         f" {escape(evaluation.device)}, {escape(evaluation.dtype)}; {escape(versions)}.</p>\n{chart}"
-        f"<div class='wide'>{build_results(evaluation)}</div>\n<p class='note'>Score: mean over kinds of what greedy"
-        f" answers scored, in percent. Retention: mean over kinds of the ratio to {first}, with a 95% paired bootstrap"
-        " interval. Timings: medians, batch 1, the checkpoints taking turns.</p>\n"
+        f"<div class='wide'>{build_results(evaluation)}</div>\n<p class='note'>Score: mean over kinds of the score"
+        f" of greedy answers, in percent. Retention: mean over kinds of score / score of {first}, with its 95% interval"
+        " (paired bootstrap). Timings: medians at batch size 1; the checkpoints run in alternation.</p>\n"
         f"<details open><summary>Kind by kind</summary><div class='wide'>{build_kinds(evaluation)}</div></details>"
     )
 
@@ -134,7 +137,7 @@ def _benchmarks(pieces: Pieces) -> str:
     return (
         f"<h2>Benchmarks</h2>\n<div class='wide'>{build_benchmarks(found)}</div>\n"
         f"<p class='note'>{escape(found.harness)}{version}. {settings}. In brackets: percent of"
-        f" {escape(found.rows[0].name)}; behind the average: the mean of these ratios over benchmarks.</p>"
+        f" the score of {escape(found.rows[0].name)}; after the average, the mean of these percentages.</p>"
     )
 
 
@@ -145,7 +148,8 @@ def _healing(pieces: Pieces) -> str:
     curve = _figure(build_loss_curve(healing)) if healing.curve else ""
     recipe = ", ".join(f"{escape(name)} {escape(str(value))}" for name, value in sorted(healing.recipe.items()))
     return (
-        f"<h2>Healing</h2>\n<p>{healing.samples:,} conversations of {escape(healing.dataset)}, {healing.steps:,} steps;"
+        f"<h2>Healing</h2>\n<p>Trained on {healing.samples:,} conversations of {escape(healing.dataset)}"
+        f" for {healing.steps:,} steps;"
         f" {healing.trained_parameters:,} parameters trained; loss {healing.first_loss:.3f} &rarr;"
         f" {healing.last_loss:.3f}.</p>\n{curve}<p class='note'>{recipe}</p>"
     )

@@ -1,10 +1,10 @@
-"""The layers in a row with their roles, and below them what is left, as a picture."""
+"""The picture of a plan: the dense layers in a row, coloured by role, and below them the layers that stay."""
 
 from __future__ import annotations
 
 from interlace_cli.domain.layers import Role
 from interlace_cli.domain.plan import Plan
-from interlace_cli.report.drawing import Line, Picture, Rect, Shape, Text
+from interlace_cli.report.drawing import Element, Line, Picture, Rect, Text
 from interlace_cli.report.heatmap import CELL, LEFT
 
 MARKS = {Role.DROP: "", Role.TUNE: "T", Role.ANCHOR: "A", Role.KEEP: ""}
@@ -13,15 +13,15 @@ HEIGHT, TOP, BELOW = 30, 50, 122
 
 
 def build_strip(plan: Plan) -> Picture:
-    """Dense layers above, those that stay below, a line from each to its new place."""
+    """The dense layers above, the kept ones below, and a line from each kept layer to its new position."""
     notes = {note.index: note.why for note in plan.layers}
     title = f"{plan.strategy}: {len(plan.drop)} of {plan.num_layers} layers dropped"
-    shapes: list[Shape] = [
+    shapes: list[Element] = [
         Text(4, 16, title, size=13),
         Text(LEFT - 8, TOP + HEIGHT * 0.66, "dense", "soft", "end"),
-        Text(LEFT - 8, BELOW + HEIGHT * 0.66, "what is left", "soft", "end"),
+        Text(LEFT - 8, BELOW + HEIGHT * 0.66, "pruned", "soft", "end"),
     ]
-    position = {layer: place for place, layer in enumerate(plan.kept)}
+    position = {layer: index for index, layer in enumerate(plan.kept)}
     for layer, role in enumerate(plan.roles):
         x = LEFT + layer * CELL
         why = f"layer {layer}: {WORDS[role]}. {notes.get(layer, '')}".strip()
@@ -41,15 +41,15 @@ def build_strip(plan: Plan) -> Picture:
     return Picture(LEFT + plan.num_layers * CELL + 8, BELOW + HEIGHT + 34, shapes, title)
 
 
-def _draw_cross(x: float, y: float) -> list[Shape]:
-    """As lines: not every font has the sign."""
+def _draw_cross(x: float, y: float) -> list[Element]:
+    """A cross at (x, y) made of lines, because not every font has the sign."""
     arm = 4.5
     ends = (((x - arm, y - arm), (x + arm, y + arm)), ((x - arm, y + arm), (x + arm, y - arm)))
     return [Line(points, "page", 2) for points in ends]
 
 
-def _build_legend(y: float) -> list[Shape]:
-    shapes: list[Shape] = []
+def _build_legend(y: float) -> list[Element]:
+    shapes: list[Element] = []
     x: float = LEFT
     for role in (Role.DROP, Role.TUNE, Role.ANCHOR, Role.KEEP):
         shapes.append(Rect(x, y - 9, 10, 10, str(role.value), radius=2))

@@ -1,4 +1,4 @@
-"""The tables of the page, as HTML."""
+"""The tables of `report.html`, as HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLORS = 4
 
 
 def build_tiles(evaluation: Evaluation) -> str:
-    """What the last checkpoint is against the first, at a glance."""
+    """Tiles that compare the last checkpoint with the first: layers, size, retention and speed."""
     first, last = evaluation.results[0], evaluation.results[-1]
     tiles = [
         (f"{last.layers} of {first.layers}", "layers"),
@@ -22,19 +22,19 @@ def build_tiles(evaluation: Evaluation) -> str:
     if last.retention is not None:
         tiles.append((f"{last.retention:.1f}%", "retention"))
     if first.speed and last.speed:
-        tiles.append((f"{first.speed.ttft_ms / last.speed.ttft_ms:.2f} ×", "to the first token"))
-        tiles.append((f"{last.speed.tokens_per_second / first.speed.tokens_per_second:.2f} ×", "tokens a second"))
+        tiles.append((f"{first.speed.ttft_ms / last.speed.ttft_ms:.2f} ×", "as fast to the first token"))
+        tiles.append((f"{last.speed.tokens_per_second / first.speed.tokens_per_second:.2f} ×", "as many tokens/s"))
     boxes = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in tiles)
     return f"<div class='tiles'>{boxes}</div>"
 
 
 def build_results(evaluation: Evaluation) -> str:
-    """A row for each checkpoint."""
+    """The table of checkpoints, one row each."""
     return _table(("", *RESULT_COLUMNS), map(_result, evaluation.results))
 
 
 def build_kinds(evaluation: Evaluation) -> str:
-    """A row for each kind, with bars; then one for each category."""
+    """The table of scores in percent: one row per kind, with bars, then one per category (the mean of its kinds)."""
     names = ["kind", "metric", "samples", *(result.name for result in evaluation.results), ""]
     rows = []
     most = max((max(r.kinds.values()) for r in evaluation.results), default=1.0)
@@ -55,7 +55,7 @@ def build_kinds(evaluation: Evaluation) -> str:
 
 
 def build_benchmarks(found: Benchmarks) -> str:
-    """The paper's table; why a benchmark was not run is shown under a pointer."""
+    """The table of benchmarks. The tooltip of "not run" says why."""
     rows = []
     for name, is_mean, cells in build_benchmark_lines(found):
         why = escape(found.not_run.get(name, ""), quote=True)
