@@ -1,7 +1,9 @@
-"""The architectures that interlace is tested with: each has a tiny model in `tests/zoo.py`, whose cuts are compared
-with the dense model through plain transformers. Others are cut by the same general rules, and said to be untested.
+"""The architectures that interlace is tested with. Each has a tiny model in `tests/zoo.py`; a test compares its pruned
+checkpoint, loaded by plain transformers, with the dense model. Other architectures are pruned by the same general
+rules and reported as untested.
 
-The README's table is made from these lists (`build_table`), and a test compares the two.
+This is a list of names only. The per-layer config fields of an architecture are declared in `edit.py`, its limits in
+`limits.py`. The README's table is built from these lists (`build_table`), and a test compares the two.
 """
 
 from __future__ import annotations
@@ -93,10 +95,11 @@ ARCHITECTURES = {
     "video_llava": "Video-LLaVA",
     "vipllava": "VipLLaVA",
 }
-"""model_type -> name."""
+"""`model_type` in config.json -> name in the README. A new entry needs a tiny model in `tests/zoo.py`."""
 
 NEEDS = {"fast_vlm": "timm", "gemma3n": "timm", "inkling_mm_model": "scipy", "perception_lm": "timm"}
-"""Packages that transformers wants for an architecture's model; without them its test is skipped. Cuts need none."""
+"""`model_type` -> package that transformers needs to build the model; its test is skipped where the package is missing.
+Pruning needs none of them."""
 
 OTHER_STACKS = {
     "vision": {
@@ -114,17 +117,18 @@ OTHER_STACKS = {
     "encoder": {"florence2": "Florence-2"},
     "decoder": {"florence2": "Florence-2"},
 }
-"""Stack -> model_type -> name, of what else is tested."""
+"""Stack -> `model_type` -> name: what is tested beside the language stacks of ARCHITECTURES."""
 
 
 def is_tested(model_type: str, stack: str) -> bool:
-    """Whether a test cuts this stack of this architecture. The language stack of an encoder-decoder is its decoder."""
+    """Whether a test prunes this stack of this architecture. The language stack of an encoder-decoder is its
+    decoder."""
     is_language = stack in ("language", "decoder") and model_type in ARCHITECTURES
     return is_language or model_type in OTHER_STACKS.get(stack, {})
 
 
 def build_table() -> str:
-    """The README's table, in Markdown."""
+    """The README's table of tested architectures as Markdown, three columns, sorted by name."""
     rows = sorted(ARCHITECTURES.items(), key=lambda item: item[1].lower())
     cells = [f"{name} (`{model_type}`){' †' * (model_type in NEEDS)}" for model_type, name in rows]
     columns = 3

@@ -1,7 +1,18 @@
-"""The config of a model after a drop: which fields depend on the layers, and how each changes.
+"""The config of a model after a drop: which config fields depend on the layers, and how each one changes.
 
-Pure functions over the parsed `config.json`. Generic first: a list with one entry per layer is sliced, a list of layer
-indices is renumbered; the few other fields are named here (architectures.md, section 1).
+To add a config field of an architecture, add its name to one of the tables below. A list with one entry per layer needs
+no table: it is recognised by its length and sliced. Pure functions over the parsed `config.json`.
+
+Example: layers 0, 1 and 3 of 4 are kept.
+
+    field                   before          after       rule
+    layer_types             [a, b, c, d]    [a, b, d]   one entry per layer: sliced
+    mlp_only_layers         [1, 2, 3]       [1, 2]      INDEX_LISTS: layer 2 is gone, layer 3 becomes 2
+    ple_layer_ids           [2, 4]          [2, 3]      ONE_BASED_INDEX_LISTS: 4 is the last layer, which becomes 3
+    per_layer_config        {"3": x}        {"2": x}    INDEX_DICTS
+    first_k_dense_replace   3               2           COUNTS_FROM_THE_START: 2 of the first 3 layers are kept
+    moe_layer_end_index     2               1           LAST_INDICES: the last kept layer up to 2 is layer 1
+    num_kv_shared_layers    2               1           COUNTS_FROM_THE_END: 1 of the last 2 layers is kept
 """
 
 from __future__ import annotations
@@ -24,21 +35,25 @@ INDEX_LISTS = (
     "fullatt_block_indexes",
     "global_attn_indexes",
 )
-"""Fields that hold layer indices. They may have as many entries as layers by chance, so the name decides."""
+"""Fields that hold a list of layer indices, from 0. Such a list may have as many entries as there are layers by chance,
+so the name decides. To add a config field of an architecture that lists layers, add it here."""
 
 ONE_BASED_INDEX_LISTS = ("ple_layer_ids",)
+"""Fields that hold a list of layer indices, from 1. To add such a config field, add it here."""
 INDEX_DICTS = ("per_layer_config",)
+"""Fields that hold an object with layer indices as keys, from "0". To add such a config field, add it here."""
 COUNTS_FROM_THE_START = (
     "max_window_layers",
     "first_k_dense_replace",
     "num_dense_layers",
     "moe_layer_start_index",
 )
-"""Fields that say how many of the first layers are of one kind."""
+"""Fields that say how many of the first layers are of one kind. To add such a config field, add it here."""
 LAST_INDICES = ("moe_layer_end_index",)
-"""Fields that say which layer is the last of a kind; -1 is the last of all."""
+"""Fields that hold the index of the last layer of a kind; -1 is the last of all. To add such a config field, add it
+here."""
 COUNTS_FROM_THE_END = ("num_kv_shared_layers",)
-"""Fields that say how many of the last layers are of one kind."""
+"""Fields that say how many of the last layers are of one kind. To add such a config field, add it here."""
 
 NOT_PER_LAYER = (
     "architectures",
@@ -51,7 +66,8 @@ NOT_PER_LAYER = (
     "spatial_target_layers",
     "deepstack_layer_map",
 )
-"""Lists that are never sliced, whatever their length. Nor are those of token ids."""
+"""Lists that are never sliced, even if they have as many entries as there are layers; nor are lists whose name contains
+`token_id`. To add a config field that is a list but not per layer, add it here."""
 
 _SPELLED_OUT = """
     llama mistral ministral3 gemma phi opt bloom bart t5 cohere granite persimmon qwen3_vl_text cosmos3_edge_text
@@ -60,8 +76,8 @@ _SPELLED_OUT = """
     idefics git fuyu clip_text_model qwen2 qwen3 qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text
     qwen3_vl_moe_text qwen3_omni_moe_text glm4v_moe_text granite4_vision_text deepseek_v3 mistral4
 """
-"""Language models whose layers are all of one kind, or of kinds that a count in the config tells (`max_window_layers`):
-their config.json says all there is to say."""
+"""`model_type` of language models whose layers are all of one kind, or whose kinds follow from a count in the config
+(`max_window_layers`). Their config.json is complete: transformers need not be asked."""
 
 _PATTERNS = {
     "interleave_moe_layer_step": "moe_layers",
@@ -71,11 +87,13 @@ _PATTERNS = {
     "full_attention_interval": "layer_types",
     "global_attn_every_n_layers": "layer_types",
 }
-"""Fields that say as a pattern what a list says layer by layer; the list counts where there is one."""
+"""Pattern field -> the list field that says the same layer by layer. Where config.json has both, the list counts.
+Example: `full_attention_interval` 4 stands for `layer_types` with full attention in every fourth layer."""
 
 
 def text_configs(config: Config) -> list[Config]:
-    """The objects that describe the language model: `text_config`, or the config itself where it is flat, or both."""
+    """The objects of the config that describe the language model: `text_config`, the config itself if it is flat, or
+    both. The innermost is last."""
     path = text_path(config)
     if not path:
         return [config]
@@ -83,8 +101,8 @@ def text_configs(config: Config) -> list[Config]:
 
 
 def needs_resolution(config: Config, stack: Stack) -> bool:
-    """Whether config.json leaves per-layer facts to its config class, so that transformers has to be asked for them:
-    the layer count itself, or the kinds of layers, which older configs gave as a pattern (every sixth, say)."""
+    """Whether config.json leaves out per-layer facts, so that transformers' config class has to be asked for them: the
+    layer count, or the kinds of layers, which older configs give as a pattern ("every sixth")."""
     if stack.num_layers is None:
         return True
     if stack.name == "vision":
@@ -101,7 +119,8 @@ def needs_resolution(config: Config, stack: Stack) -> bool:
 
 
 def merge_resolved(config: Config, resolved: Config, stack: Stack) -> Config:
-    """`config` with what it left to its class: the layer count, and lists with an entry per layer or of indices."""
+    """A copy of `config` with what it left out, taken from `resolved` (the same config as transformers completes it):
+    the layer count, lists with one entry per layer, and lists of layer indices."""
     merged = copy.deepcopy(config)
     inner, full = stack.describe_in(merged), stack.describe_in(resolved)
     field = next((name for name in COUNTS if isinstance(full.get(name), int)), None)
@@ -115,14 +134,15 @@ def merge_resolved(config: Config, resolved: Config, stack: Stack) -> Config:
 
 
 def is_tied(config: Config) -> bool:
-    """Whether the head shares the embedding. The flag may stand outside or inside; the inner one counts where the
-    outer is missing."""
+    """Whether the head shares its weight with the input embedding. `tie_word_embeddings` of the whole config counts; if
+    it is missing, that of the text config; if both are, False."""
     inner = text_configs(config)[-1]
     return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", False)))
 
 
 def edit_config(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> Config:
-    """A copy of the config for the layers `kept` (dense indices, ascending) of `num_layers` of the stack."""
+    """A copy of the config after the drop. `kept` are the dense indices of the layers that stay, ascending;
+    `num_layers` is the stack's layer count before."""
     edited = copy.deepcopy(config)
     is_language = stack.name != "vision" and stack.path == text_path(config)
     objects = text_configs(edited) if is_language and not stack.is_half else [stack.describe_in(edited)]
@@ -136,7 +156,7 @@ def edit_config(config: Config, stack: Stack, kept: Sequence[int], num_layers: i
 
 
 def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> None:
-    position = {layer: place for place, layer in enumerate(kept)}
+    position = {layer: index for index, layer in enumerate(kept)}
     _spell_out_sparse_step(described, num_layers)
     for field, value in described.items():
         if field in INDEX_LISTS and isinstance(value, list):
@@ -165,7 +185,8 @@ def _is_per_layer(field: str, value: Any, num_layers: int) -> bool:
 
 
 def _spell_out_sparse_step(described: Config, num_layers: int) -> None:
-    """`decoder_sparse_step` n makes every n-th layer sparse; after a drop that is said layer by layer instead."""
+    """`decoder_sparse_step` n makes every n-th layer a sparse one (mixture of experts). A drop breaks that pattern, so
+    the dense layers are listed in `mlp_only_layers` instead, and the step becomes 1."""
     step = described.get("decoder_sparse_step")
     if isinstance(step, int) and step > 1:
         dense = {layer for layer in range(num_layers) if (layer + 1) % step}

@@ -1,5 +1,13 @@
-"""Features that leave a stack at inner layers, or enter it there, by index: DeepStack, `vision_feature_layer` and their
-like. A drop renumbers them; `limits.py` refuses what cannot be renumbered."""
+"""Config fields that say at which layers vision features leave a stack or enter it: DeepStack,
+`vision_feature_layer` and similar ones. A drop renumbers them; `limits.py` refuses drops that cannot be renumbered.
+
+To add such a config field of an architecture, add it here: to FEATURE_LAYERS if it counts hidden states, to
+VISION_FEATURES if it names layers by their output.
+
+Example: layers 0, 1 and 3 of 4 are kept. Hidden state 3 (after the first three layers) becomes state 2; the output of
+layer 2 is replaced by that of layer 1, at position 1. `vision_feature_layer` -2, which is state 3 counted from the end,
+stays -2.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +17,13 @@ from typing import Any
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack
 
 FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_select_layer")
-"""Indices into the vision tower's hidden states, of which there is one more than layers; negative from the end."""
+"""Fields that hold an index, or a list of indices, of the vision tower's hidden states: 0 ... L for L layers, or
+negative, counted from the end."""
 FEATURE_OWNERS = ((), ("adapter_config",))
+"""Paths, from the whole config, of the objects that may have a field of FEATURE_LAYERS."""
 VISION_FEATURES = {"deepstack_visual_indexes": True, "intermediate_layers_indices": False}
-"""Layers of the vision tower whose output is taken; whether each has to be another layer."""
+"""Field of `vision_config` that lists the layers whose output is used -> whether these outputs have to be of different
+layers."""
 
 
 def count_deepstack(config: Config) -> int:
@@ -22,7 +33,8 @@ def count_deepstack(config: Config) -> int:
 
 
 def edit_feature_layers(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> None:
-    """Renumbers in place."""
+    """Renumbers the vision features' layer indices in `config`, in place, for the `kept` layers of the stack's
+    `num_layers`."""
     if stack.name == "vision":
         _edit_vision_features(config, kept, num_layers)
     elif stack.name in (LANGUAGE, "text"):
@@ -31,19 +43,21 @@ def edit_feature_layers(config: Config, stack: Stack, kept: Sequence[int], num_l
 
 
 def move_state(index: int, kept: Sequence[int], num_layers: int) -> int:
-    """The index of the same hidden state after the drop: state k is what k layers have made. Negatives stay so."""
+    """The index of the same hidden state after the drop. State k is the output of the first k layers; a negative index
+    stays negative. Example: kept [0, 1, 3] of 4 layers: 3 -> 2, -1 -> -1, -3 (state 2) -> -2."""
     state = index if index >= 0 else num_layers + 1 + index
     moved = sum(layer < state for layer in kept)
     return moved if index >= 0 else moved - len(kept) - 1
 
 
 def move_output(layer: int, kept: Sequence[int]) -> int:
-    """The position whose output is what `layer` put out, where a dropped layer passes its input on; -1 before all."""
+    """The position, after the drop, of the layer whose output replaces that of `layer`: the last kept layer up to it.
+    -1 if there is none. Example: kept [0, 1, 3]: layer 2 -> 1, layer 3 -> 2."""
     return sum(other <= layer for other in kept) - 1
 
 
 def iter_feature_fields(config: Config) -> list[tuple[Config, str]]:
-    """Each object of the config with a field that names hidden states of the vision tower."""
+    """`(object, field)` for each field of FEATURE_LAYERS in the config."""
     found = []
     for path in FEATURE_OWNERS:
         owner: Any = config
@@ -55,7 +69,7 @@ def iter_feature_fields(config: Config) -> list[tuple[Config, str]]:
 
 
 def as_list(value: Any) -> list[int]:
-    """One index or several, as several."""
+    """`[value]` for a single index; a list as it is."""
     return value if isinstance(value, list) else [value]
 
 
@@ -71,18 +85,19 @@ def _edit_vision_features(config: Config, kept: Sequence[int], num_layers: int) 
 
 
 def _edit_deepstack(config: Config, kept: Sequence[int]) -> None:
-    """Feature k is added after layer k: it goes with its layer, so that what is left computes the dense model with
-    both bypassed."""
+    """Entry k of `deepstack_visual_indexes` is the vision layer whose features are added after language layer k. The
+    entry of a dropped layer goes with it: the pruned model is the dense one with the layer and its features bypassed.
+    Example: [5, 11, 17] with layer 1 dropped becomes [5, 17]."""
     vision = config.get("vision_config")
-    taps = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
-    if isinstance(taps, list):
+    sources = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
+    if isinstance(sources, list):
         config["vision_config"]["deepstack_visual_indexes"] = [
-            tap for layer, tap in enumerate(taps) if layer in set(kept)
+            source for layer, source in enumerate(sources) if layer in set(kept)
         ]
 
 
 def _edit_injections(config: Config, kept: Sequence[int], num_layers: int) -> None:
-    """Granite 4 Vision adds features before a layer: they move to the next layer that stays."""
+    """Granite 4 Vision adds features before given layers. Those of a dropped layer move to the next kept one."""
     del num_layers
     following = {}
     for layer in range(max(kept) + 1):

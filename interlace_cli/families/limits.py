@@ -1,5 +1,8 @@
-"""What cannot be dropped, and why: drops that no config of the architecture expresses exactly (architectures.md,
-section 3). Pure functions over `config.json`; `plan` protects these layers by itself, `prune` refuses to drop them."""
+"""Which layers cannot be dropped, and why: a drop is refused if no config of the architecture can express it exactly.
+`plan` protects these layers by itself; `prune` refuses to drop them. Pure functions over `config.json`.
+
+To add a limit of an architecture, write a function that yields a `Limit`, and add it to `_iter_limits`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ def _never(drop: Drop) -> bool:
 
 @dataclass(frozen=True)
 class Limit:
-    """`layers` stay, for `reason`; unless the whole set of dropped layers is one that `permits` says yes to."""
+    """`layers` must stay, for `reason` (in error messages it follows "cannot be dropped exactly:"). `permits` is called
+    with the whole set of dropped layers and returns True for the sets that are possible after all."""
 
     layers: frozenset[int]
     reason: str
@@ -30,7 +34,7 @@ class Limit:
 
 
 def find_locked(config: Config, stack: Stack, num_layers: int) -> dict[int, str]:
-    """Layer -> why it stays. Any set of the other layers can be dropped."""
+    """Layer index -> the reason why it must stay. Any set of the other layers can be dropped."""
     locked: dict[int, str] = {}
     for limit in _iter_limits(config, stack, num_layers):
         for layer in limit.layers:
@@ -39,7 +43,8 @@ def find_locked(config: Config, stack: Stack, num_layers: int) -> dict[int, str]
 
 
 def check_drop(config: Config, stack: Stack, num_layers: int, drop: Sequence[int]) -> None:
-    """Raises UnsupportedModelError, with the reason and the layers that could go instead, if `drop` is impossible."""
+    """Raises UnsupportedModelError if the layers `drop` cannot be dropped together. Its message gives the reason and
+    the layers that could be dropped instead."""
     dropped = frozenset(drop)
     for limit in _iter_limits(config, stack, num_layers):
         if dropped & limit.layers and not limit.permits(dropped):
@@ -74,7 +79,8 @@ def _iter_limits(config: Config, stack: Stack, layers: int) -> Iterator[Limit]:
 
 
 def _one_attention_layer(inner: Config, layers: int) -> Iterator[Limit]:
-    """transformers' cache takes its length from an attention layer."""
+    """transformers' cache takes its length from an attention layer, so models that also have linear attention or
+    convolutions must keep one attention layer. The last one is locked."""
     kinds = inner.get("layer_types") or inner.get("layers_block_type")
     if not isinstance(kinds, list) or len(kinds) != layers:
         return
@@ -88,7 +94,8 @@ def _one_attention_layer(inner: Config, layers: int) -> Iterator[Limit]:
 
 
 def _key_value_stores(inner: Config, layers: int) -> Iterator[Limit]:
-    """Gemma 3n and 4: the last layers reuse keys and values of the last layer of their kind before them."""
+    """Gemma 3n and 4: the last `num_kv_shared_layers` layers reuse the keys and values of the last layer of their kind
+    before them, which therefore stays."""
     shared, kinds = inner.get("num_kv_shared_layers"), inner.get("layer_types")
     if not isinstance(shared, int) or not 0 < shared < layers or not isinstance(kinds, list):
         return
@@ -97,7 +104,7 @@ def _key_value_stores(inner: Config, layers: int) -> Iterator[Limit]:
 
 
 def _last_layer_attends_fully(inner: Config, layers: int) -> Iterator[Limit]:
-    """Gemma 4's config makes the last layer attend fully, whatever its list says."""
+    """Gemma 4's config class makes the last layer one of full attention, whatever `layer_types` says."""
     kinds = inner.get("layer_types")
     if str(inner.get("model_type")).startswith("gemma4") and isinstance(kinds, list):
         yield Limit(
@@ -108,13 +115,15 @@ def _last_layer_attends_fully(inner: Config, layers: int) -> Iterator[Limit]:
 
 
 def _relative_position_bias(inner: Config, layers: int) -> Iterator[Limit]:
+    """T5's layer 0 holds the relative position bias that all layers use."""
     del layers
     if inner.get("model_type") in ("t5", "mt5", "longt5", "udop", "pix2struct_text_model"):
         yield Limit(frozenset({0}), "it holds the position bias that all layers use")
 
 
 def _cross_attention_groups(inner: Config, layers: int) -> Iterator[Limit]:
-    """IDEFICS puts a cross-attention block before every n-th layer."""
+    """IDEFICS puts a cross-attention block before every n-th layer, so whole groups of n layers go together with
+    theirs. Example: n = 2: layers 2 and 3 may be dropped together; layers 3 and 4 may not."""
     interval = inner.get("cross_layer_interval")
     if inner.get("model_type") != "idefics" or not isinstance(interval, int) or interval < 2:
         return
@@ -127,14 +136,15 @@ def _cross_attention_groups(inner: Config, layers: int) -> Iterator[Limit]:
 
 
 def _residual_blocks(inner: Config, layers: int) -> Iterator[Limit]:
-    """Inkling 2 begins a block of residuals at every n-th layer."""
+    """Inkling 2 begins a block of residuals at every n-th layer. None of its layers can be dropped."""
     size = inner.get("n_layers_per_attn_res_block")
     if isinstance(size, int) and size > 1:
         yield Limit(frozenset(range(layers)), f"residuals attend to each other across blocks of {size} layers")
 
 
 def _reused_sources(inner: Config, layers: int) -> Iterator[Limit]:
-    """Layers that take keys and values, or the indexer's choice of tokens, from an earlier layer."""
+    """A layer whose keys and values, or whose indexer's choice of tokens, a later layer reuses can be dropped only
+    together with all layers that reuse them."""
     sources = inner.get("kv_source_layers")
     if isinstance(sources, list) and len(sources) == layers:
         users = {layer: {i for i, source in enumerate(sources) if source == layer != i} for layer in range(layers)}
@@ -155,7 +165,8 @@ def _reused_sources(inner: Config, layers: int) -> Iterator[Limit]:
 
 
 def _ordinal_embeddings(inner: Config, layers: int) -> Iterator[Limit]:
-    """Qwen 4's per-layer embeddings are made for the first, second ... layer that has one."""
+    """Qwen 4's per-layer embeddings belong to the first, second, ... layer that has one. So of these layers only the
+    last ones can be dropped."""
     del layers
     ids = inner.get("ple_layer_ids")
     if isinstance(ids, list) and ids:
@@ -165,11 +176,12 @@ def _ordinal_embeddings(inner: Config, layers: int) -> Iterator[Limit]:
             gone = [layer in drop for layer in having]
             return gone == sorted(gone)
 
-        yield Limit(frozenset(having), "its embeddings are made for its place among the layers that have some", is_tail)
+        yield Limit(frozenset(having), "its embeddings are made for its rank among the layers that have some", is_tail)
 
 
 def _periods(inner: Config, layers: int) -> Iterator[Limit]:
-    """Kinds of layers that are said by a period and not by a list: every layer that stays keeps its place in it."""
+    """The kinds of layers are given by a period, not by a list: the new index of each kept layer must equal its old one
+    modulo the period. Example: period 2 of 8 layers: {2, 3} can be dropped, {2} cannot."""
     for field in ("attn_layer_period", "expert_layer_period", "moe_layer_interval", "layer_group_size"):
         period = inner.get(field)
         if isinstance(period, int) and period > 1:
@@ -178,14 +190,16 @@ def _periods(inner: Config, layers: int) -> Iterator[Limit]:
 
 
 def _scaled_by_number(inner: Config, layers: int) -> Iterator[Limit]:
-    """GPT-2's family can scale attention by a layer's number: only the last layers go without changing others'."""
+    """GPT-2's family can scale attention by the layer's index, so only the last layers can be dropped: all others keep
+    theirs."""
     if inner.get("scale_attn_by_inverse_layer_idx"):
         reason = "each layer's attention is scaled by its number"
         yield Limit(frozenset(range(layers)), reason, partial(_keep_residues, layers, layers))
 
 
 def _one_layer_up_to_the_last_sparse(inner: Config, layers: int) -> Iterator[Limit]:
-    """ERNIE 4.5: `moe_layer_end_index` names a layer, and -1 would mean all."""
+    """ERNIE 4.5: `moe_layer_end_index` is the last layer with experts. One layer up to it must stay, since the index
+    that would be left otherwise, -1, means the last layer of all."""
     end = inner.get("moe_layer_end_index")
     if isinstance(end, int) and 0 <= end < layers - 1:
         yield Limit(
@@ -200,32 +214,34 @@ def _all_gone(users: Drop, drop: Drop) -> bool:
 
 
 def _keep_residues(layers: int, period: int, drop: Drop) -> bool:
-    return all(place % period == layer % period for place, layer in enumerate(kept_layers(drop, layers)))
+    return all(index % period == layer % period for index, layer in enumerate(kept_layers(drop, layers)))
 
 
 def _injections(config: Config, layers: int) -> Iterator[Limit]:
-    """Granite 4 Vision adds features before some layers; two of them cannot enter at one place."""
+    """Granite 4 Vision adds features before some layers. Two of them cannot enter before the same layer, and each needs
+    a kept layer to enter before."""
     targets = [pair[1] for pair in config.get("deepstack_layer_map") or []] + list(
         config.get("spatial_target_layers") or []
     )
     if not targets:
         return
 
-    def have_places(drop: Drop) -> bool:
+    def stay_apart(drop: Drop) -> bool:
         kept = kept_layers(drop, layers)
-        places = [sum(other < layer for other in kept) for layer in targets]
-        return len(set(places)) == len(targets) and max(places) < len(kept)
+        positions = [sum(other < layer for other in kept) for layer in targets]
+        return len(set(positions)) == len(targets) and max(positions) < len(kept)
 
-    yield Limit(frozenset(targets), "image features are added before it", have_places)
+    yield Limit(frozenset(targets), "image features are added before it", stay_apart)
 
 
 def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
+    """Layers of the vision tower whose output is used, and those behind the last hidden state that is."""
     vision = config["vision_config"]
     for field, is_distinct in VISION_FEATURES.items():
-        taps = vision.get(field)
-        if isinstance(taps, list) and taps:
-            have_places = partial(_taps_have_places, taps, is_distinct, layers)
-            yield Limit(frozenset(taps), f"features are taken from it ({field})", have_places)
+        sources = vision.get(field)
+        if isinstance(sources, list) and sources:
+            permits = partial(_have_replacements, sources, is_distinct, layers)
+            yield Limit(frozenset(sources), f"features are taken from it ({field})", permits)
     states = [index for owner, field in iter_feature_fields(config) for index in as_list(owner[field])]
     inner_states = [index if index >= 0 else layers + 1 + index for index in states]
     if inner_states and max(inner_states) < layers:
@@ -238,6 +254,7 @@ def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
         )
 
 
-def _taps_have_places(taps: list[int], is_distinct: bool, layers: int, drop: Drop) -> bool:
-    moved = [move_output(layer, kept_layers(drop, layers)) for layer in taps]
-    return min(moved) >= 0 and (not is_distinct or len(set(moved)) == len(taps))
+def _have_replacements(sources: list[int], is_distinct: bool, layers: int, drop: Drop) -> bool:
+    """Whether there is a kept layer whose output replaces that of each of `sources`, if needed a different one each."""
+    moved = [move_output(layer, kept_layers(drop, layers)) for layer in sources]
+    return min(moved) >= 0 and (not is_distinct or len(set(moved)) == len(sources))

@@ -1,4 +1,4 @@
-"""The layers of a model in memory, found through transformers' own interfaces."""
+"""The layers of a model in memory: finding the list of them, and running the model with some of them bypassed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from interlace_cli.families.tensors import CROSS_ATTENTION, build_side_modules, 
 
 
 def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
-    """The list of layers of a stack, by the rule that finds it in a checkpoint's files: the numbered modules, as many
-    as the config says, on the right side of the model.
+    """The `nn.ModuleList` of a stack's layers, found by the rule that also finds their tensors in a checkpoint
+    (`tensors.find_layer_prefix`): the list that has as many modules as the config says, on the right side of the model.
 
-    Raises UnsupportedModelError where there is none.
+    Raises UnsupportedModelError if the model has no such list.
     """
     owner: Any = model
     stack = find_stack(owner.config.to_dict(), stack_name)
@@ -39,14 +39,14 @@ def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
 
 
 def find_prefix(model: nn.Module, layers: nn.ModuleList) -> str:
-    """The name of the list of layers inside the model."""
+    """The name of the list `layers` inside the model, such as `model.language_model.layers`."""
     return next(name for name, module in model.named_modules() if module is layers)
 
 
 @contextmanager
 def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) -> Iterator[None]:
-    """Lets the hidden state pass through these layers, and what goes with them, unchanged: what a checkpoint without
-    them has to compute."""
+    """Inside the context, the layers `drop` (dense indices) return their input unchanged, and their side modules add
+    nothing. The pruned checkpoint has to compute exactly this. The layers still run, so it saves no time."""
     owner: Any = model
     layers = find_layers(model, stack_name)
     kept = kept_layers(drop, len(layers))
@@ -69,8 +69,8 @@ def bypassed(model: nn.Module, drop: Sequence[int], stack_name: str = LANGUAGE) 
 
 
 def find_entangled(model: nn.Module, stack_name: str = LANGUAGE) -> frozenset[int]:
-    """The layers with which something goes that is computed in front of the layers: features that DeepStack adds, the
-    cross-attention of a group. Dropping one of them changes more than what comes behind it."""
+    """Indices of the layers that have a side module: features that DeepStack adds, a group's cross-attention. As these
+    are computed before the first layer, dropping such a layer changes more than what comes after it."""
     owner: Any = model
     layers = range(len(find_layers(model, stack_name)))
     stack = find_stack(owner.config.to_dict(), stack_name)
@@ -83,7 +83,8 @@ def find_entangled(model: nn.Module, stack_name: str = LANGUAGE) -> frozenset[in
 
 
 def get_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """The hidden state among the arguments that a layer is called with."""
+    """The hidden state [B, T, H] among the arguments of a layer's call. Raises UnsupportedModelError if there is
+    none."""
     hidden = args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
     if not isinstance(hidden, torch.Tensor):
         raise UnsupportedModelError("the layers of this model do not say which of their inputs is the hidden state.")
@@ -97,13 +98,13 @@ def _pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ou
 
 
 def _add_nothing(merger: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """The features that DeepStack would add."""
+    """Zeros instead of the features that DeepStack would add."""
     del merger, args, kwargs
     return torch.zeros_like(output)
 
 
 def find_image_token(model: nn.Module) -> int | None:
-    """The id of the token that stands for an image feature."""
+    """The id of the token that stands for an image feature in `input_ids`; None if the config names none."""
     config: Any = model.config
     for field in ("image_token_id", "image_token_index"):
         token = getattr(config, field, None)

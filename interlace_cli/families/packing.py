@@ -1,9 +1,9 @@
-"""Rows that hold several samples end to end: their positions, an attention that stays inside each sample, and whether a
-model can be given such rows at all.
+"""Packed rows, which hold several samples end to end: their position ids, and an attention that stays inside each
+sample.
 
-transformers tells samples apart by positions that begin anew. With its own sdpa that makes a mask over all pairs of
-tokens of the row; `segments` computes only the blocks of that mask that are not empty, as flash-attn's varlen kernels
-do on GPUs that have them. It goes through transformers' AttentionInterface.
+transformers recognises the samples of a packed row by position ids that start again at 0. Its own sdpa attention then
+builds a mask over all pairs of tokens of the row. `segments` computes only the blocks of that mask that are not empty,
+as flash-attn's varlen kernels do on GPUs. It is registered through transformers' AttentionInterface.
 
 Shape legend: N tokens of a row, A query heads, D head dimension; R rows of position ids (1, or 4 for M-RoPE).
 """
@@ -21,18 +21,20 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 Inputs = dict[str, Tensor]
 SEGMENTS = "interlace_segments"
+"""The value of `attn_implementation` that selects this attention."""
 _UNKNOWN = ("sliding_window", "softcap", "s_aux", "cache", "head_mask")
-"""Arguments of an attention that this one does not understand, unless they are None."""
+"""Arguments of attention functions that this one does not implement; it accepts them only as None."""
 _cuts: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Position ids -> what `_find_cuts` found in them, so that it is computed once for all layers."""
 
 
 class SegmentsError(Exception):
-    """This attention is not plain causal attention inside each sample."""
+    """Raised when a model asks `attend_segments` for anything but plain causal attention inside each sample."""
 
 
 def find_positions(model: nn.Module) -> Callable[[Inputs], Tensor]:
-    """What makes the position ids [R, 1, T] of one sample: the model's own rule where it has one (M-RoPE), with the
-    text positions in front, else 0 ... T-1."""
+    """A function from the inputs of one sample to its position ids [R, 1, T]. If the model has a rule of its own
+    (`get_rope_index`, M-RoPE), R = 4: text positions, then time, height and width. Else R = 1: 0 ... T-1."""
     rule: Any = next((module.get_rope_index for module in model.modules() if hasattr(module, "get_rope_index")), None)
     if rule is None:
         return lambda inputs: torch.arange(inputs["input_ids"].shape[1])[None, None]
@@ -47,7 +49,7 @@ def find_positions(model: nn.Module) -> Callable[[Inputs], Tensor]:
 
 
 def register_segments() -> None:
-    """Makes `attn_implementation="interlace_segments"` known to transformers."""
+    """Registers `attend_segments` in transformers as `attn_implementation="interlace_segments"`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(SEGMENTS, attend_segments)
@@ -67,13 +69,14 @@ def attend_segments(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sample of one row: `query` [1, A, N, D] -> [1, N, A, D].
 
-    A sample begins where `position_ids` [1, N] is 0. Raises SegmentsError for any other kind of attention.
+    A sample begins where `position_ids` [1, N] is 0. The signature is that of transformers' attention functions. Raises
+    SegmentsError if the model asks for any other kind of attention (a mask, a sliding window, a batch of rows).
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     strange = [name for name in _UNKNOWN if more.get(name) is not None]
     if strange or attention_mask is not None or position_ids is None or not causal or len(query) != 1:
         raise SegmentsError(f"{type(module).__name__} attends in a way of its own: {', '.join(strange) or 'masked'}.")
-    # Neighbours of one length are one batch. The cuts are wanted on the host, once for all layers.
+    # Neighbouring samples of equal length are one batch.
     outputs = []
     for start, count, length in _find_cuts(position_ids):
         stop = start + count * length
@@ -98,7 +101,8 @@ def _split_samples(tensor_AND: Tensor, count: int) -> Tensor:
 
 
 def _find_cuts(position_ids_1N: Tensor) -> list[tuple[int, int, int]]:
-    """Runs of neighbours of one length: where the first begins, how many, how long."""
+    """Runs of neighbouring samples of equal length, as `(start of the first, number of samples, tokens in each)`.
+    Example: positions 0 1 2 0 1 2 0 1 -> [(0, 2, 3), (6, 1, 2)]. Waits for the device, hence the cache."""
     found: list[tuple[int, int, int]] | None = _cuts.get(position_ids_1N)  # type: ignore[no-untyped-call]
     if found is None:
         starts = (position_ids_1N[0] == 0).nonzero()[:, 0].tolist()

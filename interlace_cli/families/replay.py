@@ -1,8 +1,11 @@
-"""Running a model on from the middle: from any layer on, with any layers dropped, on inputs it has seen before.
+"""Running a model from any layer on, with any layers dropped, on a batch that it has seen before.
 
-What a model computes in front of its first layer (embeddings, the vision tower, rotary tables) is the same whichever
-layers are dropped; so are the layers in front of the first one that is. Both are computed once for a batch and put in
-place of themselves afterwards. All else, masks and whatever a model adds between layers, is the model's own code.
+What a model computes before its first layer (embeddings, the vision tower, rotary tables) does not depend on which
+layers are dropped; nor do the layers before the first dropped one. Both are computed once for a batch, recorded, and
+returned from the recording afterwards. Everything else, such as masks and what a model adds between layers, is computed
+by the model's own code.
+
+Shape legend: B samples, T tokens, H hidden size.
 """
 
 from __future__ import annotations
@@ -20,25 +23,26 @@ from interlace_cli.families.modules import find_prefix, get_hidden
 
 Inputs = dict[str, Tensor]
 Keep = Callable[[int, Tensor], None]
-"""Called with every layer that is run: its index, and the hidden state [B, T, H] that enters it."""
+"""Callback for every layer that is run: its index, and the hidden state [B, T, H] that enters it."""
 
 
 class Stop(Exception):  # noqa: N818 - not an error
-    """Raised in front of a layer, where the rest of the forward is of no use."""
+    """Ends a forward early: raised before a layer, once the rest of the forward is not needed."""
 
 
 @dataclass
 class Recording:
-    """A batch, and what the model's parts in front of the layers made of it, in the order of their calls."""
+    """A batch: its `inputs`, and in `before` what each module outside the layers returned, in the order of its
+    calls."""
 
     inputs: Inputs
     before: dict[nn.Module, list[Any]] = field(default_factory=dict)
 
 
 class Replay:
-    """A model whose layers can be run from the middle. `layer_runs` counts how many times a layer was run on a batch.
+    """A model whose forward can start at any layer. `layer_runs` counts layers that were run, over all batches.
 
-    Use inside `with replay:`; on leaving, the model is as it was.
+    Use inside `with replay:`, which replaces the modules' `forward`; on leaving, the model is as it was.
     """
 
     def __init__(self, model: nn.Module, layers: nn.ModuleList) -> None:
@@ -72,8 +76,9 @@ class Replay:
     def record(
         self, inputs: Inputs, drop: Collection[int] = (), keep: Keep | None = None, stop: int | None = None
     ) -> tuple[Recording, Any]:
-        """The forward from the beginning, with `drop` left out. Returns what `run` goes on from, and what `run` would
-        return."""
+        """A whole forward without the layers `drop`. Returns the recording that `run` needs, and what `run` would
+        return: the model's outputs, or the hidden state [B, T, H] before layer `stop`. `keep` is called for each
+        layer."""
         recording = Recording(inputs)
         with self._set(recording, False, 0, None, drop, keep, stop):
             try:
@@ -90,8 +95,9 @@ class Replay:
         keep: Keep | None = None,
         stop: int | None = None,
     ) -> Any:
-        """The forward from layer `start` on, which `hidden` [B, T, H] enters. In front of layer `stop` it ends, if one
-        is named (`len(layers)` is behind the last), and returns what would enter it; else the model's outputs."""
+        """The forward from layer `start` on, without the layers `drop`; `hidden` [B, T, H] enters layer `start`.
+        Returns the model's outputs, or, if `stop` is given, the hidden state [B, T, H] that would enter layer `stop`
+        (`len(layers)` is after the last one). `keep` is called for each layer that is run."""
         with self._set(recording, True, start, hidden, drop, keep, stop):
             try:
                 return self.model(**recording.inputs)
@@ -118,12 +124,12 @@ class Replay:
             self._recording, self._hidden, self._keep = None, None, None
 
     def _patch(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        # torch has hooks around a forward but none that can do without it; an attribute of the instance can.
+        # A torch hook cannot skip the forward that it belongs to; an attribute of the instance replaces it.
         self._patched.append((module, vars(module).get("forward")))
         module.forward = forward
 
     def _iter_parts(self) -> Iterator[nn.Module]:
-        """The outermost modules that do not hold the layers."""
+        """The outermost modules that do not contain the layers: embeddings, vision tower, rotary tables, head."""
         prefix = find_prefix(self.model, self.layers)
         around = {prefix[:end] for end in range(len(prefix) + 1) if end in (0, len(prefix)) or prefix[end] == "."}
         for name, module in self.model.named_modules():
@@ -139,8 +145,8 @@ class Replay:
             # A copy: some models fill in the fields of what a part has returned.
             recording.before.setdefault(module, []).append(copy(made))
             return made
-        place = self._calls[module] = self._calls.get(module, -1) + 1
-        return copy(recording.before[module][place])
+        call = self._calls[module] = self._calls.get(module, -1) + 1
+        return copy(recording.before[module][call])
 
     def _call_layer(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._seen_layers = True
@@ -166,7 +172,7 @@ class Replay:
         return output
 
     def _pass_on(self, index: int, hidden: Tensor) -> Any:
-        """The hidden state in the shape in which this layer returns it."""
+        """The hidden state as this layer returns it: alone, or as the first entry of a tuple."""
         width = self._widths.get(index, 0)
         return (hidden, *[None] * (width - 1)) if width else hidden
 
@@ -188,8 +194,9 @@ def _put_hidden(
 
 
 def can_replay(model: nn.Module, layers: nn.ModuleList, inputs: Inputs) -> bool:
-    """Whether the model, run on from the middle, computes what it computes as a whole: not where later layers take
-    more from earlier ones than the hidden state (keys and values that are shared, say)."""
+    """Whether a forward from the middle layer on gives the logits of the whole forward (relative and absolute tolerance
+    1e-4). It does not if later layers take more from earlier ones than the hidden state, such as shared keys and
+    values."""
     stream: dict[int, Tensor] = {}
     with torch.inference_mode(), Replay(model, layers) as replay:
         recording, whole = replay.record(inputs, keep=stream.__setitem__)
@@ -198,7 +205,7 @@ def can_replay(model: nn.Module, layers: nn.ModuleList, inputs: Inputs) -> bool:
             again = replay.run(recording, middle, stream[middle])
         except torch.OutOfMemoryError:
             raise
-        # What later layers miss of earlier ones: Gemma 4 looks for shared keys and values in a dict.
+        # What models raise when a later layer misses something of an earlier one (Gemma 4: shared keys in a dict).
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
             return False
     return torch.allclose(whole.logits, again.logits, rtol=1e-4, atol=1e-4)

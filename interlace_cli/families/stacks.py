@@ -1,7 +1,7 @@
 """The stacks of layers that a model has, and where its config describes each. Pure functions over `config.json`.
 
-A stack is one list of layers that can be cut: the language model's, the vision tower's, an encoder's. A config
-describes it in one object, and says in one field of it how many layers there are.
+A stack is one list of layers that can be pruned: the language model's, the vision tower's, an encoder's. The config
+describes it in one object (`text_config`, `vision_config`, ...), one field of which is the number of layers.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ Config = dict[str, Any]
 
 LANGUAGE = "language"
 STACKS = (LANGUAGE, "vision", "text", "decoder", "encoder")
+"""What `--stack` takes."""
 COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "layers", "depth")
-"""Names of the field that counts layers. Where one object describes an encoder and a decoder, DECODER_COUNTS are the
-decoder's and ENCODER_COUNTS the encoder's (BART's `num_hidden_layers` is the encoder's)."""
+"""Names of the field that holds the number of layers. To add such a config field of an architecture, add it here. If
+one object describes both an encoder and a decoder, DECODER_COUNTS and ENCODER_COUNTS are used instead (BART's
+`num_hidden_layers` is the encoder's)."""
 DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
 ENCODER_COUNTS = ("encoder_layers", "num_layers")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """`path` leads from the config to the object that describes the stack, `count_field` is the field of it that
-    counts layers (None where it leaves that to its class), `is_half` tells a half of an encoder-decoder."""
+    """Where the config describes a stack. `path`: keys from the whole config to the object that describes it.
+    `count_field`: the field of that object that holds the number of layers, and `num_layers` its value; both are None
+    if config.json leaves the number to transformers' config class. `is_half`: whether the stack is the encoder or the
+    decoder of an encoder-decoder model."""
 
     name: str
     path: tuple[str, ...]
@@ -34,15 +38,15 @@ class Stack:
     is_half: bool = False
 
     def describe_in(self, config: Config) -> Config:
-        """The object of `config` that describes the stack."""
+        """The object inside `config` that describes the stack (no copy)."""
         for key in self.path:
             config = config[key]
         return config
 
 
 def find_stack(config: Config, name: str = LANGUAGE) -> Stack:
-    """The stack called `name`. Raises UsageError for a name that no stack has, and UnsupportedModelError, which names
-    those there are, if the model has none of it."""
+    """The stack called `name`. Raises UsageError if `name` is not in STACKS, and UnsupportedModelError, which lists the
+    model's stacks, if the model has no such stack."""
     if name not in _FINDERS:
         raise UsageError(f"--stack does not take {name!r}.", f"It takes {', '.join(STACKS)}.")
     stack = _FINDERS[name](config)
@@ -56,7 +60,8 @@ def find_stack(config: Config, name: str = LANGUAGE) -> Stack:
 
 
 def text_path(config: Config) -> tuple[str, ...]:
-    """Where the language model is described: in `text_config`, in `decoder`, or in the config itself."""
+    """Keys from the config to the object that describes the language model: `text_config`, `decoder`, or none if the
+    config itself describes it."""
     for key in ("text_config", "decoder"):
         if isinstance(config.get(key), dict):
             return (key,)
@@ -69,7 +74,7 @@ def _find_language(config: Config) -> Stack | None:
 
 
 def _find_text(config: Config) -> Stack | None:
-    """The text side of a model, whatever it is; it has to be described in an object of its own."""
+    """The text side of a model under the name `text`: its language model, or the text tower of a CLIP."""
     found = _find_language(config)
     return Stack("text", found.path, found.count_field, found.num_layers, found.is_half) if found else None
 

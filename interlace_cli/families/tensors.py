@@ -1,4 +1,13 @@
-"""Which tensors belong to which layer, found from the names themselves, and what each is called after a drop."""
+"""Which tensors belong to which layer, and what each tensor is called after a drop. Both follow from the tensors'
+names, so no table of architectures is needed.
+
+Example: layer 1 of 3 is dropped.
+
+    model.language_model.layers.0.mlp.up_proj.weight    stays as it is
+    model.language_model.layers.1.mlp.up_proj.weight    is left out
+    model.language_model.layers.2.mlp.up_proj.weight    becomes model.language_model.layers.1.mlp.up_proj.weight
+    lm_head.weight                                      stays as it is
+"""
 
 from __future__ import annotations
 
@@ -10,37 +19,54 @@ from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.stacks import Config, Stack
 
 DEEPSTACK = ("merger_list", "deepstack_mergers")
-"""`deepstack_merger_list` in Qwen3-VL, `merger_list` in Qwen3-Omni, `deepstack_mergers` in Granite Docling."""
+"""Endings of the names of DeepStack's side modules: `deepstack_merger_list` in Qwen3-VL, `merger_list` in Qwen3-Omni,
+`deepstack_mergers` in Granite Docling."""
 CROSS_ATTENTION = "gated_cross_attn_layers"
+"""Name of IDEFICS' side modules, one for each group of layers."""
 TOWERS = """
     vision visual image img audio speech vq vqmodel sam qformer perceiver resampler projector projectors merger
     connector aligner mm talker token2wav code2wav vit
 """
-"""Words in the names of what stands beside the language model."""
+"""Words in the names of modules beside the language model. To add a tower or projector of an architecture, add its word
+here."""
 MOST_DIGITS = 6
+"""A part of a name with more digits than this is no layer number."""
 COLUMNS, ROWS = "columns", "rows"
 STACKED = {"embed_tokens_per_layer.weight": COLUMNS, "per_layer_model_projection.weight": ROWS}
-"""Tensors that hold a slice for each layer side by side: embeddings [V, L x p] in columns, projections [L x p, H] in
-rows (Gemma 3n and 4)."""
+"""Ending of a tensor's name -> where it holds one slice for each layer, side by side: embeddings [V, L x p] in columns,
+projections [L x p, H] in rows, p rows or columns for each of L layers (Gemma 3n and 4)."""
 
 
 def find_numbered_groups(names: Iterable[str]) -> dict[str, set[int]]:
-    """Prefix -> the numbers under it: `model.layers.3.mlp.up_proj.weight` is numbered under `model.layers`. A group
-    inside another (experts) is left out."""
+    """Prefix -> the numbers that follow it in the names. Only the first number in a name counts, so that experts inside
+    a layer form no group of their own.
+
+    Example: `model.layers.0.mlp.experts.5.weight` and `model.layers.1.norm.weight` -> {"model.layers": {0, 1}}.
+    """
     numbers: dict[str, set[int]] = defaultdict(set)
     for name in names:
         parts = name.split(".")
-        place = next((i for i, part in enumerate(parts) if _is_number(part)), None)
-        if place is not None:
-            numbers[".".join(parts[:place])].add(int(parts[place]))
+        index = next((i for i, part in enumerate(parts) if _is_number(part)), None)
+        if index is not None:
+            numbers[".".join(parts[:index])].add(int(parts[index]))
     return dict(numbers)
 
 
 def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, extra: int = 0) -> str | None:
-    """What the stack's layers are numbered under, from the tensors' names and sizes in bytes; None if nothing fits.
+    """The part of the tensors' names before the number of the stack's layers; None if nothing fits. `sizes` leads from
+    tensor names to sizes in bytes.
 
-    A group fits if it has a member for each layer, or `extra` more (layers for multi-token prediction, which lie behind
-    the others). Of several, the right side of the model decides, then the half of an encoder-decoder, then the size.
+    A prefix fits if the numbers after it are 0 ... num_layers - 1, or `extra` more (layers for multi-token prediction,
+    which come after the others). Side modules never do. If several fit, those on the wrong side of the model (vision
+    tower or language model) are left out, then those of the other half of an encoder-decoder. Of the rest, the one with
+    the most bytes wins.
+
+    Example, with 2 language layers:
+
+        model.visual.blocks.0.attn.qkv.weight               a tower's
+        model.visual.blocks.1.attn.qkv.weight
+        model.language_model.layers.0.mlp.up_proj.weight
+        model.language_model.layers.1.mlp.up_proj.weight    -> "model.language_model.layers"
     """
     groups = find_numbered_groups(sizes)
     layers = set(range(num_layers))
@@ -58,12 +84,14 @@ def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, e
 
 
 def is_tower(prefix: str) -> bool:
-    """Whether a name is one beside the language model: a vision or audio tower, a projector."""
+    """Whether a name belongs to something beside the language model (a vision or audio tower, a projector): one of its
+    words is in TOWERS. Example: `model.visual.blocks` does, `model.language_model.layers` does not."""
     return not set(TOWERS.split()).isdisjoint(re.findall(r"[A-Za-z0-9]+", prefix))
 
 
 def layer_of(name: str, prefix: str) -> int | None:
-    """The layer that a tensor belongs to, or None if it is outside the group `prefix`."""
+    """The index of the layer that a tensor belongs to; None if it is not under `prefix`. Example:
+    `model.layers.3.norm.weight` with prefix `model.layers` -> 3."""
     if not name.startswith(prefix + "."):
         return None
     number = name[len(prefix) + 1 :].split(".", 1)[0]
@@ -71,21 +99,27 @@ def layer_of(name: str, prefix: str) -> int | None:
 
 
 def _is_number(part: str) -> bool:
-    """What counts layers, or experts: not every text of digits."""
+    """Whether this part of a name is the number of a layer or an expert: one to MOST_DIGITS ASCII digits."""
     return part.isascii() and part.isdecimal() and len(part) <= MOST_DIGITS
 
 
 def build_numbering(kept: Sequence[int], num_layers: int, extra: int = 0) -> dict[int, int]:
-    """Old number -> new one, of layers that stay and of those for multi-token prediction behind them."""
-    behind = range(num_layers, num_layers + extra)
-    return {layer: place for place, layer in enumerate([*kept, *behind])}
+    """Old layer index -> new one, for the `kept` layers and for the `extra` ones (multi-token prediction) after them,
+    which all stay. Example: kept [0, 2] of 3 layers, 1 extra -> {0: 0, 2: 1, 3: 2}."""
+    after = range(num_layers, num_layers + extra)
+    return {layer: index for index, layer in enumerate([*kept, *after])}
 
 
 def build_side_modules(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> dict[str, dict[int, int]]:
-    """Lists of modules that go with the layers: last part of their prefix -> numbering.
+    """Side modules are lists of modules beside the layer list that have one entry for each layer, or for each group of
+    layers. An entry is dropped together with its layer, so that the pruned model is the dense one with the layer and
+    what its side module adds bypassed. Returns: ending of the list's name -> old index -> new one.
 
-    A DeepStack merger goes with the layer after which it added its features, IDEFICS' cross-attention with its group,
-    so that what is left computes the model with those layers and their additions bypassed.
+    DeepStack's merger k belongs to layer k, which its features are added after; there are fewer mergers than layers.
+    IDEFICS has one cross-attention for each group of `cross_layer_interval` layers.
+
+    Example: kept [0, 2, 3] of 4 layers. DeepStack: {"merger_list": {0: 0, 2: 1, 3: 2}, ...}: merger 1 goes with layer
+    1. IDEFICS with interval 2 and kept [0, 1]: {"gated_cross_attn_layers": {0: 0}}: the second group is gone.
     """
     if stack.name == "vision":
         return {}
@@ -94,19 +128,24 @@ def build_side_modules(config: Config, stack: Stack, kept: Sequence[int], num_la
     interval = config.get("cross_layer_interval")
     if isinstance(interval, int):
         groups = sorted({layer // interval for layer in kept})
-        side_modules[CROSS_ATTENTION] = {group: place for place, group in enumerate(groups)}
+        side_modules[CROSS_ATTENTION] = {group: index for index, group in enumerate(groups)}
     return side_modules
 
 
 def build_renaming(
     names: Iterable[str], prefix: str, numbering: Mapping[int, int], side_modules: Mapping[str, Mapping[int, int]]
 ) -> dict[str, str]:
-    """Old name -> new name of each tensor that stays; layers are numbered anew from 0."""
+    """Old name -> new name of each tensor that stays. Names under `prefix` get the layer index of `numbering`, those of
+    side modules that of `side_modules`; tensors of an index that is missing there are left out.
+
+    Example: prefix `model.layers`, numbering {0: 0, 2: 1}: `model.layers.2.norm.weight` ->
+    `model.layers.1.norm.weight`, `model.layers.1.norm.weight` has no entry, `lm_head.weight` -> `lm_head.weight`.
+    """
     renaming = {}
     for name in names:
         group, numbers = prefix, numbering
         if layer_of(name, prefix) is None:
-            found = next(((p, c) for c in side_modules if (p := _side_module_prefix(name, c))), None)
+            found = next(((p, ending) for ending in side_modules if (p := _find_side_prefix(name, ending))), None)
             if found is None:
                 renaming[name] = name
                 continue
@@ -120,10 +159,11 @@ def build_renaming(
 
 
 def find_stacked(names: Iterable[str]) -> dict[str, str]:
-    """Name -> COLUMNS or ROWS of the tensors that hold a slice for each layer."""
+    """Tensor name -> COLUMNS or ROWS, for the tensors that hold a slice for each layer (STACKED)."""
     return {name: axis for name in names for suffix, axis in STACKED.items() if name.endswith(suffix)}
 
 
-def _side_module_prefix(name: str, companion: str) -> str | None:
-    head, found, _ = name.partition(companion + ".")
-    return head + companion if found else None
+def _find_side_prefix(name: str, ending: str) -> str | None:
+    """`model.visual.deepstack_merger_list` for `model.visual.deepstack_merger_list.0.norm.weight` and `merger_list`."""
+    head, found, _ = name.partition(ending + ".")
+    return head + ending if found else None

@@ -1,6 +1,6 @@
-"""Whether a config's fields have the types that the rules of this package take them for. Pure, over `config.json`.
+"""Checks that the config fields which this package reads have the types that it expects. Pure, over `config.json`.
 
-Only what a rule would stumble over is looked at: what no rule reads is transformers' matter.
+Fields that no rule of this package reads are not checked: transformers does that.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from interlace_cli.families.feature_layers import FEATURE_LAYERS, VISION_FEATURE
 from interlace_cli.families.stacks import COUNTS, DECODER_COUNTS, ENCODER_COUNTS, Config
 
 MOST_LAYERS = 4096
+"""The largest number of layers that a config may claim."""
 MOST_DEPTH = 48
-"""Of objects and lists in each other."""
+"""The deepest nesting of objects and lists that is read."""
 _COUNTED = {*COUNTS, *DECODER_COUNTS, *ENCODER_COUNTS}
 _NAMES = ("layer_types", "layers_block_type", "indexer_types")
 _INDICES = (*INDEX_LISTS, *ONE_BASED_INDEX_LISTS, *VISION_FEATURES, "kv_source_layers", "spatial_target_layers")
 
 
 def check_fields(config: Config, source: str) -> None:
-    """Raises CheckpointError that names `source`, the field, and what is needed."""
+    """Raises CheckpointError for the first field of the wrong type. Its message names `source` (the file), the field,
+    its value, and what it has to be."""
     for path, name, value in _walk(config, "", 0):
         if value is None:
             continue
@@ -34,7 +36,8 @@ def check_fields(config: Config, source: str) -> None:
 
 
 def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
-    """Path, name and value of every field of every object."""
+    """`(path, name, value)` of every field of every object, outermost first. A depth above MOST_DEPTH is yielded as a
+    field `depth` with an empty path."""
     if depth > MOST_DEPTH:
         yield "", "depth", depth
     elif isinstance(value, dict):
@@ -60,7 +63,8 @@ def _are_names(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    """Fields of these names that are no numbers count something else (a ResNet's blocks, say)."""
+    """Whether this is a number of layers in range. A field of such a name that holds no number (a ResNet's list of
+    blocks) counts something else, and passes."""
     return not _is_integer(value) or 0 <= value <= MOST_LAYERS
 
 
@@ -91,6 +95,7 @@ def _shorten(value: Any) -> str:
 
 _FIX = "Fetch the file again."
 Rule = tuple[tuple[str, ...] | set[str], Callable[[Any], bool], str]
+"""Names of fields, whether a value is right for them, and the end of the error message "... has to be"."""
 _RULES: tuple[Rule, ...] = (
     (_COUNTED, _is_count, f"a number of layers from 0 to {MOST_LAYERS}"),
     (("num_nextn_predict_layers",), _is_amount, f"a number of layers from 0 to {MOST_LAYERS}"),
