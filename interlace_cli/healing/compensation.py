@@ -1,12 +1,15 @@
-"""Compensation without training: a linear map that does what it can of the work of dropped layers, folded into a weight
-in front of the gap, so that the checkpoint keeps its plain architecture (Shopkhoev et al. 2025, "ReplaceMe", arXiv
+"""Compensation without training: a linear map that imitates the dropped layers is folded into a weight of the layer in
+front of the gap, so that the checkpoint keeps its plain architecture (Shopkhoev et al. 2025, "ReplaceMe", arXiv
 2505.02819, section 3: T = argmin |M T + Y - X|^2, folded into the down projection).
 
-In front of a gap, a layer leaves Y + M: M is what its last linear map makes of m, M = m W' (+ bias), and Y the rest. T
-solves the ridge regression of X - Y on M, where X is the dense model's hidden state behind the gap; the penalty pulls T
-towards the identity, which is no compensation at all, and is as strong as serves the loss of a quarter of the batches
-best, which the fit has not seen; where none does, the layer stays as it is. Then W becomes T' W. Gaps are closed from
-the front to the back, each on what the ones before it have left, so that later ones also make up for earlier errors.
+The output of the layer in front of a gap is Y + M. M = m W' (+ bias) is the output of its last linear map for the input
+m, and Y is the rest. X is the dense model's hidden state behind the gap. T solves the ridge regression of X - Y on M.
+The penalty pulls T towards the identity, which means no compensation. Every fourth batch is held out from the fit; of
+the penalties in RIDGES, the one with the lowest loss on these batches is taken. If none lowers the loss, the layer is
+left as it is. Else W becomes T' W.
+
+Gaps are closed from front to back. Each regression runs on the states that the earlier ones have produced, so that
+later gaps also correct earlier errors.
 
 Shape legend: B samples, T tokens, N tokens that are not padding, H hidden size, I inputs of the linear map.
 """
@@ -25,14 +28,15 @@ from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.replay import Inputs, Recording, Replay
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Penalties to choose from, relative to the mean of the diagonal of M'M."""
+"""Ridge penalties to choose from, relative to the mean of the diagonal of M'M."""
 UNSEEN = 4
-"""Every fourth batch is kept from the fit to choose the penalty by."""
+"""Every fourth batch is held out from the fit, to choose the penalty by."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Dropped layers `first ... last`, and the layer in front of them, which is compensated."""
+    """A run of dropped layers `first ... last`, and the layer `front` before them, which is compensated. Dense
+    indices."""
 
     front: int
     first: int
@@ -40,7 +44,8 @@ class Gap:
 
 
 def find_gaps(drop: Sequence[int]) -> list[Gap]:
-    """Runs of dropped layers, front to back; a run that begins with layer 0 has no layer in front of it."""
+    """Runs of dropped layers, front to back. A run that begins with layer 0 has no layer in front of it and is left
+    out. Example: [5, 2, 3] -> Gap(1, 2, 3), Gap(4, 5, 5)."""
     gaps: list[Gap] = []
     for layer in sorted(drop):
         if gaps and layer == gaps[-1].last + 1:
@@ -54,11 +59,11 @@ def find_gaps(drop: Sequence[int]) -> list[Gap]:
 def compensate(
     model: nn.Module, layers: nn.ModuleList, drop: Sequence[int], batches: Sequence[Inputs], advance: Advance
 ) -> list[int]:
-    """Changes the last linear map of layers in front of a gap, in place, and says which layers these are: those where
-    that lowers the loss of the unseen batches.
+    """Changes, in place, the last linear map of each layer in front of a gap where that lowers the loss of the held-out
+    batches. Returns the dense indices of the changed layers.
 
-    `batches` have `attention_mask`, and `labels` of the logits they ask for. Raises UnsupportedModelError where a layer
-    does not end by adding what a linear map makes to the rest.
+    `batches` need an `attention_mask`, and `labels` [B, K] for the logits that they ask for. Raises
+    UnsupportedModelError if the output of a layer in front of a gap is not a sum of a linear map's output and a rest.
     """
     gaps = find_gaps(drop)
     changed = []
@@ -72,10 +77,11 @@ def compensate(
 
 
 class _State:
-    """How far the gaps are closed: both models' hidden states [B, T, H] in front of layer `place`, for each batch."""
+    """How far the gaps are closed: for each batch, the hidden states [B, T, H] in front of layer `index` in the dense
+    model (`dense`) and in the pruned one (`short`)."""
 
     def __init__(self, replay: Replay, batches: Sequence[Inputs], drop: Sequence[int]) -> None:
-        self.replay, self.drop, self.place = replay, drop, 0
+        self.replay, self.drop, self.index = replay, drop, 0
         self.labels = [batch["labels"] for batch in batches]
         self.recordings: list[Recording] = []
         self.dense: list[Tensor] = []
@@ -89,11 +95,11 @@ class _State:
         self.unseen = [i for i in range(len(batches)) if i % UNSEEN == UNSEEN - 1] or [last]
 
     def close(self, gap: Gap) -> bool:
-        """Whether the layer in front of the gap was changed for it."""
+        """Compensates the gap, and moves all states behind it. Returns whether the layer in front of it was changed."""
         replay, behind = self.replay, gap.last + 1
         for i, recording in enumerate(self.recordings):
-            self.dense[i] = replay.run(recording, self.place, self.dense[i], stop=behind)
-            self.short[i] = replay.run(recording, self.place, self.short[i], self.drop, stop=gap.front)
+            self.dense[i] = replay.run(recording, self.index, self.dense[i], stop=behind)
+            self.short[i] = replay.run(recording, self.index, self.short[i], self.drop, stop=gap.front)
         linear = _find_last_linear(replay, self.recordings[0], gap.front, self.short[0])
         seen, unseen = self._sum(gap, linear)
         original = [parameter.clone() for parameter in linear.parameters()]
@@ -106,7 +112,7 @@ class _State:
         _fold(linear, original, eye if best is None else (seen + unseen).solve(best))
         for i, recording in enumerate(self.recordings):
             self.short[i] = replay.run(recording, gap.front, self.short[i], self.drop, stop=behind)
-        self.place = behind
+        self.index = behind
         return best is not None
 
     def _sum(self, gap: Gap, linear: nn.Linear) -> tuple[_Sums, _Sums]:
@@ -120,7 +126,8 @@ class _State:
         return seen, unseen
 
     def _measure(self, front: int) -> float:
-        """The loss of the unseen batches without the dropped layers, from layer `front` on."""
+        """Cross-entropy without the dropped layers, summed over the labels of the held-out batches. Layers before
+        `front` are not run again."""
         total = 0.0
         for i in self.unseen:
             outputs = self.replay.run(self.recordings[i], front, self.short[i], self.drop)
@@ -137,13 +144,13 @@ class _Sums:
 
     @classmethod
     def begin(cls, width: int, device: torch.device) -> _Sums:
-        """Nothing yet."""
+        """Sums of no token: zeros."""
         gram, target = (torch.zeros(width, width, dtype=torch.float64, device=device) for _ in range(2))
         return cls(gram, target)
 
     def add(self, made_NH: Tensor, wanted_NH: Tensor, scale_N: Tensor) -> None:
-        """Tokens count by their relative error, not by the size of their hidden state, which for a few is a hundred
-        times that of the others."""
+        """Adds N tokens: `made_NH` is M, `wanted_NH` is X - Y. Both are divided by `scale_N`, the norm of X, so that a
+        token counts by its relative error: the norms of a few tokens are a hundred times those of the others."""
         made, wanted = (value.double() / scale_N.double()[:, None] for value in (made_NH, wanted_NH))
         self.gram += made.T @ made
         self.target += made.T @ wanted
@@ -152,7 +159,7 @@ class _Sums:
         return _Sums(self.gram + other.gram, self.target + other.target)
 
     def solve(self, ridge: float) -> Tensor:
-        """T [H, H]."""
+        """The map T [H, H], for a penalty `ridge` relative to the mean of the diagonal of M'M."""
         eye = torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
         weight = ridge * self.gram.diagonal().mean()
         return torch.linalg.solve(self.gram + weight * eye, self.target + weight * eye)
@@ -161,7 +168,7 @@ class _Sums:
 def _run_layer(
     replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor, linear: nn.Linear
 ) -> tuple[Tensor, Tensor]:
-    """What leaves the layer, and what its linear map made; both [B, T, H]."""
+    """The output of the layer, and the output of its linear map `linear`; both [B, T, H]."""
     made: list[Tensor] = []
     handle = linear.register_forward_hook(lambda module, args, output: made.append(output))
     out = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
@@ -170,7 +177,8 @@ def _run_layer(
 
 
 def _find_last_linear(replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor) -> nn.Linear:
-    """The map whose output the layer adds to the rest at its end: a change of it comes out of the layer as it is."""
+    """The linear map whose output the layer adds to the rest at its end. It is found by a trial: a change of its output
+    changes the layer's output by the same amount. Raises UnsupportedModelError if there is none."""
     width = hidden_BTH.shape[-1]
     plain = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
     change_H = plain.std() * torch.linspace(-1, 1, width, dtype=plain.dtype, device=plain.device)
@@ -188,6 +196,6 @@ def _find_last_linear(replay: Replay, recording: Recording, layer: int, hidden_B
 
 
 def _fold(linear: nn.Linear, original: Sequence[Tensor], map_HH: Tensor) -> None:
-    """M T = m W' T, so that W becomes T' W, and the bias T' bias."""
+    """Sets the weight to T' W and the bias to T' bias, since M T = m W' T (+ bias' T). `original` are the old ones."""
     for parameter, value in zip(linear.parameters(), original, strict=True):
         parameter.copy_((map_HH.T @ value.double()).to(parameter.dtype))

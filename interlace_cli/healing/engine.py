@@ -1,9 +1,9 @@
-"""How training is spread over processes: `--engine`. What differs between engines is here, and nowhere else.
+"""How training is spread over processes (`--engine`). All differences between engines are in this file.
 
-- `ddp`: every process holds the model; gradients of the tuned layers are averaged.
-- `fsdp`: torch's `fully_shard`, layer by layer; every tensor is divided, frozen ones too. Done here and not by
-  accelerate, which on CPUs runs DDP instead without a word.
-- `zero2`, `zero3`, `zero3-offload`: DeepSpeed, by the configs in `engines/`; or a config FILE of one's own.
+- `ddp`: every process holds the whole model; gradients of the tuned layers are averaged.
+- `fsdp`: torch's `fully_shard`, layer by layer; all tensors are sharded, frozen ones too. This file does it and not
+  accelerate, which silently runs DDP instead on CPUs.
+- `zero2`, `zero3`, `zero3-offload`: DeepSpeed with the configs in `engines/`, or with the user's config FILE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ CONFIGS = Path(__file__).parent / "engines"
 
 
 class Engine:
-    """One of ENGINES, or a DeepSpeed config file, for `size` processes. Raises UsageError for anything else."""
+    """The engine `name` (one of ENGINES, or the path of a DeepSpeed config) for `size` processes. Raises UsageError for
+    an unknown name or a config that is none, and InterlaceError if DeepSpeed is needed and not installed."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name, self.size = name, size
@@ -54,16 +55,17 @@ class Engine:
 
     @property
     def stage(self) -> int:
-        """DeepSpeed's; 0 where it is not DeepSpeed."""
+        """DeepSpeed's ZeRO stage, 0 to 3; 0 for other engines."""
         return 0 if self.config is None else int(self.config["zero_optimization"].get("stage", 0))
 
     @property
     def shards_weights(self) -> bool:
-        """Whether a process holds only a part of each tensor."""
+        """Whether a process holds only a shard of each weight."""
         return self.name == "fsdp" or self.stage == 3
 
     def shard(self, model: Any, layers: nn.ModuleList, device: torch.device) -> None:
-        """Divides the model where that is ours to do, and tells accelerate that nothing is left for it to wrap."""
+        """For `fsdp`, shards the model in place over all processes and tells accelerate not to wrap it again. Other
+        engines do this themselves, inside the Trainer."""
         if self.name != "fsdp":
             return
         from torch.distributed.device_mesh import init_device_mesh
@@ -78,7 +80,8 @@ class Engine:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, in full precision where its engine keeps that apart. All processes call it together."""
+    """The whole of a sharded tensor, on every process; DeepSpeed's float32 master copy where there is one. All
+    processes have to call it together."""
     from torch.distributed.tensor import DTensor
 
     if tensor.requires_grad and (hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")):

@@ -1,5 +1,5 @@
-"""What healing will need on this device, from a few steps of the real thing: the formula in `step.py` says how much is
-to be done, only a trial how fast a device does it and what its kernels keep."""
+"""Estimate of the time and memory that healing needs on this device, from a trial of a few real steps. The formula in
+`step.py` gives the FLOPs; only a trial shows how fast a device computes them and what its kernels keep in memory."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from interlace_cli.healing.heal import Healer
 from interlace_cli.healing.state import State
 
 WARM_UP = 2
+"""Steps of the trial before the clock counts."""
 TIMED = 6
+"""Steps of the trial that are timed."""
 
 
 @dataclass
 class _Clock:
-    """Listens to a trial: when each step was done."""
+    """The progress display of a trial: `times[i]` is when step i was done, in seconds of `perf_counter`."""
 
     times: list[float] = field(default_factory=lambda: [time.perf_counter()])
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Ignores the line: a trial prints nothing."""
         del line
 
     @contextmanager
     def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
-        """Notes the time of each whole step."""
+        """Yields a callback that notes the time of each whole step."""
         del description, total, unit
         total_done = 0.0
 
@@ -51,8 +53,9 @@ class _Clock:
 
 
 def estimate(healer: Healer, loading: float) -> HealingEstimate:
-    """Takes a few steps of each stage, the one with the most text first, and saves once; the model is spoilt then.
-    `loading` seconds were spent before."""
+    """Runs a few steps of each stage, the one with the most text first, and saves once. Returns seconds, bytes and
+    FLOPs of the whole healing; `loading`, the seconds that loading took, is part of it. The trial trains the model: do
+    not use it afterwards."""
     plan, how, seconds, saving, encoded = healer.plan, healer.how, loading, 0.0, 0
     each: list[float] = []
     with TemporaryDirectory(prefix="interlace-") as folder:
@@ -87,7 +90,7 @@ def estimate(healer: Healer, loading: float) -> HealingEstimate:
 
 
 def _time_encoding(healer: Healer, steps: Sequence[Sequence[int]]) -> float:
-    """Seconds a step, which later epochs need not spend again."""
+    """Seconds that encoding a step's samples takes. Later epochs find them in the cache."""
     source = healer.source(steps=steps)
     began = time.perf_counter()
     for index in range(len(source)):
@@ -96,7 +99,7 @@ def _time_encoding(healer: Healer, steps: Sequence[Sequence[int]]) -> float:
 
 
 def _read_peak(device: torch.device) -> int:
-    """Of the device; on the CPU of the whole process."""
+    """Peak memory in bytes: that of the CUDA device, or of the whole process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,5 @@
-"""Healing a model in memory: the stages of a recipe, one behind the other, from wherever an earlier run was stopped."""
+"""Healing a model in memory: runs the stages of a recipe in order, resuming where an earlier run was interrupted. The
+loss is in `loss.py`, an optimizer step in `trainer.py`."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ from interlace_cli.io.models import import_transformers
 
 @dataclass(frozen=True)
 class Student:
-    """The model that is healed: its layers, the dense index of each, and which positions are tuned, and were
-    compensated before."""
+    """The model that is healed and its layers. `dense_index[i]` is the dense index of the layer at position i; `tuned`
+    are the positions of the layers that train, `compensated` of those that compensation has changed."""
 
     model: Any
     layers: nn.ModuleList
@@ -61,17 +62,19 @@ class Dense:
 
 
 CURVE_POINTS = 100
+"""Most points of a loss curve."""
 
 
 @dataclass(frozen=True)
 class History:
-    """`losses[i]` of optimizer step `i`, in each stage: mean cross-entropy of a label, or what takes its place."""
+    """`losses[stage][i]`: the loss at optimizer step i. It is the mean cross-entropy per label, or the mean relative
+    error per token in stages without one (`local`, `anchor` alone)."""
 
     losses: list[list[float]]
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """Optimizer steps, summed over stages."""
         return sum(map(len, self.losses))
 
     @property
@@ -86,7 +89,8 @@ class History:
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """`(step, mean loss since the one before)` of the last stage, at most CURVE_POINTS of them."""
+        """At most CURVE_POINTS points `(step, mean loss since the point before)` of the last stage, steps counted from
+        1."""
         losses = self.losses[-1]
         size = -(-len(losses) // CURVE_POINTS)
         ends = range(size, len(losses) + size, size)
@@ -102,7 +106,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class Healer:
-    """What the stages share."""
+    """Runs the stages of `recipe` on `samples`. `dense` is the teacher, None for the objective `ce`.
+
+    The model, its attention and the dense model are prepared at once; `heal` trains. Raises InterlaceError if the first
+    samples have no answer.
+    """
 
     def __init__(
         self,
@@ -133,7 +141,7 @@ class Healer:
         student.model.config.get_text_config().use_cache = False
         self.layout: Layout = choose_layout(student.model, probe, self.dtype)
         if not self.layout.is_packed:
-            progress.say(f"{type(student.model).__name__} cannot be packed: padded batches of samples alike in length")
+            progress.say(f"{type(student.model).__name__} cannot be packed: length-grouped padded batches are used")
         self.probe = self._build_rows(probe[:1], recipe.max_length)[0].to(self.device, self.model_dtype)
         if dense is not None:
             apply_layout(dense.model, self.layout)
@@ -143,7 +151,7 @@ class Healer:
             dense.model.to(self.device)
 
     def heal(self) -> History:
-        """All stages."""
+        """Trains all stages, in place. Returns the losses."""
         losses = []
         self._begin()
         total = sum(len(steps) for _, steps in self.plan)
@@ -156,19 +164,20 @@ class Healer:
         return History(losses)
 
     def find_heaviest(self, steps: Sequence[Sequence[int]]) -> list[int]:
-        """The step with the most text."""
+        """The step (indices of its samples) with the most characters of text."""
         length = [sum(len(turn.value) for turn in sample.conversations) for sample in self.samples]
         return list(max(steps, key=lambda step: sum(length[i] for i in step)))
 
     def count_repeated(self, steps: int) -> tuple[int, int]:
-        """How many steps of a stage find their samples encoded, those of later epochs, and the bytes that takes."""
+        """Of a stage of `steps` steps: how many find their samples in the cache of encoded samples (those of later
+        epochs), and the cache's bytes. (0, 0) if there is no cache: on GPUs, or if it would be larger than CACHE."""
         repeated = max(steps - len(self.samples) // self.recipe.step_samples, 0)
         (first,) = self.source(steps=[[0]])[0]
         held = first.bytes * min(repeated * self.recipe.step_samples, len(self.samples))
         return (repeated, held) if self.device.type == "cpu" and held < CACHE else (0, 0)
 
     def count_work(self, steps: Sequence[Sequence[int]]) -> Workload:
-        """What a step costs, on the average of these."""
+        """The size of an optimizer step, averaged over `steps`. The vision tower is not counted."""
         source = self.source(steps=steps)
         samples = [sample for i in range(len(source)) for sample in source[i] if sample.length]
         text = self.student.model.config.get_text_config()
@@ -179,8 +188,8 @@ class Healer:
         head = self.student.model.get_output_embeddings()
         return Workload(
             below=sum(sizes[:first]),
-            frozen=sum(size for place, size in enumerate(sizes) if place > first and place not in tuned),
-            tuned=sum(sizes[place] for place in tuned),
+            frozen=sum(size for position, size in enumerate(sizes) if position > first and position not in tuned),
+            tuned=sum(sizes[position] for position in tuned),
             head=head.weight.numel() if head is not None else 0,
             tokens=sum(sample.length for sample in samples) // len(steps),
             labels=sum(int((sample.targets_T != IGNORE).sum()) for sample in samples) // len(steps),
@@ -191,7 +200,8 @@ class Healer:
         )
 
     def _save_memory(self) -> bool:
-        """What to do first where memory is short. False if it was done."""
+        """Switches on gradient checkpointing after an out-of-memory error. Returns False if it is on already, or not
+        supported."""
         if self.is_checkpointed:
             return False
         try:
@@ -199,11 +209,11 @@ class Healer:
         except UnsupportedModelError:
             return False
         self.is_checkpointed = True
-        self.progress.say("out of memory: layers are computed again in the backward pass from now on")
+        self.progress.say("out of memory: gradient checkpointing is switched on")
         return True
 
     def _begin(self) -> None:
-        """Several processes wait for the first one to clear up."""
+        """The first process deletes incomplete checkpoints; the others wait for it."""
         arguments = build_arguments(self.recipe, self.how, 1, self.state.folder, self.device.type)
         if arguments.process_index == 0:
             self.state.remove_incomplete()
@@ -245,17 +255,17 @@ class Healer:
         with torch.no_grad(), self._autocast():
             dense_loss = choose_loss(dense.model, self.probe)
         if isinstance(dense_loss, LogitsLoss):
-            # Hidden states and logits cannot be compared.
+            # The student has to use logits too: they cannot be compared with hidden states.
             loss = dense_loss
         anchors = find_anchors(student.dense_index, student.tuned_dense)
-        place = {layer: position for position, layer in enumerate(student.dense_index)}
+        position = {layer: index for index, layer in enumerate(student.dense_index)}
         teacher = Teacher(
             dense.model,
             list(dense.layers),
             dense_loss,
             [layer + 1 for layer in anchors],
             list(student.layers),
-            [place[layer] + 1 for layer in anchors],
+            [position[layer] + 1 for layer in anchors],
         )
         return RowLoss(stage, loss, weights, teacher)
 
@@ -333,7 +343,7 @@ class Healer:
 
 
 def _find_prefixes(student: Student, dense: Dense) -> dict[str, str]:
-    """Prefix of each of the student's layers -> that of the dense layer it is."""
-
+    """Prefix of each of the student's layers -> prefix of the same layer in the dense model. Example:
+    {"model.layers.2.": "model.layers.3."} where layer 2 was dropped."""
     here, there = find_prefix(student.model, student.layers), find_prefix(dense.model, dense.layers)
     return {f"{here}.{position}.": f"{there}.{layer}." for position, layer in enumerate(student.dense_index)}

@@ -1,5 +1,5 @@
-"""How rows are laid out for a model: packed, if it computes in a packed row what it computes of each sample alone. That
-is found out on the user's own samples, before the first step."""
+"""Whether a model is trained on packed rows or on padded batches. Packing is verified on the user's samples before step
+1: if it would change the logits, length-grouped padded batches are used instead."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from interlace_cli.families.packing import SEGMENTS, SegmentsError, register_seg
 from interlace_cli.healing.loss import LogitsLoss
 
 SAMPLES = 3
+"""Samples that packing is verified on."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
-"""Of the relative difference of logits. Samples that see each other differ by more than half."""
+"""dtype -> largest relative difference of the logits, |packed - alone| / |alone|. If samples attend to each other, it
+is more than 0.5."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`attention` is `flash`, `segments`, `sdpa` (transformers' mask over the whole row) or `padded`."""
+    """`attention` is `flash` (flash-attn's varlen kernels), `segments` (`families/packing.py`), `sdpa` (transformers'
+    mask over the whole row) or `padded`."""
 
     attention: str
 
     @property
     def is_packed(self) -> bool:
-        """Whether rows hold samples end to end."""
+        """Whether rows hold several samples end to end."""
         return self.attention != "padded"
 
 
 @torch.no_grad()
 def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) -> Layout:
-    """The fastest layout in which the model computes the same, and leaves the model with its attention."""
+    """The fastest layout that leaves the logits of `samples` as they are. Afterwards the model uses its attention."""
     probe = [sample for sample in samples if sample.length][:SAMPLES]
     original = _read_attention(model)
     alone = torch.cat([_run(model, pad([sample]), dtype) for sample in probe])
@@ -44,7 +47,7 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
             packed = _run(model, pack(probe), dtype)
         except torch.OutOfMemoryError:
             raise
-        # What models and attentions raise at a row that they do not understand.
+        # What models and attention functions raise for a packed row that they do not support.
         except (SegmentsError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ImportError):
             continue
         if packed.shape == alone.shape and _differ(packed, alone) < TOLERANCE[dtype]:
@@ -54,13 +57,13 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
 
 
 def apply_layout(model: Any, layout: Layout) -> None:
-    """Gives another model the attention that a layout was chosen with."""
+    """Sets the attention of a layout in another model (the teacher)."""
     if layout.attention in ("flash", "segments"):
         _set_attention(model, layout.attention, _read_attention(model))
 
 
 def _run(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
-    """Logits at the targets [K, V]."""
+    """Logits [K, V] at the K labels."""
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         return LogitsLoss().teacher_targets(model, row.to(model.device, dtype)).float()
 
@@ -70,14 +73,14 @@ def _differ(a: Tensor, b: Tensor) -> float:
 
 
 def _read_attention(model: Any) -> dict[str, str]:
-    """Name of each sub-config -> its attention; the empty name is the whole model's."""
+    """Name of each sub-config -> its attention implementation; the empty name is that of the whole model."""
     config = model.config
     names = [name for name in config.sub_configs if getattr(config, name, None) is not None]
     return {"": config._attn_implementation} | {name: getattr(config, name)._attn_implementation for name in names}
 
 
 def _set_attention(model: Any, attention: str, original: dict[str, str]) -> bool:
-    """Changes the language model's; whether it could be."""
+    """Sets the language model's attention. Returns False if it is not available here; then nothing has changed."""
     from transformers.utils import is_flash_attn_2_available
 
     text = model.config.get_text_config()
@@ -88,8 +91,8 @@ def _set_attention(model: Any, attention: str, original: dict[str, str]) -> bool
             return False
         wanted = "flash_attention_2"
     elif attention == "segments":
-        # A window or a chunk may be in the mask alone, which `segments` is not given, and be longer than the samples of
-        # the trial.
+        # A sliding window or a chunk may be expressed in the mask alone, which `segments` does not get. The trial would
+        # not show it if its samples are shorter than the window.
         if not _is_full_attention(text):
             return False
         register_segments()

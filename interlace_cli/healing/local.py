@@ -1,10 +1,11 @@
-"""The stage `local`: each tuned layer learns alone, from the dense model's hidden states, to do the work of the pair it
-replaces. There is no backward pass through the model, and one layer's training state is on the device at a time.
+"""The stage `local`: each tuned layer learns alone, from the dense model's hidden states, to do the work of the layers
+it replaces. There is no backward pass through the model, and only one layer's training state is on the device at a
+time.
 
-The dense model runs once on each sample. What enters and leaves the spans is kept for as many steps as fit into CHUNK
-bytes; then one layer after another takes these steps, with an optimizer of its own.
+The dense model runs once on each sample. The hidden states that enter and leave the spans are kept on the host, for as
+many steps as fit into CHUNK bytes. Then one layer after another takes these steps, with an optimizer of its own.
 
-Shape legend: B samples, N places, H hidden size.
+Shape legend: B samples, N token positions of a row (padding among them), H hidden size.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from interlace_cli.healing.step import sum_errors
 from interlace_cli.healing.teacher import Call, capture_inputs
 
 CHUNK = 1 << 32
+"""Bytes of hidden states that are kept on the host before the layers learn from them."""
 MAX_NORM = 1.0
+"""Gradients are clipped to this norm, layer by layer."""
 
 
 @dataclass
 class Learner:
-    """A tuned layer, the span it learns, and what trains it."""
+    """A tuned layer, the span it learns, its optimizer and schedule, and its loss at each step so far."""
 
     span: LocalSpan
     layer: nn.Module
@@ -39,16 +42,16 @@ class Learner:
     losses: list[float] = field(default_factory=list)
 
     def move(self, device: torch.device | str) -> None:
-        """The layer's weights and its optimizer's state."""
+        """Moves the layer's weights and its optimizer's state to `device`."""
         self.layer.to(device)
         for state in self.optimizer.state.values():
             for name, value in state.items():
-                # AdamW's step counter stays on the host.
+                # AdamW's step counter (no dimensions) stays on the host.
                 if isinstance(value, Tensor) and value.ndim:
                     state[name] = value.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on."""
+        """Everything needed to resume: layer, optimizer, schedule and losses."""
         return {
             "layer": self.layer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -57,7 +60,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` returned."""
+        """Restores what `state_dict` returned."""
         self.layer.load_state_dict(state["layer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -66,8 +69,8 @@ class Learner:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row, as a span sees it: how the dense model called the layer, the hidden states [B, N, H] that enter and
-    leave the span, and which places are tokens."""
+    """One row for one span: how the dense model called the tuned layer (`call`), the hidden states [B, N, H] that enter
+    and leave the span, and the mask of token positions (None if there is no padding)."""
 
     call: Call
     entering: Tensor
@@ -77,8 +80,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class LocalTrainer:
-    """`rows` lays out the samples of a step on the device; `autocast` makes the context of a forward; `save` is told
-    after how many steps the learners may be written down."""
+    """Trains the learners. `teacher` is the dense model, and `layers` its layers. `rows` turns the samples of a step
+    into rows on the device; `autocast` returns the context of a forward. `save(done)` is called about every
+    `save_every` steps with the number of finished steps."""
 
     teacher: nn.Module
     layers: Sequence[nn.Module]
@@ -90,7 +94,7 @@ class LocalTrainer:
     save_every: int
 
     def train(self, steps: Iterator[list[Encoded]], done: int, advance: Advance) -> None:
-        """Takes the steps that are left; `done` of them were before."""
+        """Runs the remaining `steps`; `done` steps were finished before. `advance` counts steps."""
         resting = torch.device("cpu")
         for learner in self.learners:
             learner.move(resting)
@@ -99,15 +103,15 @@ class LocalTrainer:
                 learner.move(self.device)
                 learner.layer.train()
                 for step in lessons:
-                    learner.losses.append(self._take(learner, [row[learner.span.layer] for row in step]))
+                    learner.losses.append(self._train_step(learner, [row[learner.span.layer] for row in step]))
                 learner.move(resting)
                 advance(len(lessons) / len(self.learners), f"local loss {learner.losses[-1]:.4f}")
             before, done = done, done + len(lessons)
             if done // self.save_every > before // self.save_every:
                 self.save(done)
 
-    def _take(self, learner: Learner, lessons: Sequence[Lesson]) -> float:
-        """One optimizer step. Returns the mean relative error of a token."""
+    def _train_step(self, learner: Learner, lessons: Sequence[Lesson]) -> float:
+        """One optimizer step of one layer. Returns the mean over tokens of the relative squared error."""
         tokens = self.sum_over_processes(torch.tensor(sum(map(_count_tokens, lessons)), device=self.device))
         total = torch.zeros((), device=self.device)
         for lesson in lessons:
@@ -124,7 +128,7 @@ class LocalTrainer:
         return float(self.sum_over_processes(total))
 
     def _exchange(self, layer: nn.Module) -> None:
-        """Sums the gradients over all processes, also where one has had nothing to learn in this step."""
+        """Sums the gradients over all processes, including those that had no sample in this step."""
         for parameter in layer.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -132,7 +136,7 @@ class LocalTrainer:
 
     @staticmethod
     def sum_over_processes(tensor: Tensor) -> Tensor:
-        """In place."""
+        """Sums the tensor over all processes, in place, and returns it."""
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(tensor)
         return tensor
@@ -148,11 +152,11 @@ class LocalTrainer:
         return result
 
     def _iter_chunks(self, steps: Iterator[list[Encoded]]) -> Iterator[list[list[dict[int, Lesson]]]]:
-        """Lessons of a few steps: by step, row and layer."""
+        """Yields the lessons of a few steps at a time: `[step][row][layer]`."""
         chunk: list[list[dict[int, Lesson]]] = []
         held = 0
         for samples in steps:
-            lessons = [self._listen(row) for row in self.rows(samples)]
+            lessons = [self._capture(row) for row in self.rows(samples)]
             chunk.append(lessons)
             held += sum(lesson.entering.nbytes + lesson.leaving.nbytes for row in lessons for lesson in row.values())
             if held >= CHUNK or len(chunk) == self.save_every:
@@ -162,13 +166,13 @@ class LocalTrainer:
             yield chunk
 
     @torch.no_grad()
-    def _listen(self, row: PackedRow) -> dict[int, Lesson]:
-        """What the dense model's hidden states teach each span; kept on the host."""
+    def _capture(self, row: PackedRow) -> dict[int, Lesson]:
+        """Runs the dense model on a row. Returns tuned layer -> lesson; its hidden states are on the host."""
         spans = [learner.span for learner in self.learners]
-        places = sorted({place for span in spans for place in (span.start, span.layer, span.stop)})
-        with self.autocast(), capture_inputs(self.layers, places, stop=True) as found, suppress(Stop):
+        indices = sorted({index for span in spans for index in (span.start, span.layer, span.stop)})
+        with self.autocast(), capture_inputs(self.layers, indices, stop=True) as found, suppress(Stop):
             self.teacher(**row.inputs, use_cache=False)
-        hidden = {place: found[place].hidden.to("cpu") for place in places}
+        hidden = {index: found[index].hidden.to("cpu") for index in indices}
         mask_BN = row.inputs.get("attention_mask")
         return {s.layer: Lesson(found[s.layer], hidden[s.start], hidden[s.stop], mask_BN) for s in spans}
 

@@ -1,11 +1,19 @@
-"""Head and loss in one, in chunks of tokens: neither the logits of all tokens nor those of all labels ever exist.
+"""The loss that is trained: cross-entropy at the labels, (1 - share) CE + share KL with distillation. To change the
+loss, change `HeadLoss` (with `_ChunkedLoss`) and `LogitsLoss`, which compute the same in two ways.
 
-The gradient of the hidden states is computed together with the loss, while a chunk's logits are there, so that a label
-costs two products with the head's matrix (4 V H FLOPs) and no recomputation. The head is frozen: it gets no gradient.
-torch 2.13's own `linear_cross_entropy` with chunking options took 4 times as long (512 labels, hidden 1024, 50 000
-words, 2 CPU cores, forward and backward: 3.7 s, and this one 0.9 s, as long as all logits at once).
+    CE = sum over labels of -log p[target]                    p = softmax of the student's logits
+    KL = sum over labels and words of t (log t - log p)       t = softmax of the dense model's logits
 
-Shape legend: K labels, H hidden size, V vocabulary.
+`step.py` adds the hidden-state term `anchor`, and `trainer.py` divides by the number of labels of the whole step. The
+loss that is only measured, for `eval`, is in `data/labels.py`.
+
+`HeadLoss` fuses the head and the loss, in chunks of labels: the logits of all labels never exist at once. The gradient
+of the hidden states is computed together with the loss, while a chunk's logits are there, so that a label costs two
+products with the head's matrix (4 V H FLOPs) and no recomputation. The head is frozen: it gets no gradient. torch
+2.13's own `linear_cross_entropy` with chunking options took 4 times as long (512 labels, hidden 1024, 50 000 words, 2
+CPU cores, forward and backward: 3.7 s; this one 0.9 s, as long as all logits at once).
+
+Shape legend: B samples in a row, K labels, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,19 +28,21 @@ from torch import Tensor, nn
 from interlace_cli.data.rows import PackedRow
 
 CHUNK = 512
-"""Tokens at once: 300 MB of float32 logits at 152 000 words."""
+"""Labels at once: 300 MB of float32 logits for a vocabulary of 152 000 words."""
 
 
 class HeadLoss:
-    """The loss of a model whose logits are the head's output as it is: its forward is the loss for a while. As it runs
-    inside the head's module, whatever gathers the weights of a sharded model gathers the head's."""
+    """The loss of a model whose logits are exactly its head's output. During `compute`, the head's `forward` is
+    replaced by the loss. As that runs inside the head's module, engines that shard the weights gather the head's for
+    it."""
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
 
     def compute(self, model: Any, row: PackedRow, wanted: Tensor | None = None, share: float = 0.0) -> Tensor:
-        """[(1 - share) CE + share KL, CE], summed over the labels: the cross-entropy with the targets, and the KL
-        divergence from the distribution that the head makes of `wanted` [K, H]."""
+        """A forward and the loss of one row. Returns [2]: (1 - share) CE + share KL, and CE alone, both summed over the
+        labels; only the first has a gradient. `wanted` [K, H] are the teacher's hidden states from `teacher_targets`;
+        None (with share 0) for no distillation."""
 
         def loss(hidden_BKH: Tensor) -> Tensor:
             hidden_KH, targets_K = hidden_BKH[row.is_label_BK], row.targets_BK[row.is_label_BK]
@@ -42,19 +52,19 @@ class HeadLoss:
             )
             return result
 
-        with self._instead(loss):
+        with self._replace_forward(loss):
             result: Tensor = model(**row.inputs, use_cache=False).logits
         return result
 
     def teacher_targets(self, model: Any, row: PackedRow) -> Tensor:
-        """What a teacher's distribution is made of: the hidden states [K, H] that enter the head at the labels."""
-        with self._instead(lambda hidden_BKH: hidden_BKH):
+        """Teacher hidden states [K, H] at the label positions, before the head."""
+        with self._replace_forward(lambda hidden_BKH: hidden_BKH):
             hidden_BKH: Tensor = model(**row.inputs, use_cache=False).logits
         return hidden_BKH[row.is_label_BK]
 
     @contextmanager
-    def _instead(self, forward: Any) -> Iterator[None]:
-        # torch has hooks around a forward but none that can do without it; an attribute of the instance can.
+    def _replace_forward(self, forward: Any) -> Iterator[None]:
+        # A torch hook cannot skip the forward that it belongs to; an attribute of the instance replaces it.
         head: Any = self.head
         own = vars(head).get("forward")
         head.forward = forward
@@ -67,11 +77,11 @@ class HeadLoss:
 
 
 class LogitsLoss:
-    """The same of a model that changes its logits behind the head (a soft cap, a scale): from its logits at the labels,
-    all at once."""
+    """The same loss for a model that changes its logits after the head (a soft cap, a scale). It is computed from the
+    model's logits at all labels at once."""
 
     def compute(self, model: Any, row: PackedRow, wanted: Tensor | None = None, share: float = 0.0) -> Tensor:
-        """As HeadLoss.compute; `wanted` are logits [K, V]."""
+        """As `HeadLoss.compute`; `wanted` are the teacher's logits [K, V]."""
         log_p = torch.log_softmax(self.teacher_targets(model, row).float(), -1)
         cross_entropy = -log_p.gather(1, row.targets_BK[row.is_label_BK][:, None]).sum()
         total = (1 - share) * cross_entropy
@@ -81,14 +91,15 @@ class LogitsLoss:
         return torch.stack([total, cross_entropy.detach()])
 
     def teacher_targets(self, model: Any, row: PackedRow) -> Tensor:
-        """The logits [K, V] at the labels."""
+        """Logits [K, V] at the label positions."""
         logits_BKV: Tensor = model(**row.inputs, use_cache=False).logits
         return logits_BKV[row.is_label_BK]
 
 
 @torch.no_grad()
 def choose_loss(model: Any, row: PackedRow) -> HeadLoss | LogitsLoss:
-    """HeadLoss where it computes on this row what the model's own logits say."""
+    """HeadLoss if it gives the loss of the model's own logits on this row (relative tolerance 1e-3 in float32, else
+    2e-2), and LogitsLoss if not."""
     head = model.get_output_embeddings()
     plain = LogitsLoss()
     if not isinstance(head, nn.Linear) or head.weight.requires_grad:
@@ -142,6 +153,6 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The saved gradient, scaled by that of the total."""
+        """The saved gradient [K, H] of the hidden states, times the incoming gradient of the total."""
         (gradient_KH,) = ctx.saved_tensors
         return (gradient_KH * gradients[0][0], None, None, None, None, None)

@@ -1,5 +1,8 @@
-"""The dense model as a teacher that costs no second model: it shares every frozen tensor with the student, and holds
-only the dropped layers and the original copies of the tuned ones beside it."""
+"""The dense model as the teacher, without the memory of a second model: it shares every frozen tensor with the student.
+Only the dropped layers and the original copies of the tuned ones are its own.
+
+Shape legend: B samples in a row, N token positions, H hidden size.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from interlace_cli.families.replay import Stop
 
 
 def share_frozen(student: nn.Module, teacher: nn.Module, rename: Mapping[str, str]) -> int:
-    """Puts the student's frozen tensors in the place of the teacher's wherever they are the same to the bit; `rename`
-    leads from a layer's prefix in the student to that in the teacher. Returns how many bytes the teacher still has for
-    itself."""
+    """Replaces the teacher's tensors by the student's frozen ones wherever both are equal bit for bit. `rename` leads
+    from the prefix of a student's layer to that of the same layer in the teacher (`model.layers.2.` ->
+    `model.layers.3.`). Returns the bytes that the teacher still holds alone."""
     own = dict(teacher.named_parameters(remove_duplicate=False)) | dict(teacher.named_buffers(remove_duplicate=False))
     shared: set[int] = set()
     kinds = (
@@ -48,7 +51,7 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Call:
-    """How a layer was called: the hidden state [B, N, H] among its arguments, and all of them."""
+    """How a layer was called: `hidden` is the hidden state [B, N, H] among its arguments `args` and `kwargs`."""
 
     hidden: Tensor
     args: tuple[Any, ...] = ()
@@ -56,21 +59,24 @@ class Call:
 
 
 @contextmanager
-def capture_inputs(layers: Sequence[nn.Module], places: Sequence[int], stop: bool = False) -> Iterator[dict[int, Call]]:
-    """Collects the call of layer `i` for each of `places`; what leaves the last layer is at `len(layers)`. With `stop`,
-    the forward ends by raising Stop as soon as all are there."""
+def capture_inputs(
+    layers: Sequence[nn.Module], indices: Sequence[int], stop: bool = False
+) -> Iterator[dict[int, Call]]:
+    """Hooks that capture how the layers `indices` are called in the next forward. Yields a dict that the forward fills:
+    index -> call. The index `len(layers)` stands for the output of the last layer. With `stop`, the forward ends by
+    raising Stop as soon as all calls are captured."""
     found: dict[int, Call] = {}
     handles = []
 
     def end() -> None:
-        if stop and len(found) == len(set(places)):
+        if stop and len(found) == len(set(indices)):
             raise Stop
 
-    def enter(place: int) -> Callable[..., None]:
+    def enter(index: int) -> Callable[..., None]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del layer
-            # Gradient checkpointing runs a layer twice; the first time counts.
-            found.setdefault(place, Call(get_hidden(args, kwargs), args, kwargs))
+            # Gradient checkpointing runs a layer twice; the first call counts.
+            found.setdefault(index, Call(get_hidden(args, kwargs), args, kwargs))
             end()
 
         return hook
@@ -80,11 +86,11 @@ def capture_inputs(layers: Sequence[nn.Module], places: Sequence[int], stop: boo
         found.setdefault(len(layers), Call(output[0] if isinstance(output, tuple) else output))
         end()
 
-    for place in places:
-        if place == len(layers):
+    for index in indices:
+        if index == len(layers):
             handles.append(layers[-1].register_forward_hook(leave))
         else:
-            handles.append(layers[place].register_forward_pre_hook(enter(place), with_kwargs=True))
+            handles.append(layers[index].register_forward_pre_hook(enter(index), with_kwargs=True))
     try:
         yield found
     finally:

@@ -1,4 +1,5 @@
-"""Which parameters train: exactly those of the tuned layers. Asserted before the first step, shown afterwards."""
+"""Which parameters train: exactly those of the tuned layers. Checked before the first step; `hash_frozen` proves
+afterwards that the others have not changed."""
 
 from __future__ import annotations
 
@@ -15,17 +16,20 @@ from interlace_cli.healing.engine import gather
 
 
 def apply_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
-    """Freezes everything but `layers[positions]`, and holds those in float32 (the optimizer's master weights)."""
+    """Freezes all parameters but those of `layers[positions]`, which become float32 (the optimizer's master weights).
+    In place."""
     model.requires_grad_(False)
     for position in positions:
         layers[position].float().requires_grad_(True)
 
 
 def apply_checkpointing(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
-    """Keeps only what enters each layer from the first tuned one on, and computes the rest again in the backward pass.
+    """Switches on gradient checkpointing from the first tuned layer on: only each layer's input is kept, the rest is
+    computed again in the backward pass. `positions` are those of the tuned layers.
 
-    Not with transformers' own switch: that makes the embeddings require gradients, and so every layer below the first
-    tuned one record and be computed again, for nothing. Raises UnsupportedModelError where layers cannot do it.
+    transformers' own switch is not used: it makes the embeddings require gradients, so that every layer below the first
+    tuned one would be kept and computed again for nothing. Raises UnsupportedModelError if the layers do not support
+    it.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -42,8 +46,8 @@ def apply_checkpointing(model: nn.Module, layers: nn.ModuleList, positions: Sequ
 
 
 def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
-    """Raises TrainableSetError unless the parameters that train are exactly those of `layers[positions]`: no head that
-    is shared with a layer, no embedding, nothing left out."""
+    """Raises TrainableSetError unless the parameters that require gradients are exactly those of `layers[positions]`,
+    and at least one. Catches a tied head or embedding, and a layer that was left out."""
     wanted = {id(parameter) for position in positions for parameter in layers[position].parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad != (id(parameter) in wanted):
@@ -54,8 +58,8 @@ def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequ
 
 
 def hash_frozen(model: nn.Module) -> str:
-    """sha256 over name and bytes of every parameter and buffer that does not train. Where an engine has divided them,
-    all processes call it together."""
+    """sha256, in hex, over the names and bytes of all parameters and buffers that do not train. If the engine shards
+    them, all processes have to call it together."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if not tensor.requires_grad:

@@ -1,8 +1,8 @@
-"""The stages that train through the model, with transformers' Trainer: optimizers, schedules, engines, resuming and
-trackers are its own. Ours is what an optimizer step does: `HealingTrainer.training_step`.
+"""The stages that train through the model, with transformers' Trainer. Optimizers, schedules, engines, resuming and
+trackers are the Trainer's; what an optimizer step does is ours (`HealingTrainer.training_step`).
 
-A step's samples are laid out in as few rows as they need, whatever the device; so the number of devices, the length of
-rows and rows that had to be halved for want of memory change a step's result by rounding alone.
+A step's loss is a mean over all its labels, however its samples are laid out in rows. So the number of devices, the
+length of the rows, and rows that are halved on out-of-memory change a step's result by rounding alone.
 """
 
 from __future__ import annotations
@@ -38,12 +38,17 @@ if TYPE_CHECKING:
 
 transformers = import_transformers()
 _WRITING = ("inline_container", "PytorchStreamWriter")
+"""Words in the RuntimeError by which torch reports that it cannot write a file."""
 TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
+"""Files of a checkpoint: the tuned weights, and the optimizer's state of an `fsdp` run, gathered."""
 WORKERS = 4
+"""Processes that encode samples, beside a GPU; on a CPU the training process does it."""
 
 
 class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
-    """Trains what requires gradients in `model`, on `steps`: one item is one optimizer step."""
+    """Trains the parameters of `model` that require gradients. One item of `steps` is one optimizer step; `row_loss` is
+    the loss; `layout` turns the samples of a step into rows of at most `max_tokens` tokens. On out-of-memory
+    `save_memory` is called, which returns False if it can save nothing more; `say` prints a line."""
 
     def __init__(
         self,
@@ -63,13 +68,14 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The steps in their order. accelerate does not wrap it: each process knows its own share of a step."""
+        """A loader of the steps in their order. accelerate does not wrap it: `steps` holds this process's samples
+        alone."""
         workers = self.args.dataloader_num_workers
         return DataLoader(self.train_dataset, batch_size=None, shuffle=False, num_workers=workers, pin_memory=False)
 
     def training_step(self, model: Any, inputs: list[Encoded], num_items_in_batch: Any = None) -> Tensor:
-        """One optimizer step's gradients. Returns the mean cross-entropy of a label (the mean error of a token where no
-        term is one of labels)."""
+        """Computes the gradients of one optimizer step. Returns the mean cross-entropy per label, or, for a stage with
+        the term `anchor` alone, the mean relative error per token. Scalar, the same on all processes."""
         del num_items_in_batch
         if is_abandoned():
             raise KeyboardInterrupt
@@ -81,8 +87,9 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
                 self._make_room(model, inputs, error)
 
     def _make_room(self, model: Any, samples: Sequence[Encoded], error: torch.OutOfMemoryError) -> None:
-        """Layers are computed again, or rows half as long from now on. The step begins anew: nothing of it has been
-        applied."""
+        """On out-of-memory: switches on gradient checkpointing; if that is not enough, halves the packed length. Both
+        are logged. The step then starts again, as nothing of it has been applied. Raises InterlaceError if neither
+        helps."""
         model.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -105,7 +112,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
     def _accumulate(self, model: Any, samples: Sequence[Encoded]) -> Tensor:
         rows = self._rows(samples)
         labels, tokens, count = self._agree(rows)
-        # Engines average over processes; here it is to be a sum.
+        # Engines average gradients over processes; the loss is divided by all labels already, so it has to be a sum.
         world = self.args.world_size
         total = torch.zeros((), device=self.args.device)
         for number in range(count):
@@ -123,8 +130,8 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         return total
 
     def _agree(self, rows: Sequence[PackedRow]) -> tuple[int, int, int]:
-        """Labels and tokens of the step on all processes, and how many rows each has to run: sharded weights are
-        gathered by all of them together."""
+        """Labels and tokens of the step, summed over all processes, and the number of rows that each process has to
+        run. All run equally many, since sharded weights are gathered by all processes together."""
         labels, tokens = sum(int(row.is_label_BK.sum()) for row in rows), sum(row.tokens for row in rows)
         if self.args.world_size == 1:
             return labels, tokens, len(rows)
@@ -133,12 +140,14 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         return int(everywhere[:, 0].sum()), int(everywhere[:, 1].sum()), int(everywhere[:, 2].max())
 
     def _build_any_row(self) -> PackedRow:
+        """A row for a process that has no more of its own; its loss is multiplied by 0."""
         dataset: EncodedSteps = self.train_dataset
         return self.layout([dataset.encode_any()], self.max_tokens)[0]
 
     @contextmanager
     def _synced(self, model: Any, is_last: bool) -> Iterator[None]:
-        """Gradients are exchanged once, after the last row; DeepSpeed also takes its optimizer step then."""
+        """Gradients are exchanged between processes once a step, after the last row; DeepSpeed also takes its optimizer
+        step then."""
         self.accelerator.gradient_state._set_sync_gradients(is_last)
         if self.engine.name == "fsdp":
             model.set_requires_gradient_sync(is_last)
@@ -151,12 +160,12 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         return {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted here: the Trainer's rule knows neither frozen layers nor rows."""
+        """0: the Trainer's formula knows neither frozen layers nor packed rows. `cost.py` counts FLOPs."""
         del inputs
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The tuned tensors alone, as they are trained. DeepSpeed writes them with its own state."""
+        """Writes the tuned weights alone, in float32, to `tuned.pt`. DeepSpeed writes them with its own state."""
         if self.is_deepspeed_enabled:
             return
         tuned = {name: gather(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad}
@@ -166,13 +175,13 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             torch.save(tuned, folder / TUNED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # The Trainer has no public place for weights of one's own; the tests of resuming fail if this is not called.
+        # The Trainer has no public hook for loading other weights; the tests of resuming fail if this is not called.
         tuned = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True)
         options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(model or self.model, tuned, options=options)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        # Likewise: the Trainer would write the first process's shards of what `fully_shard` has divided.
+        # No public hook either: the Trainer would write only the first process's shards of the optimizer's state.
         if self.engine.name != "fsdp":
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -193,11 +202,11 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         self.lr_scheduler.load_state_dict(scheduler)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Likewise: there is no callback after all of a checkpoint is written and before the older ones are looked at.
+        # No public hook either: no callback comes after a checkpoint is written and before older ones are deleted.
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:
-            # torch's writer of archives says in a RuntimeError of its own that a disk is full.
+            # torch reports a full disk by a RuntimeError.
             if isinstance(error, RuntimeError) and not any(word in str(error) for word in _WRITING):
                 raise
             raise InterlaceError(
@@ -210,7 +219,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
 
 
 class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-    """Tells the listener of every optimizer step and its loss."""
+    """Calls `advance` after every optimizer step, with its loss."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance = advance
@@ -222,7 +231,7 @@ class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-define
 
 
 def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -> None:
-    """Raises UsageError for an optimizer or a tracker that the Trainer does not have, or not here."""
+    """Raises UsageError for an `--optim` or `--report-to` that the Trainer does not know or that is not installed."""
     try:
         arguments = build_arguments(recipe, how, 1, folder, device)
         transformers.Trainer.get_optimizer_cls_and_kwargs(arguments)
@@ -235,9 +244,10 @@ def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -
 
 
 def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advance) -> list[float]:
-    """Runs the Trainer, from `checkpoint` on if there is one. Returns the loss of each step."""
+    """Runs the Trainer, resuming from `checkpoint` if there is one. Returns the loss of each step from the first on.
+    Raises InterlaceError if a loss is not finite."""
     trainer.add_callback(_Progress(advance))
-    # It would print every log on stdout, which belongs to the result.
+    # It would print every log on stdout, which is for the result alone.
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -250,7 +260,7 @@ def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advan
 def build_arguments(
     recipe: Recipe, how: Execution, steps: int, folder: Path, device: str, deepspeed: Any = None
 ) -> TrainingArguments:
-    """The Trainer's arguments for a stage of `steps` optimizer steps."""
+    """The Trainer's arguments for a stage of `steps` optimizer steps; `folder` is that of its checkpoints."""
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -266,9 +276,9 @@ def build_arguments(
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=how.choose_save_every(steps),
-        # While the newest is being written, the one before it is the complete one.
+        # While the newest is being written, the one before it is complete.
         save_total_limit=2,
-        # The steps that are done are left out by the dataset itself.
+        # The dataset itself leaves out the finished steps.
         ignore_data_skip=True,
         report_to=how.report_to,
         disable_tqdm=True,
@@ -280,7 +290,7 @@ def build_arguments(
         ddp_find_unused_parameters=False,
     )
     if arguments.device.type == "cuda" and arguments.world_size == 1:
-        # One process that sees several GPUs: the Trainer would take DataParallel, and has no option for it.
+        # One process that sees several GPUs: the Trainer would use DataParallel, and has no option to avoid it.
         arguments._n_gpu = 1
     return arguments
 
