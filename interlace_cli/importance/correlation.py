@@ -1,4 +1,4 @@
-"""Whether similarity can be trusted: how well the order of one importance foretells that of another. Pure."""
+"""How well two importances agree on the order of the layers; shows whether similarity can be trusted. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 
 def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, -1 ... 1, equals sharing their mean rank (Spearman 1904); None for fewer than three
-    values, or where one side is all equal."""
+    """Spearman's rank correlation (Spearman 1904), -1 ... 1; 1 if both order the layers alike. Equal values share their
+    mean rank. None for fewer than three values, or if all values of one side are equal."""
     if len(first) < 3:
         return None
     try:
@@ -18,14 +18,15 @@ def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def _rank(values: Sequence[float]) -> list[float]:
+    """The rank of each value, from 0; equal values share their mean rank. Example: [5, 7, 5] -> [0.5, 2.0, 0.5]."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     ranks = [0.0] * len(values)
-    place = 0
-    while place < len(order):
-        end = place
-        while end < len(order) and values[order[end]] == values[order[place]]:
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
             end += 1
-        for i in order[place:end]:
-            ranks[i] = (place + end - 1) / 2
-        place = end
+        for i in order[start:end]:
+            ranks[i] = (start + end - 1) / 2
+        start = end
     return ranks

@@ -1,9 +1,10 @@
-"""What dropping layers does to the loss: each layer alone, then greedily one after another (SLEB, Song et al. 2024,
-arXiv 2402.09025, algorithm 1).
+"""By how much the loss increases when layers are dropped: first each layer alone, then greedily one after another
+(SLEB, Song et al. 2024, arXiv 2402.09025, algorithm 1). The loss is measured here, not trained (that is
+`healing/loss.py`).
 
-The naive search runs the whole model for every candidate of every step, about L^2 K / L forwards. Here no layer is run
-twice on the same input: a candidate starts from the hidden state in front of it, which the model without it shares, and
-the states behind the best candidate are those that the next step starts from.
+The naive search runs the whole model for every candidate of every step: about L K forwards to drop K of L layers. Here
+no layer is run twice on the same input. A candidate starts from the hidden state in front of it, which does not depend
+on it, and the next step starts from the states behind the best candidate.
 
 Shape legend: B samples, T tokens, H hidden size.
 """
@@ -30,13 +31,13 @@ from interlace_cli.runtime.processes import gather, shard
 T = TypeVar("T", int, float)
 
 Stream = dict[int, Tensor]
-"""Layer -> the hidden state [B, T, H] that enters it."""
+"""Layer -> the hidden state [B, T, H] that enters it; of one batch."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`locked` layers are never dropped; `protected` ones alone, but not by the greedy search, which ends after `depth`
-    drops."""
+    """What the search may drop. `locked` layers are never tried. `protected` layers are tried alone, but the greedy
+    search does not drop them. It ends after `depth` drops."""
 
     locked: frozenset[int]
     protected: frozenset[int]
@@ -55,14 +56,15 @@ def search_by_loss(
     advance: Advance,
     is_replayable: bool,
 ) -> None:
-    """Brings `state` to its end, and saves it after each candidate. `batches` hold `labels` of the logits they ask for.
-    `is_replayable` False runs the whole model for each candidate (`replay.can_replay`)."""
+    """Runs the search from `state` to its end, updating it in place, and calls `save` after each candidate. `batches`
+    hold `labels` [B, K] for the logits that they ask for. With `is_replayable` False (`replay.can_replay`), the whole
+    model is run for each candidate. `advance` counts candidates."""
     with Replay(model, layers) as replay:
         _Search(replay, stack, batches, limits, state, save, advance, is_replayable).run()
 
 
 def count_candidates(num_layers: int, limits: Limits) -> int:
-    """How many candidates all steps of a search try, the dense model being one."""
+    """The number of candidates of a whole search, with the dense model as one."""
     free = num_layers - len(limits.locked | limits.protected)
     greedy = sum(max(free - step, 0) for step in range(1, limits.depth))
     return 1 + num_layers - len(limits.locked) + greedy
@@ -87,7 +89,7 @@ class _Search:
         self.inputs = [{name: value for name, value in batch.items() if name != "labels"} for batch in mine]
         self.save, self.advance = save, advance
         self.num_layers = len(replay.layers)
-        # What goes with these layers lies in front of the layers (DeepStack): dropping one changes what was recorded.
+        # The side modules of these layers run before the first layer (DeepStack): dropping one changes the recording.
         whole = range(self.num_layers)
         self.entangled = find_entangled(replay.model, stack) if is_replayable else frozenset(whole)
         self.recordings: list[Recording] = []
@@ -119,6 +121,7 @@ class _Search:
             self.save(state)
 
     def _begin(self, dropped: frozenset[int]) -> list[float]:
+        """Records all batches without the layers dropped so far. Returns each sample's summed loss."""
         losses: list[list[float]] = []
         with self._bypassing(dropped & self.entangled):
             for inputs, labels in zip(self.inputs, self.labels, strict=True):
@@ -130,7 +133,8 @@ class _Search:
         return _join(losses)
 
     def _step(self) -> tuple[int, list[Stream] | None, list[Recording] | None] | None:
-        """Tries every candidate; the best one, with the streams behind it if it was tried just now."""
+        """Tries every candidate of one step. Returns the best layer, with the streams and recordings without it (None
+        if an earlier call had tried it); None if there is no candidate."""
         state, kept = self.state, None
         is_first = not state.path
         untouchable = self.limits.locked | state.dropped | (frozenset() if is_first else self.limits.protected)
@@ -151,13 +155,14 @@ class _Search:
         return kept if kept is not None and kept[0] == best else (best, None, None)
 
     def _find_best(self) -> int | None:
-        """The candidate with the lowest loss, the first of equals; protected layers are none."""
+        """The unprotected candidate with the lowest loss, the first of equals; None if there is none."""
         tried = self.state.tried
         allowed = [layer for layer in sorted(tried) if layer not in self.limits.protected]
         return min(allowed, key=lambda layer: tried[layer], default=None)
 
     def _try(self, layer: int) -> tuple[list[float], list[Stream], list[Recording]]:
-        """The samples' losses without this layer too, and what the next step would start from."""
+        """Each sample's summed loss without this layer too, and the streams and recordings that the next step would
+        start from."""
         drop = self.state.dropped | {layer}
         losses: list[list[float]] = []
         streams: list[Stream] = []
@@ -180,10 +185,12 @@ class _Search:
         return bypassed(self.replay.model, sorted(drop), self.stack) if drop else nullcontext()
 
     def _discount(self) -> None:
-        """What was run only because an earlier call was interrupted is not counted, so that the result is the same."""
+        """Leaves out the layer runs that only repeat work of an interrupted call, so that the count does not depend on
+        interruptions."""
         self.runs_before = self.state.layer_runs - sum(gather([self.replay.layer_runs]))
 
     def _count(self, naive: int) -> None:
+        """Counts a finished candidate and saves. `naive`: layers that the naive search runs for it on each batch."""
         self.state.layer_runs = self.runs_before + sum(gather([self.replay.layer_runs]))
         self.state.naive_layer_runs += naive * self.batches
         self.save(self.state)
@@ -191,12 +198,12 @@ class _Search:
 
 
 def _join(by_batch: Sequence[Sequence[T]]) -> list[T]:
-    """Of this process's batches -> of the samples of all of them, in their order."""
+    """Values of this process's batches -> values of all processes' samples, in the order of the samples."""
     return [value for values in gather(by_batch) for value in values]
 
 
 def _keep_in(stream: Stream) -> Callable[[int, Tensor], None]:
-    """On the CPU: all batches' states of all layers are more than a GPU should hold."""
+    """A callback that stores the states in `stream`, on the CPU: for all batches and layers they would fill a GPU."""
 
     def keep(layer: int, hidden_BTH: Tensor) -> None:
         stream[layer] = hidden_BTH.cpu()

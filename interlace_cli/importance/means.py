@@ -1,4 +1,4 @@
-"""Per-sample measurements -> means over all samples, by modality, by source and by kind."""
+"""Means of per-sample measurements: over all samples, by modality, by source and by kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from interlace_cli.domain.analysis import Group, SpanSimilarity
+from interlace_cli.importance.span_lengths import SPAN_LENGTHS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,15 +14,19 @@ if TYPE_CHECKING:
     from interlace_cli.domain.dataset import Sample
 
 Arrays = dict[str, "np.ndarray"]
-"""By name. Of the similarities: `sample` [N] (index in the split), `tokens`, `image_tokens` [N], `all_s1` [N, L],
-`image_s1`, ... `text_s3` [N, L-2]. Of the losses, over the first M samples: `loss_dense` [M], `loss_single` [L, M] (NaN
-for a layer that cannot be dropped), `taylor_activation` [L, M], sums over each sample's answer tokens, of which there
-are `loss_tokens` and `taylor_tokens` [M]."""
+"""Name -> array, for L layers.
+
+Similarities of N samples: `sample` [N] (index in the split); `tokens`, `image_tokens` [N] (counts); `{modality}_s{p}`
+[N, L-p+1] for the modalities all, image and text and each span length p (cosines, -1 ... 1).
+
+Losses of the first M samples, summed over each sample's answer tokens, in nats: `loss_dense` [M]; `loss_single` [L, M]
+without layer l (NaN if it cannot be dropped); `taylor_activation` [L, M]. `loss_tokens` and `taylor_tokens` [M] are the
+numbers of answer tokens."""
 
 
 def average_spans(arrays: Arrays, modality: str, members: np.ndarray | None = None) -> SpanSimilarity | None:
-    """Mean over the samples (those of `members`, a mask, if given) that have tokens of the modality; None if there is
-    none."""
+    """S_1, S_2 and S_3 averaged over the samples that have tokens of the `modality` (all, image or text). `members` [N]
+    is a mask of the samples to use; None for all. None if no sample has such tokens."""
     import numpy as np
 
     image = arrays["image_tokens"]
@@ -29,18 +34,20 @@ def average_spans(arrays: Arrays, modality: str, members: np.ndarray | None = No
     present = counts > 0 if members is None else (counts > 0) & members
     if not present.any():
         return None
-    means = [arrays[f"{modality}_s{p}"][present].mean(0, dtype=np.float64).tolist() for p in (1, 2, 3)]
-    return SpanSimilarity(s1=means[0], s2=means[1], s3=means[2])
+    s1, s2, s3 = (arrays[f"{modality}_s{p}"][present].mean(0, dtype=np.float64).tolist() for p in SPAN_LENGTHS)
+    return SpanSimilarity(s1=s1, s2=s2, s3=s3)
 
 
 def average_angles(total: np.ndarray, samples: int) -> list[list[float]]:
-    """`total` [L+1, L+1], summed over samples -> `angular[n-1][i]` between the states in front of layers i and i+n."""
+    """Mean angular distances. `total` [L+1, L+1] is summed over `samples`; returns `angular[n-1][i]`, 0 ... 1, between
+    the states before layer i and before layer i + n."""
     layers = len(total) - 1
     return [[float(total[i, i + n] / samples) for i in range(layers - n + 1)] for n in range(1, layers + 1)]
 
 
 def build_groups(arrays: Arrays, samples: Sequence[Sample], by: Sequence[str]) -> list[Group]:
-    """A group for each source or kind that occurs, as `by` says, in the order of their names."""
+    """A group for each value of the sample fields `by` (source, kind), sorted by name. Groups without tokens are left
+    out."""
     import numpy as np
 
     groups = []
@@ -63,6 +70,8 @@ def build_groups(arrays: Arrays, samples: Sequence[Sample], by: Sequence[str]) -
 
 
 def _average_loss_increase(arrays: Arrays, members: np.ndarray) -> list[float | None] | None:
+    """Loss increase per answer token, in nats, for each layer; None for a layer that cannot be dropped. None if it was
+    not measured on any of the `members`."""
     import numpy as np
 
     if "loss_single" not in arrays:
@@ -76,6 +85,8 @@ def _average_loss_increase(arrays: Arrays, members: np.ndarray) -> list[float | 
 
 
 def _average_taylor_activation(arrays: Arrays, members: np.ndarray) -> list[float] | None:
+    """First-order estimate of the loss change per answer token, in nats, for each layer; None if it was not measured on
+    any of the `members`."""
     if "taylor_activation" not in arrays:
         return None
     chosen = members[: arrays["taylor_activation"].shape[1]]

@@ -1,4 +1,7 @@
-"""The similarities of each sample of a split: a row a sample, in batches, whatever the stack."""
+"""The span similarities of each sample of a split, measured in batches, for any stack.
+
+Shape legend: L layers, P span lengths, M modalities (all, image, text), N samples.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from interlace_cli.errors import DatasetError
 from interlace_cli.families.modules import find_image_token
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.means import Arrays
-from interlace_cli.importance.similarity import MODALITIES, SPANS, SpanHook
+from interlace_cli.importance.similarity import MODALITIES, SpanHook
+from interlace_cli.importance.span_lengths import SPAN_LENGTHS
 from interlace_cli.runtime.processes import find_processes, gather, shard
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleSimilarity:
-    """One sample: `similarity` [P, L, M], and how many tokens it was the mean of."""
+    """One sample: `similarity` [P, L, M], averaged over its `tokens`, of which `image_tokens` are of images."""
 
     similarity: Any
     tokens: int
@@ -36,13 +40,15 @@ class SampleSimilarity:
 
 
 Measured = tuple[list[SampleSimilarity | None], "np.ndarray | None", int]
-"""The rows of a batch, the sum of its angles, its vision patches."""
+"""Of a batch: the similarities of its samples (None for one that does not reach the layers), the angular distances
+[L+1, L+1] summed over them (None if they are not measured), and the number of vision patches."""
 
 
 @dataclass(frozen=True)
 class SampleSimilarities:
-    """`rows[i]` is of sample `indices[i]`; `angles` [L+1, L+1] is summed over samples, None for a stack whose tokens
-    are not a prompt's; `patches` counts all vision patches."""
+    """`rows[i]` belongs to the sample `indices[i]` of the split. `angles` [L+1, L+1] are angular distances summed over
+    the samples, None for a stack whose tokens are not a prompt's. `patches` is the number of vision patches of all
+    samples."""
 
     indices: list[int]
     rows: list[SampleSimilarity]
@@ -62,10 +68,11 @@ def measure_rows(
     say: Callable[[str], None],
     threads: int | None = None,
 ) -> SampleSimilarities:
-    """`threads` read ahead (data/ahead.py). Raises DatasetError if no sample reaches the layers."""
+    """Measures all `samples`. `text` is `prompt`, or anything else for whole conversations. `threads` threads prepare
+    batches in advance (`data/prefetch.py`). Raises DatasetError if no sample reaches the layers of the stack."""
     image_token = find_image_token(model)
     order = order_by_length(samples)
-    # Elsewhere than in a decoder of text a layer's tokens are not the prompt's: one sample at a time, all of them.
+    # Except in a text decoder, the layers' tokens are not the prompt's: one sample at a time, averaged over all tokens.
     is_text = stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
     step = batch_size if is_text else 1
     batches = cut(order, step)
@@ -75,18 +82,18 @@ def measure_rows(
         return (_build_inputs(own, [samples[i] for i in chosen], text, model),)
 
     mine = shard(batches)
-    with SpanHook(layers) as tap, closing(read_ahead(mine, make, batcher, model, threads)) as made:
+    with SpanHook(layers) as hook, closing(read_ahead(mine, make, batcher, model, threads)) as made:
 
         def work(chosen: Sequence[int], batches: tuple[Inputs]) -> Measured:
             del chosen
             patches = count_patches(batches[0], model.config)
             inputs = to_device(batches[0], model.device, model.dtype)
             if not is_text:
-                return [_measure_all(tap, model, inputs, is_image=stack == "vision")], None, patches
+                return [_measure_all(hook, model, inputs, is_image=stack == "vision")], None, patches
             is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
-            found = _measure_prompts(tap, model, inputs, is_image)
-            assert tap.angles is not None
-            return found, tap.angles.sum(0, dtype=torch.float64).cpu().numpy(), patches
+            found = _measure_prompts(hook, model, inputs, is_image)
+            assert hook.angles is not None
+            return found, hook.angles.sum(0, dtype=torch.float64).cpu().numpy(), patches
 
         halving = Halving(batcher, make, say)
         for chosen, batch in zip(mine, made, strict=True):
@@ -96,14 +103,15 @@ def measure_rows(
 
 
 def _join(parts: Sequence[Measured]) -> Measured:
-    """Of the parts of one batch."""
+    """Joins the parts of a batch that was split on out-of-memory."""
     totals = [total for _, total, _ in parts if total is not None]
     rows = [row for found, _, _ in parts for row in found]
     return rows, sum(totals[1:], totals[0]) if totals else None, sum(patches for _, _, patches in parts)
 
 
 def _put_together(batches: Sequence[Sequence[int]], measured: Sequence[Measured], stack: str) -> SampleSimilarities:
-    """In the order of the batches, whichever process measured them: the sums are the same to the bit."""
+    """Joins all batches. Angles are summed in the order of the batches, whichever process measured them, so that the
+    sum is the same bit for bit for any number of processes."""
     rows: dict[int, SampleSimilarity | None] = {}
     angles: np.ndarray | None = None
     for chosen, (found, total, _) in zip(batches, measured, strict=True):
@@ -118,7 +126,7 @@ def _put_together(batches: Sequence[Sequence[int]], measured: Sequence[Measured]
 
 
 def build_arrays(found: SampleSimilarities, num_layers: int) -> Arrays:
-    """The similarities as `importance.means.Arrays` names them."""
+    """The similarities as `means.Arrays`: float arrays [N, L-p+1] by modality and span length, and counts [N]."""
     similarity = np.stack([row.similarity for row in found.rows])
     arrays = {
         "sample": np.array(found.indices, dtype=np.int32),
@@ -126,14 +134,14 @@ def build_arrays(found: SampleSimilarities, num_layers: int) -> Arrays:
         "image_tokens": np.array([row.image_tokens for row in found.rows], dtype=np.int32),
     }
     for m, modality in enumerate(MODALITIES):
-        for p in SPANS:
+        for p in SPAN_LENGTHS:
             arrays[f"{modality}_s{p}"] = np.ascontiguousarray(similarity[:, p - 1, : num_layers - p + 1, m])
     return arrays
 
 
 def count_patches(inputs: dict[str, torch.Tensor], config: Any) -> int:
-    """Vision tokens before merging, for the count of FLOPs: from the grids where there are any, else from the size of
-    the pixel tensors [..., height, width] and the tower's patch size."""
+    """Number of vision patches (vision tokens before merging), for the count of FLOPs. From `image_grid_thw` if there
+    is one, else from the size of the pixels [..., height, width] and the tower's patch size; 0 if neither tells."""
     if "image_grid_thw" in inputs:
         return int(inputs["image_grid_thw"].prod(-1).sum())
     pixels, patch = inputs.get("pixel_values"), getattr(config.vision_config, "patch_size", None)
@@ -157,19 +165,18 @@ def _build_inputs(batcher: Batcher, samples: list[Sample], text: str, model: Pre
 
 
 def _measure_prompts(
-    tap: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor
+    hook: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor
 ) -> list[SampleSimilarity | None]:
-    similarity = tap.run(model, inputs, is_image).cpu().numpy()
+    similarity = hook.run(model, inputs, is_image).cpu().numpy()
     mask = inputs["attention_mask"].bool()
     tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()
-    return [
-        SampleSimilarity(similarity[:, :, place], tokens[place], image_tokens[place]) for place in range(len(tokens))
-    ]
+    return [SampleSimilarity(similarity[:, :, i], tokens[i], image_tokens[i]) for i in range(len(tokens))]
 
 
-def _measure_all(tap: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: bool) -> SampleSimilarity | None:
-    """None for a sample that does not reach the layers: text alone has nothing for a vision tower."""
-    similarity = tap.run_on_all(model, inputs, is_image)
+def _measure_all(hook: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: bool) -> SampleSimilarity | None:
+    """One sample, over all tokens that the layers see. None if it does not reach them: text has nothing for a vision
+    tower."""
+    similarity = hook.run_on_all(model, inputs, is_image)
     if similarity is None:
         return None
-    return SampleSimilarity(similarity[:, :, 0].cpu().numpy(), tap.tokens, tap.tokens if is_image else 0)
+    return SampleSimilarity(similarity[:, :, 0].cpu().numpy(), hook.tokens, hook.tokens if is_image else 0)

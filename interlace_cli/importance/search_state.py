@@ -1,4 +1,4 @@
-"""A search by loss under way, in memory and on disk."""
+"""The state of an unfinished search by loss, in memory and on disk, so that the same command resumes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifac
 
 @dataclass
 class SearchState:
-    """What is known so far; `domain.importance.LossSearch` says what of."""
+    """What the search has found so far; the fields are those of `domain.importance.LossSearch`."""
 
     tokens: list[int] = field(default_factory=list)
     dense: list[float] = field(default_factory=list)
@@ -25,7 +25,7 @@ class SearchState:
 
     @property
     def dropped(self) -> frozenset[int]:
-        """The layers that the search has dropped."""
+        """Dense indices of the layers that the search has dropped so far."""
         return frozenset(step.layer for step in self.path)
 
     @property
@@ -35,13 +35,14 @@ class SearchState:
 
 
 class SearchFile:
-    """The file beside the analysis that an interrupted search goes on from; gone when the search is done."""
+    """The file beside the analysis that holds an unfinished search; it is deleted when the search is done. `settings`
+    and `inputs` identify the search."""
 
     def __init__(self, path: Path, settings: Settings, inputs: dict[str, str]) -> None:
         self.path, self.settings, self.inputs = path, settings, inputs
 
     def load(self) -> SearchState:
-        """What an earlier call left, if it was this very search; else a new state."""
+        """The saved state, if it belongs to a search with the same settings and inputs; else a new state."""
         if not self.path.exists():
             return SearchState()
         try:
@@ -61,7 +62,7 @@ class SearchFile:
         )
 
     def save(self, state: SearchState) -> None:
-        """Whole or not at all."""
+        """Writes the state atomically: an interrupted call leaves the old file."""
         search = LossSearch(
             kind=LossSearch.KIND,
             schema_version=LossSearch.SCHEMA,
@@ -78,5 +79,5 @@ class SearchFile:
         save_artifact(search, self.path)
 
     def remove(self) -> None:
-        """The search is done, and its result is in the analysis."""
+        """Deletes the file; call it when the result is in the analysis."""
         self.path.unlink(missing_ok=True)

@@ -1,7 +1,11 @@
-"""How similar hidden states are across spans of layers: one pass, with nothing kept but sums.
+"""How similar hidden states are across spans of layers, measured in one forward that keeps only sums.
 
-Shape legend: B samples, T tokens, N = B T places, H hidden size, L layers, P span lengths (3), M modalities (all,
-image, text).
+    S_p[i] = mean over tokens of cos(x[i], x[i+p])      x[i] enters layer i; x[L] leaves the last layer
+
+in -1 ... 1; high means that the span of p layers changes little (arXiv 2511.19676, section 3).
+
+Shape legend: B samples, T tokens, N = B T token positions, H hidden size, L layers, P span lengths (SPAN_LENGTHS), M
+modalities (all, image, text).
 """
 
 from __future__ import annotations
@@ -14,28 +18,32 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.families.modules import get_hidden
+from interlace_cli.importance.span_lengths import SPAN_LENGTHS
 
-SPANS = (1, 2, 3)
+SPANS = SPAN_LENGTHS
+"""Another name for SPAN_LENGTHS, which bench/analyze.py imports."""
 MODALITIES = ("all", "image", "text")
+"""The tokens that a similarity is averaged over: all of a sample, its image tokens, or its other ones."""
 CPU_CHUNK, DEVICE_CHUNK = 1 << 20, 1 << 24
-"""Elements that are turned into unit vectors and compared at once: what fits a cache; what keeps a GPU busy. Chunks
-of a cache's size took 0.39 of the time of whole tensors at 4 x 1100 x 4096 on two CPU cores."""
+"""Elements that are normalised and compared at once: few enough for a CPU's cache, and enough to keep a GPU busy. On
+two CPU cores, cache-sized chunks took 0.39 of the time of whole tensors (4 x 1100 x 4096)."""
 
 
 class ForwardDone(Exception):  # noqa: N818 - not an error
-    """Raised behind the last layer: norm and head are not computed."""
+    """Ends the forward after the last layer, so that the final norm and the head are not computed."""
 
 
 class SpanHook:
-    """Taps the true input of every decoder layer and sums the cosines across spans of 1, 2 and 3 layers.
+    """Hooks every layer's input and averages the cosines across spans of SPAN_LENGTHS layers. Use inside `with`.
 
-    `x[i]` is what enters layer i, read by a pre-hook, because between layers a model may add something that no layer
-    returns (DeepStack); `x[L]` is what leaves the last layer. Only four states are held, as unit vectors in float32, in
-    one place for all batches of a shape. Nothing waits for the device. After a forward, `similarity` [P, L, B, M]
-    holds, for span length p (1-based) and start i, the mean over a sample's tokens of cos(x[i], x[i+p]), 0 where a
-    sample has no token of a modality. Spans that would end behind x[L] stay 0. `angles` [B, L+1, L+1] holds the angular
-    distance arccos(cos) / pi between the states of the last token in front of any two layers (arXiv 2403.17887); rows
-    are padded on the left, so that it stands at the last place.
+    `x[i]` is read by a pre-hook on layer i, and not from the output of layer i - 1, because a model may add something
+    in between (DeepStack). Only P + 1 states are held, as float32 unit vectors, in a buffer that is reused for all
+    batches of the same shape. The hooks never wait for the device.
+
+    After a forward: `similarity` [P, L, B, M]: at [p - 1, i, b, m], S_p[i] of sample b over its tokens of modality m; 0
+    if it has none, and 0 for spans that would end after x[L]. `angles` [B, L+1, L+1]: angular distances arccos(cos) /
+    pi, 0 ... 1, between the last token's states before any two layers (Gromov et al. 2024, arXiv 2403.17887). Rows are
+    padded on the left, so the last token is at the last position.
     """
 
     def __init__(self, layers: nn.ModuleList) -> None:
@@ -66,7 +74,8 @@ class SpanHook:
         self._ring = None
 
     def run(self, model: nn.Module, inputs: dict[str, Tensor], is_image_BT: Tensor) -> Tensor:
-        """One forward up to the last layer. Returns `similarity` on the model's device."""
+        """One forward up to the last layer. `is_image_BT` marks image tokens. Returns `similarity` [P, L, B, M] on the
+        model's device, and sets `angles`."""
         self.tokens = 0
         mask_BT = inputs["attention_mask"].bool()
         masks_MBT = torch.stack([mask_BT, mask_BT & is_image_BT, mask_BT & ~is_image_BT]).float()
@@ -79,8 +88,9 @@ class SpanHook:
         return self.similarity
 
     def run_on_all(self, model: nn.Module, inputs: dict[str, Tensor], is_image: bool) -> Tensor | None:
-        """As `run`, for one sample, over every token that the layers see; `tokens` says how many. For layers whose
-        tokens are not the prompt's, those of a vision tower say, in whatever shape. None if no layer was called."""
+        """As `run`, for one sample, averaged over all tokens that the layers see, in whatever shape; `tokens` is their
+        number. For layers whose tokens are not the prompt's, such as a vision tower's. Returns [P, L, 1, M], or None if
+        no layer was called."""
         self.weights_MBT, self.tokens = None, 0
         self._modalities = torch.tensor([True, is_image, not is_image])
         self._forward(model, inputs)
@@ -107,6 +117,7 @@ class SpanHook:
         raise ForwardDone
 
     def _take(self, hidden_BTH: Tensor) -> None:
+        """Compares the next state x[i] with the P states before it."""
         if self.weights_MBT is None or self.tokens:
             hidden_BTH = hidden_BTH.reshape(1, -1, hidden_BTH.shape[-1])
             self.tokens = hidden_BTH.shape[1]
@@ -122,18 +133,20 @@ class SpanHook:
         most = CPU_CHUNK if hidden_NH.device.type == "cpu" else DEVICE_CHUNK
         for part in _cut(len(hidden_NH), max(most // size, 1)):
             torch.nn.functional.normalize(hidden_NH[part].float(), dim=-1, out=unit_NH[part])
-            for p in range(1, min(self._seen, len(SPANS)) + 1):
+            for p in range(1, min(self._seen, len(SPAN_LENGTHS)) + 1):
                 earlier_NH = self._ring[(self._seen - p) % len(self._ring)]
                 torch.linalg.vecdot(earlier_NH[part], unit_NH[part], out=self._cosines[p - 1, self._seen - p, part])
         self._last_tokens.append(unit_NH.view(samples, tokens, size)[:, -1].clone())
         self._seen += 1
 
-    def _make_room(self, places: int, size: int, device: torch.device) -> None:
-        shape = (len(SPANS) + 1, places, size)
+    def _make_room(self, positions: int, size: int, device: torch.device) -> None:
+        """Buffers for `positions` = B T tokens: the states [P + 1, N, H], reused if they fit, and the cosines [P, L,
+        N]."""
+        shape = (len(SPAN_LENGTHS) + 1, positions, size)
         if self._ring is None or self._ring.shape != shape or self._ring.device != device:
             self._ring = None
             self._ring = torch.empty(shape, device=device)
-        self._cosines = torch.zeros(len(SPANS), len(self.layers), places, device=device)
+        self._cosines = torch.zeros(len(SPAN_LENGTHS), len(self.layers), positions, device=device)
 
 
 def _cut(length: int, size: int) -> list[slice]:

@@ -1,10 +1,12 @@
-"""What dropping a layer would do to the loss, to first order, from one backward pass for each batch.
+"""First-order estimates of the loss change when a layer is dropped, from one backward pass for each batch.
 
-`taylor_weight`: sum over the layer's weights of |gradient x weight|, the gradient being that of the mean loss over all
-samples (Kim et al. 2024, "Shortened LLaMA", arXiv 2402.02834, section 3.2). It needs the gradients of all the layers'
-weights at once. `taylor_activation`: the layer leaves x + f(x) where its absence leaves x, which changes a sample's
-loss by about |<dL/d(x + f(x)), f(x)>| (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the
-unit; without the absolute value the samples of a trained model cancel out).
+`taylor_weight`: sum over the layer's weights of |gradient x weight|, where the gradient is that of the mean loss over
+all samples (Kim et al. 2024, "Shortened LLaMA", arXiv 2402.02834, section 3.2). It needs the gradients of all the
+layers' weights at once.
+
+`taylor_activation`: the layer's output is x + f(x); without the layer it is x. The loss L of a sample then changes by
+about |<dL/d(x + f(x)), f(x)>| (Molchanov et al. 2017, arXiv 1611.06440, equation 7, with the residual branch as the
+unit). Without the absolute value, the samples of a trained model cancel out.
 
 Shape legend: B samples, T tokens, H hidden size, L layers, N samples in all.
 """
@@ -27,7 +29,8 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Taylor:
-    """`taylor_weight` [L]; `taylor_activation` [L][N]: sums over each sample's answer tokens, in batch order."""
+    """`taylor_weight` [L]: of the mean loss per answer token. `taylor_activation` [L][N]: of each sample's loss, summed
+    over its answer tokens, in nats. `tokens` [N]: numbers of answer tokens. Samples are in the order of the batches."""
 
     taylor_weight: list[float]
     taylor_activation: list[list[float]]
@@ -35,14 +38,15 @@ class Taylor:
 
 
 def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[Inputs], advance: Advance) -> Taylor:
-    """One forward and backward of each batch; the model's gradients and flags are as before afterwards."""
+    """One forward and backward of each batch. `batches` hold `labels` [B, K] for the logits that they ask for.
+    Afterwards the parameters require gradients as before, and hold none."""
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    tap = _BranchTap(layers)
+    hook = _BranchHook(layers)
     tokens: list[int] = []
     try:
         model.requires_grad_(False)
         layers.requires_grad_(True)
-        with tap:
+        with hook:
             for batch in batches:
                 inputs = {name: value for name, value in batch.items() if name != "labels"}
                 labels_BK = batch["labels"]
@@ -50,7 +54,7 @@ def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[In
                 total = nn.functional.cross_entropy(
                     logits_BKV.flatten(0, 1), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
                 )
-                tap.begin(len(labels_BK))
+                hook.begin(len(labels_BK))
                 total.backward()  # type: ignore[no-untyped-call]
                 tokens += [int(count) for count in (labels_BK != IGNORE).sum(-1)]
                 advance(len(labels_BK))
@@ -59,7 +63,7 @@ def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[In
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
-    return Taylor(taylor_weight, tap.taylor_activation, tokens)
+    return Taylor(taylor_weight, hook.taylor_activation, tokens)
 
 
 def _sum_gradient_times_weight(layer: nn.Module) -> float:
@@ -70,15 +74,15 @@ def _sum_gradient_times_weight(layer: nn.Module) -> float:
     )
 
 
-class _BranchTap:
-    """Collects |<gradient of a layer's output, output - input>| for every sample."""
+class _BranchHook:
+    """Hooks that collect |<gradient of a layer's output, output - input>| of every layer and sample."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = layers
         self.taylor_activation: list[list[float]] = [[] for _ in layers]
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _BranchTap:
+    def __enter__(self) -> _BranchHook:
         for index, layer in enumerate(self.layers):
             self._handles.append(layer.register_forward_hook(self._build_hook(index), with_kwargs=True))
         return self
@@ -89,7 +93,8 @@ class _BranchTap:
         self._handles.clear()
 
     def begin(self, samples: int) -> None:
-        """A layer that the loss does not depend on is never told of: its estimate is 0."""
+        """Call before the backward pass of a batch. Estimates start at 0, which is right for layers without a
+        gradient."""
         for found in self.taylor_activation:
             found += [0.0] * samples
 

@@ -11,7 +11,8 @@ from interlace_cli.sparsity.pattern import Pattern
 
 @torch.no_grad()
 def prune_by_magnitude(layers: nn.ModuleList, pattern: Pattern, advance: Advance) -> None:
-    """Zeroes weights of every linear layer in place. It looks at no data."""
+    """Sets weights of every linear layer inside `layers` to zero, in place, by |weight| alone; no data is needed.
+    Weights whose inputs do not fall into whole groups are left as they are. `advance` counts layers."""
     for layer in layers:
         for linear in (module for module in layer.modules() if isinstance(module, nn.Linear)):
             if pattern.fits(linear.weight):

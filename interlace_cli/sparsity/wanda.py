@@ -1,7 +1,8 @@
-"""Wanda: the weights with the smallest |weight| x norm of its input go (Sun et al. 2023, arXiv 2306.11695, section 3).
+"""Wanda: in each group, the weights with the smallest |weight| x |input| are dropped, where |input| is the norm of the
+weight's input over all calibration tokens (Sun et al. 2023, arXiv 2306.11695, section 3).
 
-Layer after layer: a layer's inputs come from the layers in front of it as they are by then, pruned; its own norms are
-taken before it is pruned. Only the hidden states that enter one layer are held.
+Layers are pruned from first to last. A layer's inputs come from the layers before it, pruned already; its own input
+norms are measured before it is pruned. Only the hidden states that enter one layer are held.
 
 Shape legend: B samples, T tokens, H hidden size, O outputs, I inputs of a linear layer.
 """
@@ -23,7 +24,8 @@ from interlace_cli.sparsity.pattern import Pattern
 def prune_by_wanda(
     model: nn.Module, layers: nn.ModuleList, batches: Sequence[Inputs], pattern: Pattern, advance: Advance
 ) -> None:
-    """Zeroes weights of every linear layer in place. Each layer is run twice on each batch, as it was and as it is."""
+    """Sets weights of every linear layer inside `layers` to zero, in place. `batches` need an `attention_mask`. Each
+    layer is run twice on each batch, before and after it is pruned. `advance` counts layers."""
     with Replay(model, layers) as replay:
         recordings, states = [], []
         for batch in batches:
@@ -49,7 +51,7 @@ def prune_by_wanda(
 
 
 class _InputNorms:
-    """Sums of squares [I] of what enters each linear layer, over all tokens that are not padding."""
+    """Hooks that sum the squares [I] of each linear layer's inputs over all tokens that are not padding."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
@@ -58,7 +60,7 @@ class _InputNorms:
         self._handles: list[Any] = []
 
     def begin(self, mask_BT: Tensor) -> None:
-        """A batch with this mask comes next."""
+        """Call before each batch, with its mask [B, T] of tokens."""
         self._mask_BT = mask_BT
 
     def __enter__(self) -> _InputNorms:
@@ -73,7 +75,7 @@ class _InputNorms:
         def on_input(module: nn.Module, args: tuple[Any, ...]) -> None:
             del module
             values = args[0]
-            # Experts see some of the tokens, in a list: padding among them cannot be told.
+            # Experts get a list of some tokens, among which padding cannot be recognised.
             if self._mask_BT is not None and values.shape[:-1] == self._mask_BT.shape:
                 values = values[self._mask_BT.to(values.device)]
             squares_I = values.reshape(-1, values.shape[-1]).float().square().sum(0, dtype=torch.float64).float()

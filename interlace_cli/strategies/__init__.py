@@ -1,7 +1,10 @@
-"""Ways of choosing: scores -> picks. Pure functions, one file each, found by name in `STRATEGIES`.
+"""Strategies: which layers are dropped and which are tuned, chosen from scores. Pure functions, one file each.
 
-A strategy may return fewer drops than `task.count`, when no span is left; it never returns more. Its caller decides
-what to make of that. Those in `DROP_ONLY` say what goes and no more; `tuning.assign_tuned` does the rest.
+To add a strategy, write a file and add its function to `STRATEGIES`. Change `tuning.py` for which layers are tuned,
+`weighting.py` for how an analysis becomes scores, `reasons.py` for what the plan says of each layer.
+
+A strategy may return fewer drops than `task.count` if no span is left, and never more; its caller handles that.
+Strategies in `DROP_ONLY` choose only the dropped layers; `tuning.assign_tuned` then chooses the tuned ones.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from interlace_cli.strategies.sleb import select_sleb
 from interlace_cli.strategies.taylor import select_taylor
 
 Strategy = Callable[[SelectionTask], list[Pick]]
+"""Scores and limits -> picks, at most `task.count` dropped layers in all."""
 
 STRATEGIES: dict[str, Strategy] = {
     "interlace": select_interlace,
@@ -34,5 +38,6 @@ STRATEGIES: dict[str, Strategy] = {
     "taylor": select_taylor,
 }
 DROP_ONLY = frozenset({"shortgpt", "angular", "sleb", "taylor"})
+"""Strategies whose picks have no tuned layers."""
 NEEDS = {"sleb": "loss", "taylor": "taylor"}
-"""The importance that a strategy chooses by, beside similarity: what `analyze --importance` calls it."""
+"""Strategy -> the importance that it needs beside similarity, by the name that `analyze --importance` takes."""

@@ -1,6 +1,6 @@
-"""`consecutive`: one block of K layers goes and the K layers after it are tuned (the paper's baseline; method.md, "The
-five strategies", 5). The release does not say which block; ours is the one with the highest mean S_1, the first of
-equals, among those whose tuned layers still lie inside the model, where the release can run past its end."""
+"""`consecutive`: one block of K layers is dropped, and the K layers after it are tuned (a baseline of the paper, arXiv
+2511.19676). The paper's released scripts do not say which block. Ours is the one with the highest mean S_1, the first
+of equals, among those whose tuned layers still lie inside the model; the released scripts can run past its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from interlace_cli.domain.scores import SelectionTask
 
 
 def select_consecutive(task: SelectionTask) -> list[Pick]:
-    """One pick of the largest block of at most `task.count` layers that fits, or none."""
+    """One pick: the largest block of at most `task.count` dropped layers that fits. Empty if none does."""
     scores = task.scores
     for count in range(task.count, 0, -1):
         starts = [

@@ -1,12 +1,13 @@
-"""`interlace`, the paper's strategy (arXiv 2511.19676, section 3; method.md, "The five strategies", 1).
+"""`interlace`, the paper's strategy (arXiv 2511.19676, section 3).
 
-Triplets by S_3, the most redundant first, without overlap; in each the first or the second layer goes, whichever has
-the higher S_1, the other is tuned, the third is the frozen anchor. When triplets run out: pairs by S_2 among layers
-not taken yet, by the same rule, without an anchor.
+Triplets are sorted by S_3, the most redundant first. A triplet is taken if none of its layers is taken yet, until K
+layers are dropped. Of its first two layers, the one with the higher S_1 is dropped (the first of equals) and the other
+is tuned; the third is the frozen anchor. If triplets run out, pairs are taken by S_2 among the layers left, by the same
+rule, without an anchor.
 
-Beyond the paper: `SelectionTask.rank` puts the loss increase of the drop in the place of the similarities, measured
-or estimated to first order; `SelectionTask.assign` `optimal` (`strategies/optimal.py`) takes the best set of spans
-instead of the best span each time; `SelectionTask.pair_bar` keeps pairs out that carry the model.
+Beyond the paper: `SelectionTask.rank` ranks by the loss increase of the drop, measured or estimated to first order,
+instead of by similarity; `SelectionTask.assign` `optimal` takes the best set of spans (`strategies/optimal.py`) instead
+of the best span each time; `SelectionTask.pair_bar` excludes pairs that are less redundant than it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TRIPLET, PAIR = "triplet", "pair"
 
 
 def select_interlace(task: SelectionTask) -> list[Pick]:
-    """At most `task.count` picks, each of one drop."""
+    """At most `task.count` picks, triplets and then pairs; each drops one layer and tunes one."""
     if task.assign is Assign.OPTIMAL:
         return _select_optimal(task)
     taken = set(task.protected)
@@ -40,14 +41,15 @@ def select_interlace(task: SelectionTask) -> list[Pick]:
 
 
 def find_pair_bar(task: SelectionTask) -> float | None:
-    """The default of `pair_bar`: the lowest S_3 of the triplets that are taken before any pair. A pair is to be at
-    least as redundant as they are. None if there is no triplet at all."""
+    """The default of `pair_bar`: the lowest S_3 of the triplets that are taken before any pair, so that a pair is at
+    least as redundant as they are. None if no triplet is taken."""
     greedy = replace(task, assign=Assign.GREEDY, pair_bar=float("inf"))
     return min((task.scores.s3[pick.layers[0]] for pick in select_interlace(greedy)), default=None)
 
 
 def rate_spans(task: SelectionTask, length: int) -> Sequence[float]:
-    """How redundant each span of 3 or 2 layers is: by similarity, or minus the loss increase of its drop."""
+    """How redundant the span of `length` (3 or 2) layers at each start is; higher = drop sooner. S_3 or S_2, or minus
+    the loss increase of its better drop, by `task.rank`."""
     scores = task.scores
     similarity = scores.s3 if length == 3 else scores.s2
     if task.rank is Rank.SIMILARITY:
@@ -57,8 +59,8 @@ def rate_spans(task: SelectionTask, length: int) -> Sequence[float]:
 
 
 def more_redundant_first(first: int, second: int, task: SelectionTask) -> tuple[int, int]:
-    """The two layers, in front the one with the higher S_1, or that does the lesser loss_increase; a tie leaves them in
-    order."""
+    """The two layers, the one to drop first: that with the higher S_1, or with the smaller loss increase, by
+    `task.rank`. A tie leaves them in order."""
     if task.rank is Rank.SIMILARITY:
         s1 = task.scores.s1
         return (second, first) if s1[second] > s1[first] else (first, second)
@@ -80,8 +82,8 @@ def _build_pick(task: SelectionTask, rule: str, span: list[int], value: float) -
 
 
 def _select_optimal(task: SelectionTask) -> list[Pick]:
-    """Triplets alone if that many fit; else triplets and pairs, all of them above the bar, so that no poor triplet is
-    taken for the sake of one pair less."""
+    """Triplets alone if `task.count` of them fit; else triplets and pairs. Then both have to reach `pair_bar`, so that
+    no poor triplet is taken only to save a pair."""
     chosen = find_best_set(_list_options(task, [3], None), task.count, task.scores.num_layers)
     if len(chosen) < task.count:
         chosen = find_best_set(_list_options(task, [3, 2], task.pair_bar), task.count, task.scores.num_layers)

@@ -1,6 +1,6 @@
-"""`interlace_oa`, ordered assignment: the triplets of `interlace`, but always the first layer goes and the second is
-tuned (the paper's ablation; method.md, "The five strategies", 2). The release has no pair fallback here; neither has
-this, so at high ratios it may fall short, which `plan` reports."""
+"""`interlace_oa`, ordered assignment: the triplets of `interlace`, but the first layer is always dropped and the second
+tuned (an ablation of the paper, arXiv 2511.19676). As in the paper's released scripts, there are no pairs when triplets
+run out, so at high ratios it may drop fewer layers than asked for, which `plan` reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from interlace_cli.strategies.spans import iter_free_spans
 
 
 def select_interlace_oa(task: SelectionTask) -> list[Pick]:
-    """At most `task.count` picks, each of one drop."""
+    """At most `task.count` triplets; each drops one layer and tunes one."""
     scores, taken, picks = task.scores, set(task.protected), []
     for span in iter_free_spans(scores.s3, 3, scores.num_layers, taken):
         first, second, anchor = span

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Option:
-    """A span that may be taken; `value` is the higher the better."""
+    """A span `start ... start + length - 1` that may be taken; a higher `value` is better."""
 
     start: int
     length: int
@@ -17,12 +17,13 @@ class Option:
 
 
 Worth = tuple[int, float]
-"""Triplets first, then the sum of values: a pair leaves no anchor, and its S_2 is not to be weighed against S_3."""
+"""`(number of triplets, sum of values)`, compared in this order: a pair leaves no anchor, and its S_2 is not comparable
+with a triplet's S_3."""
 
 
 def find_best_set(options: Sequence[Option], count: int, num_layers: int) -> list[Option]:
-    """`count` options without overlap, with as many triplets among them as there can be, and of such sets the one with
-    the highest sum of values; as many as fit if `count` do not. O(layers x count)."""
+    """The best `count` options without overlap: with the most triplets, and of such sets the one with the highest sum
+    of values. If fewer than `count` fit, as many as fit. From first layer to last. O(layers x count)."""
     ending: list[list[Option]] = [[] for _ in range(num_layers + 1)]
     for option in options:
         ending[option.start + option.length].append(option)

@@ -1,5 +1,5 @@
-"""`random`: K random layers go, K of the rest are tuned, from a seed (the paper's baseline; method.md, "The five
-strategies", 4). Layers without an S_1 (the last one, as the release scores) are never dropped."""
+"""`random`: K random layers are dropped and K of the rest tuned, drawn from a seed (a baseline of the paper, arXiv
+2511.19676). Layers without an S_1 are never dropped (by default the last one, as in the released scripts)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from interlace_cli.domain.scores import SelectionTask
 
 
 def select_random(task: SelectionTask) -> list[Pick]:
-    """One pick for each drop, which pairs the drawn layers in order. As many as can each have a tuned layer."""
+    """One pick for each dropped layer, at most `task.count`, and as many as there are layers left to tune. Dropped and
+    tuned layers are paired in ascending order."""
     rng = random.Random(task.seed)
     free = [layer for layer in range(task.scores.num_layers) if layer not in task.protected]
     scored = [layer for layer in free if layer < len(task.scores.s1)]

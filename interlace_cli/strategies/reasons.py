@@ -1,4 +1,4 @@
-"""Why each layer has its role, a line each."""
+"""Why each layer has its role: one line of text for each, which the plan shows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ RANKED_BY = {
     "angle": "angular distance",
     "taylor_weight": "|gradient x weight|",
 }
+"""Rule of a pick -> the name of its score."""
 SPANS = ("triplet", "pair")
+"""Rules whose picks are spans of neighbouring layers."""
 
 
 def build_notes(
     task: SelectionTask, picks: Sequence[Pick], roles: Sequence[Role], locked: Sequence[Lock], model: ModelFacts | None
 ) -> list[LayerNote]:
-    """One note a layer."""
+    """One note for each layer, in their order: its scores (None if not measured), parameters and reason."""
     scores = task.scores
     why = {layer: f"protected: {lock.reason}" for lock in locked for layer in lock.layers}
     for rank, pick in enumerate(picks, start=1):

@@ -1,9 +1,11 @@
-"""The interleave rule for any set of dropped layers: which layers are tuned in their place, and which are anchors.
+"""The paper's interleaving for any set of dropped layers: which layers are tuned for them, and which are anchors.
 
-`paired`: a dropped layer's neighbour is tuned, the one in front or behind, whichever is more similar to it across both
-(S_2); the layer behind the two is the anchor, if it is free: a triplet, or a pair, as the paper has them. A dropped
-layer without a free neighbour has none. `nearest`: such a layer gets the nearest free one, so that there are as many
-tuned layers as dropped ones, if there can be. `none`: nothing is tuned.
+`paired`: for each dropped layer, one of its two neighbours is tuned, the one with the higher S_2 across both layers.
+The layer behind the two is the anchor, if it is free. The result is a triplet or a pair, as in the paper. A dropped
+layer without a free neighbour gets no tuned layer. `nearest`: as `paired`, but such a layer gets the nearest free
+layer, so that as many layers are tuned as dropped, if possible. `none`: no layer is tuned.
+
+Example, `paired`: layer 3 is dropped and S_2[2] < S_2[3]: layer 4 is tuned, layer 5 is the anchor.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from interlace_cli.domain.scores import Scores, Tune
 
 
 def assign_tuned(picks: Sequence[Pick], scores: Scores, protected: frozenset[int], how: Tune) -> list[Pick]:
-    """The picks with the same drops, and with tuned layers and anchors by the rule; protected layers have no role."""
+    """Copies of the picks with the same dropped layers, and with tuned layers and anchors by `how`. Protected layers
+    are neither. Earlier picks choose first."""
     dropped = {layer for pick in picks for layer in pick.drop}
     free = set(range(scores.num_layers)) - dropped - protected
     tuned: dict[int, int] = {}
@@ -43,7 +46,7 @@ def _take(tuned: dict[int, int], layer: int, chosen: int | None, free: set[int])
 
 
 def _find_neighbour(layer: int, scores: Scores, free: set[int]) -> int | None:
-    """The one behind in a tie."""
+    """The free neighbour with the higher S_2 across both layers, in a tie the one behind; None if neither is free."""
     s2 = scores.s2
     pairs = {
         other: s2[min(layer, other)] if min(layer, other) < len(s2) else float("-inf")
@@ -54,6 +57,6 @@ def _find_neighbour(layer: int, scores: Scores, free: set[int]) -> int | None:
 
 
 def _find_anchor(layer: int, tuned: dict[int, int]) -> int | None:
-    """The layer behind a dropped one and its neighbour; None where it is not a neighbour that is tuned."""
+    """The layer behind a dropped layer and its tuned neighbour; None if no neighbour of it is tuned."""
     other = tuned.get(layer)
     return max(layer, other) + 1 if other is not None and abs(layer - other) == 1 else None

@@ -1,4 +1,5 @@
-"""An analysis -> the scores of a task, over all samples or over those that the user cares for."""
+"""An analysis -> the scores that strategies choose by: over all samples, or weighted by groups of samples
+(`--weight`)."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ from interlace_cli.domain.scores import Scores
 from interlace_cli.errors import UsageError
 
 MODALITY = "modality"
+"""`Group.by` of the groups that are modalities."""
 MODALITIES = ("image", "text")
+"""Modalities that can be weighted."""
 
 
 def build_scores(analysis: Analysis) -> Scores:
-    """Everything that was measured, over all samples."""
+    """Everything that was measured, over all samples; what was not is empty."""
     spans, loss, taylor = analysis.similarity, analysis.loss, analysis.taylor
     return Scores(
         analysis.model.num_layers,
@@ -29,11 +32,15 @@ def build_scores(analysis: Analysis) -> Scores:
 
 
 def weigh_scores(analysis: Analysis, weights: Mapping[str, float]) -> Scores:
-    """The weighted mean over the groups that are named; a group that is not has no weight. A name is a modality, a
-    source or a kind; `image` and `text` are modalities, and `source:text` is a source of that name.
+    """Scores as a weighted mean over groups of samples. `weights`: name of a group -> weight, at least 0; groups that
+    are not named have weight 0. A name is a modality (`image`, `text`), a source or a kind; `source:text` is a source
+    that is called text.
 
-    What was measured over all samples at once (angular distances, weight taylor_weight, the greedy search) has no such
-    mean and is left out, and so are losses if a modality is named: a loss belongs to answers. Raises UsageError.
+    What was measured over all samples at once (angular distances, `taylor_weight`, the greedy search) has no mean over
+    groups and is left empty. So are losses if a modality is named, since a loss belongs to answers. Raises UsageError
+    for an unknown or ambiguous name, and if no weight is above 0.
+
+    Example: {"text": 2, "image": 1} -> s1 = (2 s1 of text + s1 of image) / 3.
     """
     groups = _list_groups(analysis)
     chosen = [(_find_group(groups, name), weight) for name, weight in weights.items()]
@@ -78,6 +85,7 @@ def _find_group(groups: Sequence[Group], name: str) -> Group:
 
 
 def _mean(values: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:
+    """The weighted mean of the lists, entry by entry; `shares` sum to 1."""
     return [
         sum(share * value for share, value in zip(shares, column, strict=True)) for column in zip(*values, strict=True)
     ]
