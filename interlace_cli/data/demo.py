@@ -14,6 +14,7 @@ from interlace_cli.data.source import Draw, RawRecord, Selection, Split, Unit
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import Picture, build_picture, draw, is_heldout
 from interlace_cli.domain.dataset import Skipped, Turn
+from interlace_cli.io.file_records import FileRecorder, Roots
 
 SIZE = 4400
 
@@ -24,13 +25,15 @@ class DemoSource:
     name = "demo"
     location: str | None = None
     revision: str | None = None
+    roots: Roots = {}
 
     def draw(self, selection: Selection) -> Draw:
         """All in one unit: no picture is drawn twice, so each has to know those before."""
         return Draw([Unit("demo", selection.count(SIZE))])
 
-    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
+    def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
         """The samples, each from a seed of its own."""
+        del files
         kinds, seen = list(KINDS.values()), set[Picture]()
         for index in range(unit.records):
             rng = random.Random(f"demo/{selection.seed}/{index}")

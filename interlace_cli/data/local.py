@@ -6,7 +6,8 @@ Image paths are relative to the file's folder, or to `--image-root`, and may not
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,49 +18,55 @@ from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.data.tables import read_conversation
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError
+from interlace_cli.io.file_records import IMAGES, SOURCE, FileRead, FileRecorder, Roots
 from interlace_cli.io.files import parse_json
-from interlace_cli.io.paths import read_inside
 
 
+@dataclass(frozen=True)
 class LocalSource:
-    """Reads the whole file once; images only of the records that are wanted."""
+    """`records`: `(where, data)` of each record of the file, data being an UnusableRecordError for a line that is not
+    JSON. Images are read of the chosen records alone."""
 
+    name: str
+    roots: Roots
+    records: Sequence[tuple[str, Any]]
+    files_read: Sequence[FileRead]
     location: str | None = None
     revision: str | None = None
 
-    def __init__(self, path: Path, image_root: Path | None = None) -> None:
-        self.name = path.name
-        self.root = (image_root or path.parent).resolve()
-        self.lines = _read_records(path)
-
     def draw(self, selection: Selection) -> Draw:
         """The chosen records in the order of the file."""
-        return Draw(divide("records", selection.choose(len(self.lines))))
+        return Draw(divide("records", selection.choose(len(self.records))), files_read=self.files_read)
 
-    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
-        """Some of the chosen records."""
-        chosen = (self.lines[index] for index in unit.content)
-        yield from iter_kept(chosen, partial(self._build_record, selection), selection)
-
-    def _build_record(self, selection: Selection, where: str, data: Any) -> RawRecord:
-        if isinstance(data, UnusableRecordError):
-            raise data
-        if not isinstance(data, dict):
-            raise UnusableRecordError("not an object")
-        check_ratings(data, selection)
-        names = find_images(data)
-        if not all(isinstance(name, str) for name in names):
-            raise UnusableRecordError("field image is neither a path nor a list of paths")
-        made = read_conversation(data, str(data.get("id", where)), ())[0]
-        return made.with_images(tuple(read_inside(self.root, name) for name in names))
+    def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
+        """The records whose indices are the unit's content."""
+        chosen = (self.records[index] for index in unit.content)
+        yield from iter_kept(chosen, partial(_build_record, selection, files), selection)
 
 
-def _read_records(path: Path) -> list[tuple[str, Any]]:
-    """`(where, data)` for each record; data is an UnusableRecordError for a line that is not JSON."""
-    try:
-        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror or error}.") from error
+def open_local(path: Path, image_root: Path | None = None) -> LocalSource:
+    """Reads the whole file. Raises DatasetError if it cannot be read or is a broken JSON list."""
+    roots = {SOURCE: path.parent, IMAGES: image_root or path.parent}
+    files = FileRecorder(roots)
+    records = _parse_records(path, files.read_all(path.name))
+    return LocalSource(path.name, roots, records, files.files)
+
+
+def _build_record(selection: Selection, files: FileRecorder, where: str, data: Any) -> RawRecord:
+    if isinstance(data, UnusableRecordError):
+        raise data
+    if not isinstance(data, dict):
+        raise UnusableRecordError("not an object")
+    check_ratings(data, selection)
+    names = find_images(data)
+    if not all(isinstance(name, str) for name in names):
+        raise UnusableRecordError("field image is neither a path nor a list of paths")
+    made = read_conversation(data, str(data.get("id", where)), ())[0]
+    return made.with_images(tuple(files.read(IMAGES, name) for name in names))
+
+
+def _parse_records(path: Path, raw: bytes) -> list[tuple[str, Any]]:
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     if raw.lstrip()[:1] == b"[":
         data = parse_json(raw)
         if not isinstance(data, list):

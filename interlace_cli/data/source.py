@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.domain.dataset import PartDraw, Skipped, Turn
+from interlace_cli.io.file_records import FileRead, FileRecorder, Roots
 
 Split = Literal["train", "calibration", "heldout"]
 
@@ -84,22 +85,23 @@ class Unit:
 @dataclass(frozen=True)
 class Draw:
     """What a selection of a source comes to. `method` is None where there was nothing to draw; `notes` are sentences
-    for people."""
+    for people; `files_read` are the local files that were read, opened or listed to come to it."""
 
     units: Sequence[Unit]
     method: str | None = None
     parts: Sequence[PartDraw] = ()
     notes: Sequence[str] = ()
+    files_read: Sequence[FileRead] = ()
 
     @property
     def records(self) -> int:
-        """In all units."""
+        """How many records all units have together."""
         return sum(unit.records for unit in self.units)
 
 
 class Source(Protocol):
-    """`name` stands in the manifest and in each sample; `location` and `revision` say where on the Hub it is, if it
-    is."""
+    """`name` stands in the manifest and in each sample; `location` and `revision` say where on the Hub it is, if it is;
+    `roots` are the folders of its local files, if it has any."""
 
     @property
     def name(self) -> str:
@@ -116,12 +118,18 @@ class Source(Protocol):
         """The commit on the Hub."""
         ...
 
+    @property
+    def roots(self) -> Roots:
+        """The folders that the names of its local files are relative to."""
+        ...
+
     def draw(self, selection: Selection) -> Draw:
         """The units of `selection`, which it alone decides."""
         ...
 
-    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
-        """The records of one unit in an order of their own. Called from several threads."""
+    def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
+        """The records of one unit, always in the same order. Called from several threads, each with a recorder of its
+        own: local files are read through it, or noted in it before they are read."""
         ...
 
 

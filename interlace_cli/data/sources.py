@@ -6,17 +6,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from interlace_cli.data import chartqa, scienceqa, textvqa
 from interlace_cli.data.demo import DemoSource
 from interlace_cli.data.finevision import open_finevision
-from interlace_cli.data.image_folder import ImageFolderSource
-from interlace_cli.data.local import LocalSource
+from interlace_cli.data.image_folder import find_image_files, open_image_folder
+from interlace_cli.data.local import open_local
 from interlace_cli.data.source import Source
 from interlace_cli.data.tables import RowReader, TableSource
-from interlace_cli.data.webdataset import WebDatasetSource
+from interlace_cli.data.webdataset import open_webdataset
 from interlace_cli.errors import MissingInputError
-from interlace_cli.io.repositories import Repository, open_folder, open_repository
+from interlace_cli.io.file_records import IMAGES, SOURCE, Roots
+from interlace_cli.io.paths import list_files
+from interlace_cli.io.repositories import find_table_files, open_repository, open_tables
 
 QUESTIONS: dict[str, tuple[str, RowReader]] = {
     "textvqa": (textvqa.REPOSITORY, textvqa.read_textvqa),
@@ -37,40 +40,91 @@ class SourceLocation:
     mirror: Path | None = None
 
 
-def open_source(name: str, place: SourceLocation = SourceLocation()) -> Source:
+@dataclass(frozen=True)
+class LocalFiles:
+    """What a source is on this machine. `root`: the folder of its own files; `sizes`: path below `root` -> bytes, of
+    those files that say which records there are; `image_root`: where images that records name are looked for."""
+
+    kind: Literal["tables", "shards", "records", "images"]
+    root: Path
+    sizes: dict[str, int]
+    image_root: Path | None = None
+
+    @property
+    def roots(self) -> Roots:
+        """As a source that is opened has them."""
+        return {SOURCE: self.root} | ({} if self.image_root is None else {IMAGES: self.image_root})
+
+
+def open_source(name: str, location: SourceLocation = SourceLocation()) -> Source:
     """A name of `NAMES`, a local file or folder, or a Hub id. Raises MissingInputError for anything else."""
     if name == "demo":
         return DemoSource()
     if name == "finevision":
-        return open_finevision(place.revision, place.mirror)
+        return open_finevision(location.revision, location.mirror)
     if name in QUESTIONS:
         repository, reader = QUESTIONS[name]
-        return TableSource(open_repository(repository, place.revision, place.mirror), name, reader=reader)
+        return TableSource(open_repository(repository, location.revision, location.mirror), name, reader=reader)
     path = Path(name).expanduser()
-    if path.is_file():
-        return _open_file(path, place.image_root)
-    if path.is_dir():
-        return _open_folder(path, place.image_root)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return TableSource(open_repository(name, place.revision, place.mirror), name)
+    if path.is_file() or path.is_dir():
+        return _open_local(path, location)
+    if _is_hub_id(name):
+        return TableSource(open_repository(name, location.revision, location.mirror), name)
     raise MissingInputError(
         f"there is no source {name}.",
         f"Give one of {', '.join(NAMES)}, a file or folder of conversations about images, or a dataset of the Hub.",
     )
 
 
-def _open_file(path: Path, image_root: Path | None) -> Source:
-    if path.suffix == ".parquet":
-        files = {path.name: path.stat().st_size}
-        repository = Repository(path.name, None, None, files, {}, lambda _: path.open("rb"))
-        return TableSource(repository, path.name, image_root=image_root or path.parent)
+def find_local_files(name: str, location: SourceLocation) -> LocalFiles | None:
+    """What `open_source` would read of this machine's files; None where that is nothing, or there is no such source.
+    Opens no file."""
+    path = Path(name).expanduser()
+    if name not in NAMES and path.is_file():
+        return _find_file(path, location.image_root)
+    if name not in NAMES and path.is_dir():
+        return _find_in_folder(path, location.image_root)
+    if location.mirror is None or name == "demo" or not (name in NAMES or _is_hub_id(name)):
+        return None
+    return LocalFiles("tables", location.mirror, find_table_files(list_files(location.mirror)))
+
+
+def _open_local(path: Path, location: SourceLocation) -> Source:
+    found = find_local_files(str(path), location)
+    if found is None:
+        raise MissingInputError(f"{path} is gone.")
+    name = path.resolve().name if path.is_dir() else path.name
+    if found.kind == "tables":
+        return TableSource(open_tables(found.root, found.sizes, name), name, image_root=found.image_root)
+    if found.kind == "shards":
+        return open_webdataset(found.root, found.sizes, name)
+    if found.kind == "records":
+        return open_local(path, location.image_root)
+    if not found.sizes:
+        raise MissingInputError(
+            f"{path} has no Parquet, tar or metadata file, and no image with a text file beside it.",
+            "Give a dataset's folder.",
+        )
+    return open_image_folder(path, found.sizes)
+
+
+def _find_file(path: Path, image_root: Path | None) -> LocalFiles:
+    sizes = {path.name: path.stat().st_size}
     if path.suffix == ".tar":
-        return WebDatasetSource([path], path.name)
-    return LocalSource(path, image_root)
+        return LocalFiles("shards", path.parent, sizes)
+    kind: Literal["tables", "records"] = "tables" if path.suffix == ".parquet" else "records"
+    return LocalFiles(kind, path.parent, sizes, image_root or path.parent)
 
 
-def _open_folder(path: Path, image_root: Path | None) -> Source:
-    if next(path.rglob("*.parquet"), None):
-        return TableSource(open_folder(path), path.resolve().name, image_root=image_root or path)
-    shards = sorted(path.rglob("*.tar"))
-    return WebDatasetSource(shards, path.resolve().name) if shards else ImageFolderSource(path)
+def _find_in_folder(path: Path, image_root: Path | None) -> LocalFiles:
+    sizes = list_files(path)
+    if any(name.endswith(".parquet") for name in sizes):
+        return LocalFiles("tables", path, find_table_files(sizes), image_root or path)
+    shards = {name: size for name, size in sizes.items() if name.endswith(".tar")}
+    if shards:
+        return LocalFiles("shards", path, shards)
+    return LocalFiles("images", path, {name: sizes[name] for name in find_image_files(sizes)})
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")

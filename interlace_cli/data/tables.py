@@ -18,7 +18,7 @@ from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError, UsageError
-from interlace_cli.io.paths import read_inside
+from interlace_cli.io.file_records import IMAGES, SOURCE, FileRecorder, Roots
 from interlace_cli.io.repositories import Repository, find_tables
 from interlace_cli.io.tables import FileFacts, TableError, read_facts, read_rows
 
@@ -59,25 +59,39 @@ class TableDefaults:
     last_subset: str | None = None
 
 
+@dataclass(frozen=True)
 class TableSource:
-    """Records are of the kind that they name, else of their part's."""
+    """Records are of the kind that they name, else of their part's. `image_root`: the folder of images that are paths;
+    None where they have to be in the rows."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        name: str,
-        defaults: TableDefaults = TableDefaults(),
-        reader: RowReader = read_conversation,
-        image_root: Path | None = None,
-    ) -> None:
-        self.repository, self.name, self.defaults, self.reader = repository, name, defaults, reader
-        self.image_root = image_root
-        self.location, self.revision = repository.location, repository.revision
+    repository: Repository
+    name: str
+    defaults: TableDefaults = TableDefaults()
+    reader: RowReader = read_conversation
+    image_root: Path | None = None
+
+    @property
+    def location(self) -> str | None:
+        """The Hub id."""
+        return self.repository.location
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the Hub."""
+        return self.repository.revision
+
+    @property
+    def roots(self) -> Roots:
+        """The folder of the tables, if they are local, and that of the images."""
+        found = {SOURCE: self.repository.root, IMAGES: self.image_root}
+        return {name: root for name, root in found.items() if root is not None}
 
     def draw(self, selection: Selection) -> Draw:
         """Reads the footers of the chosen subsets' files, and draws rows by them: one unit for each file."""
         parts = self._choose_parts(selection)
         files = [path for paths in parts.values() for path in paths]
+        recorder = FileRecorder(self.roots, self.repository.files_read)
+        recorder.note_opened(files)
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             facts = dict(zip(files, pool.map(partial(_read_facts, self.repository), files), strict=True))
         available = {part: sum(sum(facts[path].rows) for path in paths) for part, paths in parts.items()}
@@ -90,27 +104,35 @@ class TableSource:
             units += own
             drawn.append(draw)
         is_everything = sum(wanted.values()) == sum(available.values())
-        return Draw(units, None if is_everything else selection.method, drawn)
+        method = None if is_everything else selection.method
+        return Draw(units, method, drawn, files_read=recorder.files)
 
-    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
-        """The chosen rows of one file."""
+    def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
+        """The records of the chosen rows of one file."""
         part, path, groups = unit.content
-        limits = self._find_limits(selection)
+        read = partial(self._read_row, files, selection, self._find_limits(selection), part)
+        files.note_opened([path])
         with self.repository.open(path) as file:
             for group, rows in groups:
                 where = f"{path} row group {group}"
                 try:
                     for number, row in zip(rows, read_rows(file, group, rows), strict=True):
-                        yield from self._read(row, f"{path}:{group}:{number}", part, selection, limits)
+                        yield from read(f"{path}:{group}:{number}", row)
                 except TableError:
                     yield Skipped(record=where, reason="row group cannot be read", count=len(rows))
 
-    def _read(
-        self, row: SourceRow, record: str, part: str, selection: Selection, limits: tuple[int | None, int | None]
+    def _read_row(
+        self,
+        files: FileRecorder,
+        selection: Selection,
+        limits: tuple[int | None, int | None],
+        part: str,
+        record: str,
+        row: SourceRow,
     ) -> Iterator[RawRecord | Skipped]:
         try:
             check_ratings(row, selection)
-            images = tuple(map(self._read_image, find_images(row)))
+            images = tuple(self._read_image(files, image) for image in find_images(row))
             made = self.reader(row, str(row["id"]) if row.get("id") is not None else record, images)
         except UnusableRecordError as error:
             yield Skipped(record=record, reason=str(error))
@@ -120,7 +142,7 @@ class TableSource:
             named = self.name if part == "default" else part
             yield keep_record(replace(one, part=named, kind=kind), *limits)
 
-    def _read_image(self, image: Any) -> bytes:
+    def _read_image(self, files: FileRecorder, image: Any) -> bytes:
         """Bytes in the row; or, of a local table, a path inside its folder."""
         data = image.get("bytes") if isinstance(image, dict) else image
         if isinstance(data, bytes):
@@ -130,7 +152,7 @@ class TableSource:
             raise UnusableRecordError("an image is neither bytes nor a path")
         if self.image_root is None:
             raise UnusableRecordError("an image is a path and not bytes")
-        return read_inside(self.image_root, path)
+        return files.read(IMAGES, path)
 
     def _choose_parts(self, selection: Selection) -> dict[str, list[str]]:
         split = selection.hub_split or self.defaults.split

@@ -7,7 +7,7 @@ are the members with a picture's suffix, in the order of their suffixes (`001.0.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError
+from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder, Roots
 from interlace_cli.io.files import parse_json
 from interlace_cli.io.images import MOST_BYTES
 
@@ -32,31 +33,44 @@ class Member:
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class WebDatasetSource:
-    """Reads the headers of all shards, and the bytes of the chosen records alone."""
+    """`members`: `(shard, member)` of each record, a shard being called by its path below the root. Of the shards the
+    headers were read; of the chosen records the bytes are."""
 
+    name: str
+    roots: Roots
+    members: Sequence[tuple[str, Member]]
+    files_read: Sequence[FileRead]
     location: str | None = None
     revision: str | None = None
 
-    def __init__(self, shards: list[Path], name: str) -> None:
-        self.name = name
-        self.shards = shards
-        self.members = [(path, member) for path in shards for member in _list_members(path)]
-
     def draw(self, selection: Selection) -> Draw:
         """A unit for each shard that has a chosen record."""
-        chosen: dict[Path, list[Member]] = {}
+        chosen: dict[str, list[Member]] = {}
         for index in selection.choose(len(self.members)):
-            path, member = self.members[index]
-            chosen.setdefault(path, []).append(member)
-        return Draw([Unit(path.name, len(members), (path, members)) for path, members in chosen.items()])
+            shard, member = self.members[index]
+            chosen.setdefault(shard, []).append(member)
+        units = [Unit(shard, len(members), (shard, members)) for shard, members in chosen.items()]
+        return Draw(units, files_read=self.files_read)
 
-    def iter_records(self, unit: Unit, selection: Selection) -> Iterator[RawRecord | Skipped]:
+    def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
         """The chosen records of one shard."""
-        path, members = unit.content
+        shard, members = unit.content
+        files.note_opened([shard])
+        path = files.roots[SOURCE] / shard
         with path.open("rb") as file:
             named = ((f"{path.name}:{member.name}", member) for member in members)
             yield from iter_kept(named, partial(_build_record, file, selection), selection)
+
+
+def open_webdataset(root: Path, shards: Mapping[str, int], name: str) -> WebDatasetSource:
+    """Reads the headers of all shards below `root`, given as path -> bytes. Raises DatasetError for one that is not a
+    tar file."""
+    files = FileRecorder({SOURCE: root})
+    files.note_opened(shards)
+    members = [(shard, member) for shard in shards for member in _list_members(root / shard)]
+    return WebDatasetSource(name, files.roots, members, files.files)
 
 
 def _build_record(file: Any, selection: Selection, where: str, member: Member) -> RawRecord:

@@ -4,7 +4,7 @@ fetched."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from interlace_cli.errors import DatasetError, MissingInputError
+from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder
+from interlace_cli.io.paths import list_files
 
+CARD = "README.md"
 CONVERTED = "refs/convert/parquet"
 """The branch in which the Hub keeps every dataset as Parquet, whatever its own files are."""
 
@@ -20,7 +23,8 @@ CONVERTED = "refs/convert/parquet"
 @dataclass(frozen=True)
 class Repository:
     """`files`: path -> bytes. `card`: the metadata of its README. `location` and `revision` are None for a folder that
-    is no copy of a repository."""
+    is no copy of a repository. Of local ones `root` is the folder, and `files_read` what was read and listed to open
+    it."""
 
     name: str
     location: str | None
@@ -28,7 +32,13 @@ class Repository:
     files: dict[str, int]
     card: dict[str, Any] = field(repr=False)
     opener: Callable[[str], BinaryIO] = field(repr=False)
-    is_remote: bool = False
+    root: Path | None = None
+    files_read: Sequence[FileRead] = ()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is read from the Hub."""
+        return self.root is None
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
@@ -56,10 +66,25 @@ def open_folder(folder: Path, location: str | None = None, revision: str | None 
     """A local copy. Raises MissingInputError if there is no such folder."""
     if not folder.is_dir():
         raise MissingInputError(f"there is no folder {folder}.", "Give a copy of the dataset's repository.")
-    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    files = {name: path.stat().st_size for name, path in paths.items() if not name.startswith(".")}
-    card = _parse_card((folder / "README.md").read_text(encoding="utf-8")) if "README.md" in files else {}
-    return Repository(folder.name, location, revision, files, card, lambda path: (folder / path).open("rb"))
+    return open_tables(folder, find_table_files(list_files(folder)), folder.name, location, revision)
+
+
+def open_tables(
+    root: Path, sizes: Mapping[str, int], name: str, location: str | None = None, revision: str | None = None
+) -> Repository:
+    """The local files `sizes` (path below `root` -> bytes), of which README.md is the card. Raises DatasetError if that
+    cannot be read."""
+    files = FileRecorder({SOURCE: root})
+    files.note_listed(sizes)
+    card = _parse_card(files.read_all(CARD).decode("utf-8", "replace")) if CARD in sizes else {}
+    return Repository(
+        name, location, revision, dict(sizes), card, lambda path: (root / path).open("rb"), root, files.files
+    )
+
+
+def find_table_files(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Of all files of a folder those that say which records there are: Parquet files, and the card."""
+    return {path: size for path, size in sizes.items() if path.endswith(".parquet") or path == CARD}
 
 
 def find_tables(repository: Repository, split: str = "train") -> dict[str, list[str]]:
@@ -133,7 +158,6 @@ def _open_hub(repo: str, revision: str | None) -> Repository:
         dict(card),
         # Without a cache of its own: Arrow asks for the ranges that it needs, already joined.
         lambda path: system.open(f"{root}/{path}", "rb", cache_type="none"),
-        is_remote=True,
     )
 
 
