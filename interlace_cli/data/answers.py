@@ -15,7 +15,7 @@ def build_answers(
     metric: str,
     choices: tuple[str, ...] = (),
 ) -> list[RawRecord]:
-    """A record for each distinct answer, in the order of the first of each; all of them know all answers.
+    """One record per distinct answer, in the order in which answers first appear. Each record holds all `answers`.
 
     Raises UnusableRecordError if there is no question or no answer.
     """

@@ -1,7 +1,7 @@
 """Conversations -> the tensors a model takes.
 
-An answer's tokens are made apart from its prompt's, so that a model is trained on exactly what it meets when it
-generates. Shape legend: B samples, T tokens of the longest.
+Answers are tokenized apart from their prompts, so that training sees exactly the tokens that generation sees. Shape
+legend: B samples, T tokens of the longest sample.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids
 
 @dataclass(frozen=True)
 class TextPart:
-    """A stretch of a conversation's text; an answer is what the model is to say."""
+    """A part of a conversation's text: an answer of the model, or what stands before one."""
 
     text: str
     is_answer: bool
 
 
 class Batcher:
-    """Builds batches with one model's processor. Rows are padded on the left, so that all of them end together."""
+    """Builds batches with one model's processor. Rows are padded on the left, so that all
+    of them end at the same position. `max_length`: the most tokens of a conversation; None: no bound."""
 
     def __init__(self, processor: Any, folder: Path, max_length: int | None = None) -> None:
         self.processor = processor
@@ -49,19 +50,20 @@ class Batcher:
         self._marks = sorted(mark for mark in marks if len(mark) > 1)
 
     def build_prompts(self, samples: Sequence[Sample]) -> Inputs:
-        """The first human turn with the generation prompt: what `generate` starts from."""
+        """The model's inputs for `generate`: the conversation up to its first answer, with the generation prompt."""
         texts = [self._split(sample, first_only=True)[0].text for sample in samples]
         return self._encode_prompts(samples, texts)
 
     def build_conversations(self, samples: Sequence[Sample]) -> Inputs:
-        """Whole conversations, with `labels` [B, T] that hold the answers' tokens and IGNORE elsewhere.
+        """The model's inputs for whole conversations, with `labels` [B, T]: token ids of the answers, IGNORE elsewhere.
 
         A conversation longer than `max_length` loses its end; one whose prompt alone is longer loses its labels.
         """
         return self.build_both(samples)[1]
 
     def build_both(self, samples: Sequence[Sample]) -> tuple[Inputs, Inputs]:
-        """`build_prompts` and `build_conversations` of the same samples; the images are read once, and shared."""
+        """`(build_prompts, build_conversations)` of the same samples. Images are decoded once; both share the
+        tensors."""
         pieces = [self._split(sample) for sample in samples]
         prompts = self._encode_prompts(samples, [parts[0].text for parts in pieces])
         rows: list[dict[str, list[int]]] = []
@@ -81,7 +83,7 @@ class Batcher:
         return prompts, batch
 
     def copy(self) -> Batcher:
-        """One for another thread, with a tokenizer of its own."""
+        """A batcher for another thread, with a tokenizer of its own."""
         return Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
 
     def _append(self, fields: dict[str, list[int]], piece: TextPart) -> None:
@@ -125,16 +127,16 @@ class Batcher:
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
 
     def _split(self, sample: Sample, first_only: bool = False) -> list[TextPart]:
-        """The templated conversation, cut where answers begin and end; the first piece is a prompt."""
+        """The templated conversation, cut where answers begin and end: a prompt, an answer, a prompt, and so on."""
         messages = self._to_messages(sample)
         answers = [i for i, turn in enumerate(sample.conversations) if turn.speaker == "gpt"]
         pieces, done = [], 0
         whole = None if first_only else self._render(sample, messages, prompt=False)
-        for place in answers:
-            before = self._render(sample, messages[:place], prompt=True)
+        for index in answers:
+            before = self._render(sample, messages[:index], prompt=True)
             if whole is None:
                 return [TextPart(before, False)]
-            end = len(self._render(sample, messages[: place + 1], prompt=False))
+            end = len(self._render(sample, messages[: index + 1], prompt=False))
             if not whole.startswith(before):
                 raise DatasetError(
                     f"the chat template of {type(self.processor).__name__} renders sample {sample.id} differently"
@@ -157,7 +159,8 @@ class Batcher:
             ) from error
 
     def _to_message(self, turn: Turn) -> dict[str, Any]:
-        """What a turn says is text: the model's own marks in it (an image's, the end of a turn) are broken up."""
+        """The turn in the chat template's form. Special tokens that its text contains are broken up with a space, so
+        that they are read as text."""
         text = turn.value
         for mark in self._marks:
             if mark in text:
@@ -172,7 +175,7 @@ class Batcher:
 
 
 def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
-    """Moves a batch; floating tensors (pixels) also to `dtype`."""
+    """The batch on `device`; floating-point tensors (pixels) in `dtype`."""
     return {
         name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
         for name, value in inputs.items()
@@ -180,8 +183,8 @@ def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | N
 
 
 def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
-    """Batches, which may share tensors, with floating tensors (pixels) in the model's dtype; in pinned memory
-    where that is on a GPU, so that copies to it wait for nothing."""
+    """The batches with floating-point tensors (pixels) in the model's dtype, in pinned memory if the model is on a GPU.
+    A tensor that several batches share is converted once."""
     is_cuda = model.device.type == "cuda"
     cast: dict[int, Tensor] = {}
 
@@ -195,5 +198,6 @@ def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
 
 
 def order_by_length(samples: Sequence[Sample]) -> list[int]:
-    """Indices of the samples from the longest text to the shortest, so that a batch pads little."""
+    """Indices of the samples by the length of their text in characters, longest first, so that batches need little
+    padding."""
     return sorted(range(len(samples)), key=lambda i: -sum(len(turn.value) for turn in samples[i].conversations))

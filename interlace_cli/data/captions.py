@@ -15,8 +15,8 @@ CAPTION_COLUMNS = ("caption", "text", "txt")
 
 
 def read_captioned(data: dict[str, Any], record: str, images: tuple[bytes, ...]) -> RawRecord:
-    """A conversation as it stands; or a caption, or captions, as the answer to `QUESTION`. Raises
-    UnusableRecordError."""
+    """The row's conversation, if it has one; else its first caption as the answer to `QUESTION`, with all captions as
+    references. Raises UnusableRecordError."""
     if any(data.get(name) is not None for name in CONVERSATION_COLUMNS):
         return read_conversation(data, record, images)[0]
     value = next((data[name] for name in CAPTION_COLUMNS if data.get(name) is not None), None)

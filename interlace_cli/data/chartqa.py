@@ -11,7 +11,7 @@ REPOSITORY = "HuggingFaceM4/ChartQA"
 
 
 def read_chartqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
-    """Columns query, label (a list), image, human_or_machine (0 or 1), which becomes the kind."""
+    """Columns: query, label (a list), image, human_or_machine (0 or 1), which becomes the kind `human` or `machine`."""
     kind = {0: "human", 1: "machine"}.get(row.get("human_or_machine", -1), "all")
     made = build_answers(record, images, read_text(row, "query", ""), read_texts(row, "label"), "relaxed_accuracy")
     return [record.with_kind(kind) for record in made]

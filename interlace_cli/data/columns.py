@@ -35,7 +35,7 @@ def build_turns(row: dict[str, Any]) -> tuple[Turn, ...]:
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
-    """Raises UnusableRecordError unless human and gpt take turns after at most one system turn."""
+    """Raises UnusableRecordError unless human and gpt alternate, human first, after at most one system turn."""
     spoken = [turn.speaker for turn in turns if turn.speaker != "system"]
     if spoken[:2] != ["human", "gpt"] or any(a == b for a, b in pairwise(spoken)):
         raise UnusableRecordError("turns do not alternate, human first")
@@ -44,13 +44,14 @@ def check_turns(turns: Sequence[Turn]) -> None:
 
 
 def find_images(row: dict[str, Any]) -> list[Any]:
-    """Whatever stands in the image column, as a list; empty where there is none."""
+    """The entries of the image column (bytes, paths, or dictionaries of both); empty if there is none."""
     found = next((row[name] for name in IMAGE_COLUMNS if row.get(name) is not None), None)
     return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def read_texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
-    """An optional list of texts. Raises UnusableRecordError."""
+    """The texts in column `name`, where one text counts as a list; empty if there are none. Raises UnusableRecordError
+    for anything else."""
     value = row.get(name)
     value = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
@@ -59,7 +60,7 @@ def read_texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def read_text(row: dict[str, Any], name: str, default: str) -> str:
-    """An optional text. Raises UnusableRecordError."""
+    """The text in column `name`, or `default` if there is none. Raises UnusableRecordError for anything else."""
     value = row.get(name)
     if value is None:
         return default
@@ -69,7 +70,7 @@ def read_text(row: dict[str, Any], name: str, default: str) -> str:
 
 
 def make_turn(speaker: str, value: str) -> Turn:
-    """A turn by its name on disk."""
+    """A turn of `speaker`: system, human or gpt."""
     return Turn.model_validate({"from": speaker, "value": value})
 
 
@@ -88,8 +89,8 @@ def _read_turn(item: Any, who: str, what: str) -> Turn:
 
 
 def _read_exchange(item: Any) -> list[Turn]:
-    """A turn of each of system, user and assistant that is there, in this order: the fields' own order differs between
-    subsets of FineVision."""
+    """The turns of system, user and assistant, in this order, of those that are there. The order of the fields
+    themselves differs between subsets of FineVision."""
     if not isinstance(item, dict):
         raise UnusableRecordError("an entry of texts is not {user, assistant}")
     names = [name for name in ("system", "user", "assistant") if item.get(name) is not None]

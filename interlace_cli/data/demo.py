@@ -20,7 +20,7 @@ SIZE = 4400
 
 
 class DemoSource:
-    """SIZE samples by default; a smaller portion takes fewer of them, never other ones."""
+    """Has SIZE samples. A smaller portion takes the first of them."""
 
     name = "demo"
     location: str | None = None
@@ -28,11 +28,11 @@ class DemoSource:
     roots: Roots = {}
 
     def draw(self, selection: Selection) -> Draw:
-        """All in one unit: no picture is drawn twice, so each has to know those before."""
+        """One unit with all samples: no picture is drawn twice, so each sample depends on those before it."""
         return Draw([Unit("demo", selection.count(SIZE))])
 
     def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
-        """The samples, each from a seed of its own."""
+        """The first `unit.records` samples, each drawn from a random seed of its own."""
         del files
         kinds, seen = list(KINDS.values()), set[Picture]()
         for index in range(unit.records):

@@ -17,7 +17,7 @@ RATINGS = ("relevance", "image_correspondence", "formatting", "visual_dependency
 
 
 def keep_record(record: RawRecord, max_images: int | None, max_messages: int | None) -> RawRecord | Skipped:
-    """The record with its turns cut; or why it is left out."""
+    """The record with its turns cut to `max_messages`; or, if it has more than `max_images`, why it is left out."""
     if max_images is not None and len(record.images) > max_images:
         return Skipped(record=record.id, reason=f"more than {max_images} images")
     if max_messages is None:
@@ -26,7 +26,8 @@ def keep_record(record: RawRecord, max_images: int | None, max_messages: int | N
 
 
 def cut_turns(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:
-    """Turns until an answer brings their number to `most` or more (the released `dataset_prep.py`)."""
+    """The turns up to the first answer that brings their number to `most` or more, as the released `dataset_prep.py`
+    cuts them; all turns if no answer does."""
     for count, turn in enumerate(turns, start=1):
         if turn.speaker == "gpt" and count >= most:
             return tuple(turns[:count])
@@ -36,7 +37,8 @@ def cut_turns(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:
 def iter_kept(
     items: Iterable[tuple[str, T]], build: Callable[[str, T], RawRecord], selection: Selection
 ) -> Iterator[RawRecord | Skipped]:
-    """What `build` makes of each `(where, item)`, kept by the selection; or why it cannot be used."""
+    """`build(where, item)` of each item, cut or left out as the selection says; Skipped for an item of which `build`
+    raises UnusableRecordError."""
     for where, item in items:
         try:
             record = build(where, item)
@@ -47,14 +49,14 @@ def iter_kept(
 
 
 def check_ratings(row: dict[str, Any], selection: Selection) -> None:
-    """Raises UnusableRecordError if a row's ratings are not good enough."""
+    """Raises UnusableRecordError if a rating of the row is missing or below the bound in `selection.ratings`."""
     low = find_low_rating(row, selection.ratings)
     if low is not None:
         raise UnusableRecordError(low)
 
 
 def find_low_rating(row: dict[str, Any], ratings: Sequence[tuple[str, int]]) -> str | None:
-    """Why a row's ratings are not good enough, if they are not. A row without the rating has not passed it."""
+    """The reason if a rating of the row is missing or below its bound, else None. `ratings`: `(name, lowest)`."""
     for name, lowest in ratings:
         value = row.get(f"{name}_min")
         if value is None:

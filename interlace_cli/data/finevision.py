@@ -20,15 +20,17 @@ RELEASED = TableDefaults(portion=0.01, max_images=3, max_messages=5, last_subset
 
 
 def open_finevision(revision: str | None, mirror: Path | None) -> FineVisionSource:
-    """The source, at a pinned commit or from a local copy."""
+    """FineVision on the Hub at `revision` (its newest commit by default), or the local copy `mirror`."""
     return FineVisionSource(open_repository(REPOSITORY, revision, mirror), "finevision", RELEASED)
 
 
 class FineVisionSource(TableSource):
-    """A table source that knows how large its subsets are: as the Hub's card says, else as the release counted them."""
+    """A table source that knows how many records each subset has: by the Hub's card, else by the counts of the
+    release."""
 
     def draw(self, selection: Selection) -> Draw:
-        """Says where a copy holds less than the dataset: a percent of it is not a percent of the subset."""
+        """As in TableSource, with a note if subsets are incomplete here: a percent of the copy is less than a percent
+        of the subset."""
         draw = super().draw(selection)
         known = load_known_counts("finevision") | count_examples(self.repository)
         short = [part for part in draw.parts if part.available < known.get(part.part, 0)]

@@ -1,4 +1,4 @@
-"""Batches that do not fit: made again in halves, and those in halves again, until each does."""
+"""Out of memory: a batch that does not fit is built again in halves, and those in halves again, until each fits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from interlace_cli.runtime.memory import is_out_of_memory
 Made = tuple[Inputs, ...]
 Result = TypeVar("Result")
 MOST_PLACES = 1 << 15
-"""Tokens of a batch, padding included: a long sample is not to make its neighbours as long."""
+"""Tokens of a batch, padding included. A batch with more is halved at once, so that one long sample does not pad its
+neighbours to its length."""
 
 
 class Halving:
-    """`make(batcher, chosen)` builds a batch of the samples `chosen`; `say` is told once that memory is short."""
+    """`make(batcher, chosen)` builds the batch of the samples with the indices `chosen`; `say` is called once, with a
+    line for people, when the memory is too small."""
 
     def __init__(
         self,
@@ -32,8 +34,8 @@ class Halving:
         self._own: Batcher | None = None
 
     def run(self, chosen: Sequence[int], made: Made, work: Callable[[Sequence[int], Any], Result]) -> list[Result]:
-        """`work(chosen, made)`, of the whole batch or of its parts in order. Raises InterlaceError where a single
-        sample does not fit into memory."""
+        """The results of `work(chosen, made)`: one of the whole batch, or those of its parts in order. Raises
+        InterlaceError if a single sample does not fit into memory."""
         if len(chosen) == 1 or all(batch["input_ids"].numel() <= self.most_places for batch in made):
             try:
                 return [work(chosen, made)]

@@ -1,7 +1,7 @@
-"""Which samples share a row of a training step: a decision about lengths alone.
+"""Which samples share a row of a training step, decided by their lengths alone.
 
-A packed row holds its samples end to end, so that nothing is padded. Models that cannot be packed take padded batches
-of samples that are alike in length.
+A packed row holds its samples end to end, without padding. Models that cannot be packed take padded batches of samples
+of similar length.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ PADDING = 0.05
 
 
 def pack_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of the samples in each row, of at most `max_tokens` tokens together: best fit, longest first, which takes
-    at most 1.22 times as many rows as needed (Johnson 1973). A longer sample has a row for itself. Inside a row the
-    longest come first, so that samples of one length are neighbours; empty samples are left out."""
+    """Indices of the samples in each row of at most `max_tokens` tokens, by best-fit decreasing, which needs at most
+    1.22 times as many rows as the optimum (Johnson 1973). A sample that is longer has a row of its own; samples of
+    length 0 are left out. In a row the longest sample comes first, so that samples of equal length are neighbours."""
     rows: list[list[int]] = []
     free: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -34,8 +34,8 @@ def pack_rows(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def group_alike(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list[list[int]]:
-    """Indices of the samples in each padded batch: longest first, a new batch where the next sample would make more
-    than PADDING of it padding, or more than `max_tokens` places or `max_samples` samples."""
+    """Indices of the samples in each padded batch, longest first. A new batch begins if the next sample would make more
+    than PADDING of the batch padding, or bring it above `max_tokens`, padding included, or `max_samples`."""
     groups: list[list[int]] = []
     real = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -43,9 +43,9 @@ def group_alike(lengths: Sequence[int], max_tokens: int, max_samples: int) -> li
         if not length:
             continue
         if groups:
-            places = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
-            is_full = len(groups[-1]) == max_samples or places > max_tokens
-        if not groups or is_full or places - real - length > PADDING * places:
+            padded = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
+            is_full = len(groups[-1]) == max_samples or padded > max_tokens
+        if not groups or is_full or padded - real - length > PADDING * padded:
             groups.append([])
             real = 0
         groups[-1].append(index)

@@ -1,6 +1,6 @@
-"""What the device needs next is made in threads while it works.
+"""Builds the next batches in threads while the device computes.
 
-Pictures are the larger part of making a batch; decoders, numpy and tokenizers let other threads run meanwhile.
+Most of a batch's time goes into its images; image decoders, numpy and tokenizers release the GIL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_ahead(
     model: Any,
     threads: int | None = None,
 ) -> Generator[tuple[Inputs, ...]]:
-    """`make(batcher, item)` of each item in order, as `cast_on_host` leaves it for the model.
+    """`make(batcher, item)` of each item in order, passed through `cast_on_host`.
 
     At most one batch a thread is held beside the one in use. Threads beyond the first have copies of the batcher: a
     fast tokenizer holds its padding as state, which two threads would change under each other (seen with tokenizers
@@ -70,8 +70,8 @@ def iter_calibration(
     model: Any,
     labelled: Callable[[Inputs], Inputs] | None = None,
 ) -> Iterator[Inputs]:
-    """Whole conversations on the model's device, in the order of `order_by_length`: without labels, or with those
-    that `labelled` makes of a batch."""
+    """Batches of whole conversations on the model's device, in the order of `order_by_length`; without labels, or as
+    `labelled` returns them."""
 
     def make(own: Batcher, chosen: list[int]) -> tuple[Inputs]:
         batch = own.build_conversations([samples[i] for i in chosen])
@@ -85,13 +85,14 @@ def iter_calibration(
 
 
 def cut(order: Sequence[Item], size: int) -> list[list[Item]]:
-    """Pieces of `size`, the last one perhaps shorter."""
+    """Consecutive pieces of `size` items; the last one may be shorter."""
     return [list(order[start : start + size]) for start in range(0, len(order), size)]
 
 
 def count_threads(model: Any) -> int:
-    """Half of this process's share of the cores where a GPU computes. Where the cores themselves do, none: one thread
-    made an analysis 0.97 to 1.03 times as fast on two cores (`interlace bench analyze`), and held a batch more."""
+    """How many threads build batches: half of this process's share of the cores if a GPU computes, at most
+    MOST_THREADS; 0 if the CPU does. On two cores one thread made an analysis 0.97 to 1.03 times as fast (`interlace
+    bench analyze`) and held one more batch in memory."""
     if model.device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
 """Encoded samples -> the rows of a training step.
 
-Shape legend: T tokens of a sample; B samples in a row that is padded (1 if it is packed), N places in it; K places at
-which any sample has a target; R rows of position ids (1, or 4 for M-RoPE: text, time, height, width).
+Shape legend: T tokens of a sample; B samples in a padded row (1 if it is packed), N tokens of each, padding included; K
+positions at which any sample has a target; R rows of position ids (1, or 4 for M-RoPE: text, time, height, width).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from interlace_cli.data.packing import group_alike, pack_rows
 from interlace_cli.domain.dataset import Sample
 
 CACHE = 1 << 30
-"""Bytes of encoded samples that are kept for the next epoch."""
+"""Bytes of memory for encoded samples that are kept for the next epoch."""
 Positions = Callable[[Inputs], Tensor]
 """Inputs of one sample -> its position ids [R, 1, T]."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample: `tokens` are fields [T], `whole` those that are not per token (pixels), `targets_T` the next token
-    where that is an answer's and IGNORE elsewhere, `pad_token` what a batch is filled up with."""
+    """One sample. `tokens`: the fields of shape [T]; `whole`: those that are not per token (pixels); `targets_T`: the
+    id of the next token if it belongs to an answer, else IGNORE; `pad_token`: the id that pads a batch."""
 
     tokens: Inputs
     whole: Inputs
@@ -38,41 +38,42 @@ class Encoded:
 
     @property
     def length(self) -> int:
-        """In tokens; 0 where there is nothing to learn."""
+        """The number of tokens T; 0 if no token has a target."""
         return len(self.targets_T) if bool((self.targets_T != IGNORE).any()) else 0
 
     @property
     def bytes(self) -> int:
-        """In memory."""
+        """Bytes of memory of all its tensors."""
         held = [*self.tokens.values(), *self.whole.values(), self.targets_T, self.positions_RT]
         return sum(tensor.nbytes for tensor in held)
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """What one forward takes: the model's inputs, among them `logits_to_keep`, and the targets at these places."""
+    """The input of one forward pass. `inputs`: the model's, among them `logits_to_keep` [K]; `targets_BK`: the targets
+    at these positions."""
 
     inputs: Inputs
     targets_BK: Tensor
 
     @property
     def is_label_BK(self) -> Tensor:
-        """Where there is a target."""
+        """True where there is a target. [B, K]"""
         return self.targets_BK != IGNORE
 
     @property
     def places(self) -> int:
-        """Tokens, and padding between them."""
+        """The number of tokens, padding included: B times N."""
         return self.inputs["input_ids"].numel()
 
     @property
     def tokens(self) -> int:
-        """Places that are no padding."""
+        """The number of tokens without padding."""
         mask_BN = self.inputs.get("attention_mask")
         return self.places if mask_BN is None else int(mask_BN.sum())
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PackedRow:
-        """On another device; pixels also in another dtype."""
+        """The same on `device`; floating-point tensors (pixels) in `dtype`."""
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in self.inputs.items()
@@ -81,7 +82,8 @@ class PackedRow:
 
 
 class EncodedSteps(Dataset[list[Encoded]]):
-    """Item `i`: the encoded samples of optimizer step `start + i`."""
+    """Item `i` is the encoded samples of optimizer step `start + i`. `steps`: for each step the indices of its samples;
+    `positions` computes position ids."""
 
     def __init__(
         self,
@@ -104,7 +106,8 @@ class EncodedSteps(Dataset[list[Encoded]]):
         return [self._encode(i) for i in self.steps[self.start + index]]
 
     def _encode(self, index: int) -> Encoded:
-        """The next epoch finds it encoded, if there is one and was room."""
+        """The sample, kept from the last epoch or encoded now. It is kept if a later step needs it and CACHE has
+        room."""
         self._to_come[index] -= 1
         found = self._kept.pop(index, None)
         if found is None:
@@ -118,13 +121,13 @@ class EncodedSteps(Dataset[list[Encoded]]):
         return found
 
     def encode_any(self) -> Encoded:
-        """Some sample with something to learn."""
+        """The first sample that has a target, encoded."""
         encoded = (encode(sample, self.batcher, self.positions) for sample in self.samples)
         return next(sample for sample in encoded if sample.length)
 
 
 def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
-    """The sample as the model takes it, alone."""
+    """Tokenizes the sample, processes its images and computes its position ids."""
     batch = batcher.build_conversations([sample])
     labels_T = batch.pop("labels")[0]
     positions_RT = positions(batch)[:, 0]
@@ -135,7 +138,8 @@ def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
 
 
 def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int) -> list[PackedRow]:
-    """The rows of a step, of at most `max_tokens` places; padded ones of at most `max_samples` samples."""
+    """The rows of one optimizer step, of at most `max_tokens` tokens each, padding included; padded rows have at most
+    `max_samples` samples."""
     lengths = [sample.length for sample in samples]
     if is_packed:
         return [pack([samples[i] for i in row]) for row in pack_rows(lengths, max_tokens)]
@@ -143,8 +147,8 @@ def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max
 
 
 def pack(samples: Sequence[Encoded]) -> PackedRow:
-    """The samples end to end in one row. There is no attention mask: positions that begin anew are what tells
-    transformers where a sample begins (`masking_utils.find_packed_sequence_indices`)."""
+    """One row [1, N] with the samples end to end. It has no attention mask: transformers finds where a sample begins by
+    the position ids, which start again there (`masking_utils.find_packed_sequence_indices`)."""
     names = [name for name in samples[0].tokens if name != "attention_mask"]
     inputs = {name: torch.cat([sample.tokens[name] for sample in samples])[None] for name in names}
     positions_R1N = torch.cat([sample.positions_RT for sample in samples], 1)[:, None]
@@ -153,7 +157,7 @@ def pack(samples: Sequence[Encoded]) -> PackedRow:
 
 
 def pad(samples: Sequence[Encoded]) -> PackedRow:
-    """A batch, padded on the left."""
+    """A batch [B, N] of the samples, padded on the left."""
     longest = max(len(sample.targets_T) for sample in samples)
     inputs = {
         name: torch.stack(
@@ -177,8 +181,8 @@ def _pad_left(values_T: Tensor, length: int, fill: int) -> Tensor:
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    """One behind the other. Where they differ in another axis (tiles of an image, say), the smaller are filled up with
-    zeros, as processors do it."""
+    """Concatenates the parts along their first axis. If they differ in another axis (number of image tiles, say), the
+    smaller ones are padded with zeros, as processors do."""
     shape = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim)]
     filled = []
     for part in parts:

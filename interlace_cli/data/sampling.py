@@ -14,7 +14,7 @@ from itertools import accumulate
 CLUSTERS, UNIFORM, HEAD = "clusters", "uniform", "head"
 METHODS = (CLUSTERS, UNIFORM, HEAD)
 FEWEST_ROWS, MOST_RUNS = 16, 64
-"""A run has at least so many rows, and a part is drawn in at most so many runs."""
+"""The fewest rows of a run, and the most runs of a part."""
 
 
 def draw_rows(sizes: Sequence[int], count: int, method: str, seed: str) -> dict[int, list[int]]:
@@ -27,50 +27,51 @@ def draw_rows(sizes: Sequence[int], count: int, method: str, seed: str) -> dict[
     count = min(count, total)
     rng = random.Random(f"rows/{seed}")
     if method == HEAD:
-        places: Sequence[int] = range(count)
+        positions: Sequence[int] = range(count)
     elif method == UNIFORM or count == total:
-        places = rng.sample(range(total), count)
+        positions = rng.sample(range(total), count)
     else:
         return _draw_clusters(sizes, count, rng, seed)
-    return _locate(sizes, places)
+    return _locate(sizes, positions)
 
 
 def _draw_clusters(sizes: Sequence[int], count: int, rng: random.Random, seed: str) -> dict[int, list[int]]:
-    """Groups are put in a random order, rows within each in another; that line, bent to a circle that begins at a
-    random place, is cut into runs of equal length, of which some are taken. Turning the circle makes all rows alike:
-    also those in small groups, and in the shorter run at the end."""
+    """Groups are shuffled, and the rows in each. The resulting line of rows is closed to a circle, rotated by a random
+    offset and cut into runs of equal length, of which some are taken. By the rotation every row is equally likely, also
+    those in small groups and in the shorter last run."""
     order = rng.sample(range(len(sizes)), len(sizes))
-    total, turn = sum(sizes), rng.randrange(sum(sizes))
+    total, offset = sum(sizes), rng.randrange(sum(sizes))
     length = max(FEWEST_ROWS, -(-count // MOST_RUNS))
     runs = rng.sample(range(-(-total // length)), -(-total // length))
-    places: list[int] = []
+    positions: list[int] = []
     for run in runs:
-        if len(places) >= count:
+        if len(positions) >= count:
             break
-        places += range(run * length, min((run + 1) * length, total))
-    places = rng.sample(places, count)
-    found = _locate([sizes[group] for group in order], [(place + turn) % total for place in places])
+        positions += range(run * length, min((run + 1) * length, total))
+    positions = rng.sample(positions, count)
+    found = _locate([sizes[group] for group in order], [(position + offset) % total for position in positions])
     result = {}
-    for place, rows in found.items():
-        group = order[place]
+    for index, rows in found.items():
+        group = order[index]
         shuffled = random.Random(f"group/{seed}/{group}").sample(range(sizes[group]), sizes[group])
         result[group] = sorted(shuffled[row] for row in rows)
     return dict(sorted(result.items()))
 
 
-def _locate(sizes: Sequence[int], places: Sequence[int]) -> dict[int, list[int]]:
-    """Places on the line of all rows -> group -> rows."""
+def _locate(sizes: Sequence[int], positions: Sequence[int]) -> dict[int, list[int]]:
+    """Group -> its rows, ascending, of the `positions` in the concatenation of all groups."""
     ends = list(accumulate(sizes))
     result: dict[int, list[int]] = {}
-    for place in sorted(places):
-        group = bisect_right(ends, place)
-        result.setdefault(group, []).append(place - ends[group] + sizes[group])
+    for position in sorted(positions):
+        group = bisect_right(ends, position)
+        result.setdefault(group, []).append(position - ends[group] + sizes[group])
     return result
 
 
 def allot_samples(available: dict[str, int], portion: float, at_most: int | None, is_head: bool) -> dict[str, int]:
-    """Part -> how many of its records are wanted: `portion` of each, one at least (rounded down for `head`, as the
-    released script does), and `at_most` in all, shared out in proportion by largest remainder."""
+    """Part -> how many of its `available` records are wanted: `portion` of them, at least one (rounded down for `head`,
+    as in the released script). If that is more than `at_most` in all, those are shared out in proportion, by largest
+    remainder."""
     wanted = {}
     for part, count in available.items():
         share = portion * count

@@ -12,13 +12,13 @@ REPOSITORY = "derek-thomas/ScienceQA"
 
 
 def read_scienceqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
-    """Columns question, choices, answer (an index), subject, which becomes the kind, and image."""
+    """Columns: question, choices, answer (the index of a choice), subject, which becomes the kind, image."""
     if not images:
         raise UnusableRecordError("the question has no picture")
-    choices, place = read_texts(row, "choices"), row.get("answer")
-    if not isinstance(place, int) or not 0 <= place < len(choices):
+    choices, answer = read_texts(row, "choices"), row.get("answer")
+    if not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise UnusableRecordError("field answer is not the place of a choice")
     lettered = [f"{chr(65 + i)}) {choice}" for i, choice in enumerate(choices)]
     question = "\n".join([read_text(row, "question", ""), *lettered])
-    made = build_answers(record, images, question, (lettered[place],), "multiple_choice", choices)
+    made = build_answers(record, images, question, (lettered[answer],), "multiple_choice", choices)
     return [record.with_kind(read_text(row, "subject", "all")) for record in made]

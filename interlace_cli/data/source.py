@@ -1,4 +1,4 @@
-"""What a source is: something that says which units of work a selection comes to, and yields the records of each."""
+"""What a source is: it divides a selection of its records into units of work, and yields the records of each unit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Split = Literal["train", "calibration", "heldout"]
 
 @dataclass(frozen=True)
 class RawRecord:
-    """A conversation with the bytes of its images. `part` names the part of the source that it is from, if it has
-    parts; `split` is set by sources that come with splits of their own. `is_asked`: whether `eval` is to ask it; of a
-    question's several answers one is. The rest is as in `Sample`."""
+    """A conversation with the bytes of its images. `part`: the part of the source that it is from, if the source has
+    parts; `split`: set by sources with splits of their own; `is_asked`: whether `eval` asks it: of the records of one
+    question, one per answer, only the first. The rest is as in `Sample`."""
 
     id: str
     images: tuple[bytes, ...]
@@ -32,11 +32,11 @@ class RawRecord:
     is_asked: bool = True
 
     def with_kind(self, kind: str) -> RawRecord:
-        """The same of another kind."""
+        """A copy with another kind."""
         return replace(self, kind=kind)
 
     def with_images(self, images: tuple[bytes, ...]) -> RawRecord:
-        """The same with these images."""
+        """A copy with these images."""
         return replace(self, images=images)
 
 
@@ -69,13 +69,14 @@ class Selection:
         return wanted if self.max_samples is None else min(wanted, self.max_samples)
 
     def choose(self, available: int) -> list[int]:
-        """The indices wanted, at random by the seed, ascending."""
+        """The indices of the wanted records, drawn at random by the seed, ascending."""
         return sorted(random.Random(f"select/{self.seed}").sample(range(available), self.count(available)))
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of a source that is read at once, by one thread: `content` is the source's own. Units share nothing."""
+    """A piece of a source that one thread reads. `records`: how many; `content`: whatever the source needs to read it.
+    Units share nothing."""
 
     name: str
     records: int
@@ -84,8 +85,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a selection of a source comes to. `method` is None where there was nothing to draw; `notes` are sentences
-    for people; `files_read` are the local files that were read, opened or listed to come to it."""
+    """The units of a selection. `method`: how records were drawn, None if all are taken; `parts`: what was drawn of
+    each part; `notes`: sentences for people; `files_read`: the local files that were read, opened or listed so far."""
 
     units: Sequence[Unit]
     method: str | None = None
@@ -100,31 +101,30 @@ class Draw:
 
 
 class Source(Protocol):
-    """`name` stands in the manifest and in each sample; `location` and `revision` say where on the Hub it is, if it is;
-    `roots` are the folders of its local files, if it has any."""
+    """The conversations of one dataset: on the Hub, in local files, or made on the spot."""
 
     @property
     def name(self) -> str:
-        """The name in the manifest."""
+        """Its name in the manifest and in each sample."""
         ...
 
     @property
     def location(self) -> str | None:
-        """The Hub id."""
+        """Its Hub id, if it has one."""
         ...
 
     @property
     def revision(self) -> str | None:
-        """The commit on the Hub."""
+        """Its commit on the Hub, if it has one."""
         ...
 
     @property
     def roots(self) -> Roots:
-        """The folders that the names of its local files are relative to."""
+        """The folders that the names of its local files are relative to; empty if it has none."""
         ...
 
     def draw(self, selection: Selection) -> Draw:
-        """The units of `selection`, which it alone decides."""
+        """The units of `selection`. They depend on the source and the selection alone."""
         ...
 
     def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
@@ -134,7 +134,7 @@ class Source(Protocol):
 
 
 def divide(name: str, indices: Sequence[int], size: int = 256) -> list[Unit]:
-    """Indices of records -> units of at most `size`; the content of each is its indices."""
+    """Indices of records -> units of at most `size` records; the content of each is its indices."""
     return [
         Unit(f"{name} {start}", len(indices[start : start + size]), tuple(indices[start : start + size]))
         for start in range(0, len(indices), size)

@@ -10,15 +10,15 @@ from interlace_cli.data.source import Selection
 
 
 class Shown(Protocol):
-    """What decides a sample's split."""
+    """The fields of a sample that decide its split."""
 
     @property
     def id(self) -> str:
-        """Its own."""
+        """The sample's id."""
 
     @property
     def image(self) -> Sequence[str]:
-        """Names of its images."""
+        """The names of its images."""
 
 
 S = TypeVar("S", bound=Shown)
@@ -37,14 +37,14 @@ def assign_splits(samples: Sequence[Shown], selection: Selection) -> dict[str, s
     rest = len(order) - heldout
     calibration = max(round(selection.calibration * rest), least if selection.calibration else 0)
     result = {}
-    for place, key in enumerate(order):
-        split = "heldout" if place < heldout else "calibration" if place < heldout + calibration else "train"
+    for index, key in enumerate(order):
+        split = "heldout" if index < heldout else "calibration" if index < heldout + calibration else "train"
         result.update(dict.fromkeys(groups[key], split))
     return result
 
 
 def order_by_image(samples: Sequence[S]) -> list[S]:
-    """In their order, but those that share an image follow the first of them."""
+    """The samples in their order, except that samples that share an image directly follow the first of them."""
     by_id = {sample.id: sample for sample in samples}
     return [by_id[name] for names in _group_by_image(samples).values() for name in names]
 

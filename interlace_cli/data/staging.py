@@ -37,7 +37,8 @@ from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outli
 
 IMAGE_MARK = "<image>"
 MOST_IMAGES, MOST_TURNS, MOST_TEXT = 64, 400, 100_000
-"""Of a record; a template is rendered anew for every answer, so that turns cost their square."""
+"""Of a record: images, turns, characters. A chat template is rendered for each answer, so the time grows with the
+square of the turns."""
 
 
 class StagedUnit(Record):
@@ -56,7 +57,8 @@ class StagedUnit(Record):
 
 
 class StagedSample(NamedTuple):
-    """Where a sample lies, and all that decides its split: a million of them are to fit into memory."""
+    """Where a sample lies (`row` of `file`), and the fields that decide its split. A million of these fit into
+    memory."""
 
     id: str
     image: tuple[str, ...]
@@ -98,13 +100,13 @@ class Staging:
         return decode_records(self._list(number).read_bytes())
 
     def outline(self, unit: StagedUnit) -> Iterator[StagedSample]:
-        """The samples of a unit that is whole."""
+        """The samples of a unit that is whole, in the order in which they were read."""
         for name in unit.files:
             path = self.folder / name
             yield from (StagedSample(*sample, path, row) for row, sample in enumerate(read_outline(path)))
 
     def open_writer(self, number: int) -> SampleWriter:
-        """For the samples of a unit."""
+        """The writer for the samples of unit `number`."""
         return SampleWriter(self.folder, f"unit-{number:06d}")
 
     def finish(self, number: int, writer: SampleWriter, unit: StagedUnit, files_read: Sequence[FileRead]) -> StagedUnit:
@@ -117,7 +119,7 @@ class Staging:
         return whole
 
     def clear(self) -> None:
-        """Nothing here is of use any more, nor what another selection left for the same dataset."""
+        """Removes this folder, and those that calls with other keys have left for the same dataset."""
         for folder in self.out.parent.glob(f".{self.out.name}.preparing-*"):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -27,14 +27,14 @@ FOOTER_THREADS = 16
 
 
 class RowReader(Protocol):
-    """Makes records of a row: one, or several where one row asks for several answers."""
+    """Makes the records of a row: one, or one per distinct answer."""
 
     def __call__(self, row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
-        """Raises UnusableRecordError."""
+        """The records of `row`; `record` is their id. Raises UnusableRecordError if the row cannot be used."""
 
 
 def read_conversation(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
-    """Rows with a conversation in any of the layouts of `data/columns.py`."""
+    """The record of a row with a conversation in any of the layouts of `data/columns.py`."""
     return [
         RawRecord(
             record,
@@ -50,7 +50,7 @@ def read_conversation(row: SourceRow, record: str, images: tuple[bytes, ...]) ->
 
 @dataclass(frozen=True)
 class TableDefaults:
-    """What a source takes where a selection does not say."""
+    """What a source takes if the selection does not say. `last_subset`: subsets behind it are left out."""
 
     portion: float = 1.0
     split: str = "train"
@@ -183,13 +183,13 @@ class TableSource:
 def _draw_part(
     part: str, facts: dict[str, FileFacts], wanted: int, selection: Selection
 ) -> tuple[list[Unit], PartDraw]:
-    """The units of one part, and what they come to."""
+    """The units of one part, one per file, and the sums over them."""
     groups = [(path, group) for path, own in facts.items() for group in range(len(own.rows))]
     sizes = [facts[path].rows[group] for path, group in groups]
     drawn = draw_rows(sizes, wanted, selection.method, f"{selection.seed}/{part}")
     by_file: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
-    for place, rows in drawn.items():
-        path, group = groups[place]
+    for index, rows in drawn.items():
+        path, group = groups[index]
         by_file.setdefault(path, []).append((group, tuple(rows)))
     units = [
         Unit(path, sum(len(rows) for _, rows in chosen), (part, path, tuple(chosen)))
@@ -216,7 +216,7 @@ def _describe(names: Sequence[str]) -> str:
 
 
 def describe_key(units: Sequence[Unit]) -> str:
-    """sha256 over what the units hold, by which an unfinished draw is known again."""
+    """sha256 over the units: an interrupted call with the same draw has the same key."""
     digest = hashlib.sha256()
     for unit in units:
         digest.update(repr((unit.name, unit.records, unit.content)).encode())

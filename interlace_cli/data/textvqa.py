@@ -14,7 +14,7 @@ REPOSITORY = "lmms-lab/textvqa"
 
 
 def read_textvqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
-    """Columns question, answers, image."""
+    """Columns: question, answers (of ten people), question_id (optional), image."""
     question = read_text(row, "question", "")
     name = str(row["question_id"]) if row.get("question_id") is not None else record
     return build_answers(name, images, question, read_texts(row, "answers"), "vqa_accuracy")

@@ -27,7 +27,7 @@ _LARGER = {"calibration": "with a larger --calibration", "heldout": "with a larg
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest of the prepared dataset `folder`."""
+    """The manifest of the prepared dataset `folder`. Raises an InterlaceError if it is missing, broken or outdated."""
     require(folder)
     manifest = load_artifact(folder / MANIFEST, Manifest)
     if manifest.schema_version < Manifest.SCHEMA:
@@ -57,7 +57,7 @@ def load_split(folder: Path, split: str) -> list[Sample]:
 
 
 def find_files(folder: Path, split: str = "*") -> list[Path]:
-    """The Parquet files of a split, in order, or of all."""
+    """The Parquet files of a split, or of all splits, sorted by name."""
     return sorted((folder / DATA).glob(f"{split}-*-of-*.parquet"))
 
 
@@ -70,7 +70,7 @@ def hash_samples(samples: Iterable[Sample]) -> str:
 
 
 def to_line(sample: Sample) -> bytes:
-    """JSON with sorted keys."""
+    """The sample as one line of JSON with sorted keys."""
     return orjson.dumps(sample.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 

@@ -14,7 +14,7 @@ MOST_BYTES = 64 << 20
 MOST_PIXELS = 80_000_000
 MOST_FRAMES = 64
 MOST_RATIO = 200
-"""Of the longer side to the shorter; the bound of Qwen's own image processors."""
+"""The longer side divided by the shorter; the same bound as in Qwen's image processors."""
 
 
 def inspect_image(data: bytes) -> tuple[str | None, str]:
@@ -49,7 +49,7 @@ def inspect_image(data: bytes) -> tuple[str | None, str]:
 
 
 def decode_image(data: bytes) -> Image:
-    """In RGB. Raises OSError if it does not open."""
+    """The image in RGB. Raises OSError if it does not open."""
     from io import BytesIO
 
     from PIL import Image as PilImage

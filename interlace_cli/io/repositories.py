@@ -42,7 +42,7 @@ class Repository:
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        """A file that can be read anywhere in it. Raises MissingInputError where it cannot be read, also later."""
+        """The file `path`, seekable. Raises MissingInputError if it cannot be opened, or read inside the block."""
         with explain(f"{self.name}: {path}", self.is_remote), self.opener(path) as file:
             yield file
 
@@ -116,7 +116,7 @@ def find_tables(repository: Repository, split: str = "train") -> dict[str, list[
 
 
 def count_examples(repository: Repository, split: str = "train") -> dict[str, int]:
-    """Subset -> records, as the card says."""
+    """Subset -> number of records of the split, as the card says."""
     info = repository.card.get("dataset_info") or []
     counts = {}
     for config in info if isinstance(info, list) else [info]:
@@ -127,7 +127,7 @@ def count_examples(repository: Repository, split: str = "train") -> dict[str, in
 
 
 def _to_glob(pattern: str) -> str:
-    """A pattern of the card, its brackets meant to the letter."""
+    """A pattern of the card in the form of `fnmatch`; brackets in it stand for themselves."""
     return pattern.removeprefix("./").replace("[", "[[]").replace("**", "*")
 
 
@@ -163,7 +163,8 @@ def _open_hub(repo: str, revision: str | None) -> Repository:
 
 @contextmanager
 def explain(what: str, is_remote: bool) -> Iterator[None]:
-    """Says in one sentence what kept the block from reading `what`: MissingInputError or DatasetError."""
+    """Turns an error of the block into MissingInputError or DatasetError: one sentence that says why `what` cannot be
+    read."""
     from huggingface_hub import errors
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 

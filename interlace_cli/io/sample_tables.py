@@ -32,7 +32,7 @@ _TEXTS = ("id", "source", "kind", "metric")
 _LISTS = ("answers", "choices")
 _OPEN_GROUPS = 16
 NAME_DIGITS = 32
-"""Of its sha256, that an image is called by."""
+"""Hexadecimal digits of an image's sha256 that are its name."""
 
 
 class SampleWriter:
@@ -47,7 +47,7 @@ class SampleWriter:
         self.file_bytes = self.group_bytes = 0
 
     def add(self, sample: Sample, images: dict[str, bytes]) -> None:
-        """A sample with the bytes of its images by their names."""
+        """Adds a sample; `images`: name -> bytes of each of its images."""
         is_full = len(self.rows) >= GROUP_ROWS or self.group_bytes >= GROUP_BYTES
         is_apart = not any(name in self.images for name in sample.image)
         if self.rows and ((is_full and is_apart) or len(self.rows) >= 8 * GROUP_ROWS):
@@ -57,7 +57,7 @@ class SampleWriter:
         self.images.update(images)
 
     def close(self) -> list[Path]:
-        """Finishes and names the files; none if there was no sample."""
+        """Writes what is left and returns the finished files, in order; none if there was no sample."""
         if self.rows:
             self._flush()
         self._end_file()
@@ -108,7 +108,8 @@ def read_samples(path: Path) -> list[Sample]:
 
 
 def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Id and images' names of each sample of a file, and nothing that takes memory."""
+    """`(id, names of its images)` of each sample of a file. Reads neither texts nor images. Raises DatasetError if the
+    file is broken."""
     for table in _iter_groups(path, ["id", IMAGE_NAME]):
         for row in table.to_pylist():
             try:
@@ -118,56 +119,57 @@ def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 class SampleStore:
-    """Samples, with the bytes of their images, by file and row. The row groups that were read last stay in memory; no
-    file stays open, of which there may be thousands."""
+    """Samples, with the bytes of their images, by file and row. The last `_OPEN_GROUPS` row groups that were read stay
+    in memory. No file stays open: there may be thousands."""
 
     def __init__(self) -> None:
         self.ends: dict[Path, list[int]] = {}
         self.groups: OrderedDict[tuple[Path, int], tuple[list[Sample], dict[str, bytes]]] = OrderedDict()
 
     def load(self, path: Path, row: int) -> tuple[Sample, dict[str, bytes]]:
-        """Raises DatasetError if the file is broken."""
+        """The sample in `row` of the file, and its images: name -> bytes. Raises DatasetError if the file is broken."""
         if path not in self.ends:
             self.ends[path] = _count_rows(path)
         number = bisect_right(self.ends[path], row)
-        place = path, number
-        if place not in self.groups:
-            self.groups[place] = _read_whole_group(path, number)
+        key = path, number
+        if key not in self.groups:
+            self.groups[key] = _read_whole_group(path, number)
             if len(self.groups) > _OPEN_GROUPS:
                 self.groups.popitem(last=False)
-        samples, images = self.groups[place]
+        samples, images = self.groups[key]
         sample = samples[row - (self.ends[path][number - 1] if number else 0)]
         return sample, {name: images[name] for name in sample.image}
 
 
 class ImageStore:
-    """Images by name from such files, for any number of threads. The row groups that were read last stay in memory."""
+    """The images of such files by name, for any number of threads. The last `_OPEN_GROUPS` row groups that were read
+    stay in memory."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.place: dict[str, tuple[Path, int]] = {}
+        self.groups_by_name: dict[str, tuple[Path, int]] = {}
         for path in files:
             for number, table in enumerate(_iter_groups(path, [IMAGE_NAME])):
                 for row in table.column("images").to_pylist():
                     for image in row:
-                        self.place.setdefault(image["path"], (path, number))
+                        self.groups_by_name.setdefault(image["path"], (path, number))
         self.groups: OrderedDict[tuple[Path, int], dict[str, bytes]] = OrderedDict()
         self.opened: dict[Path, pq.ParquetFile] = {}
         self.lock = Lock()
 
     def load(self, name: str) -> bytes:
         """The bytes of an image. Raises DatasetError if there is none of the name."""
-        place = self.place.get(name)
-        if place is None:
+        key = self.groups_by_name.get(name)
+        if key is None:
             raise DatasetError(f"the dataset has no image {name}.", "Run `interlace prepare` again.")
         with self.lock:
-            if place not in self.groups:
-                self.groups[place] = self._read_group(*place)
+            if key not in self.groups:
+                self.groups[key] = self._read_group(*key)
                 if len(self.groups) > _OPEN_GROUPS:
                     self.groups.popitem(last=False)
-            self.groups.move_to_end(place)
-            data = self.groups[place][name]
+            self.groups.move_to_end(key)
+            data = self.groups[key][name]
         if not name.startswith(hash_bytes(data)[:NAME_DIGITS]):
-            raise DatasetError(f"image {name} in {place[0]} is not what it was.", "Run `interlace prepare` again.")
+            raise DatasetError(f"image {name} in {key[0]} is not what it was.", "Run `interlace prepare` again.")
         return data
 
     def _read_group(self, path: Path, number: int) -> dict[str, bytes]:
@@ -195,7 +197,7 @@ def _decode_images(column: pa.ChunkedArray) -> dict[str, bytes]:
 
 
 def _count_rows(path: Path) -> list[int]:
-    """The number of rows up to the end of each row group."""
+    """For each row group the number of rows up to its end."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -254,10 +256,10 @@ def _leaves() -> list[str]:
 def _build_table(samples: Sequence[Sample], images: dict[str, bytes]) -> pa.Table:
     import pyarrow as pa
 
-    place = {name: number for number, name in enumerate(images)}
+    indices = {name: index for index, name in enumerate(images)}
     names = [name for sample in samples for name in sample.image]
     data = pa.DictionaryArray.from_arrays(
-        pa.array([place[name] for name in names], pa.int32()), pa.array(images.values(), pa.binary())
+        pa.array([indices[name] for name in names], pa.int32()), pa.array(images.values(), pa.binary())
     )
     shown = pa.StructArray.from_arrays([data, pa.array(names, pa.string())], ["bytes", "path"])
     text = pa.string()
@@ -293,4 +295,4 @@ _FEATURES = {
         }
     }
 }
-"""What `datasets` reads to show images as images."""
+"""The metadata by which `datasets` decodes the image column as images."""

@@ -15,14 +15,14 @@ class TableError(Exception):
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Rows and stored bytes of each row group."""
+    """For each row group its number of rows and its stored (compressed) bytes."""
 
     rows: tuple[int, ...]
     group_bytes: tuple[int, ...]
 
 
 def read_facts(file: BinaryIO) -> FileFacts:
-    """From the footer. Raises TableError."""
+    """Reads the footer. Raises TableError if it is broken."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -36,7 +36,8 @@ def read_facts(file: BinaryIO) -> FileFacts:
 
 
 def read_rows(file: BinaryIO, group: int, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """The chosen rows of a row group, in batches, so that a few large images are in memory at a time."""
+    """The rows with the indices `rows` of row group `group`, as dictionaries. They are converted BATCH at a time, so
+    that few images are in memory as Python objects. Raises TableError if the group is broken."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

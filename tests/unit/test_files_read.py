@@ -88,10 +88,10 @@ def write_table(path: Path, count: int = 4, seed: int = 0) -> Path:
     return path
 
 
-def write_tar(path: Path, seed: int = 0) -> Path:
+def write_tar(path: Path, seed: int = 0, caption: str = "A dog.") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
-        for name, data in {"0.png": make_image(seed), "0.txt": b"A dog."}.items():
+        for name, data in {"0.png": make_image(seed), "0.txt": caption.encode()}.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -425,30 +425,35 @@ def test_an_interrupted_call_goes_on_from_what_is_still_the_same(
     assert len(read) == {"nothing": 1, "touch": 1, "image": 2, "root": 3, "labels": 3}[change]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
 @pytest.mark.parametrize("change", ["nothing", "rows", "list"])
 def test_an_interrupted_call_does_not_go_on_from_rows_of_another_file(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file that was read has other rows now, and is as large as it was; or the list of what was read is broken."""
 
     def write(path: Path, answer: str) -> None:
+        if kind == "tar":
+            write_tar(path, caption=answer)
+            return
         talk = [TALK[0], {"from": "gpt", "value": answer}]
         pq.write_table(pa.Table.from_pylist([{"conversations": talk}]), path, compression="none")
 
     (tmp_path / "in").mkdir()
     for name in "abc":
-        write(tmp_path / f"in/{name}.parquet", "Me.")
+        write(tmp_path / f"in/{name}.{kind}", "Me.")
     with monkeypatch.context() as patch:
         patch.setattr("interlace_cli.data.staging.Staging.finish", stop_at_the_third(Staging.finish))
         with pytest.raises(KeyboardInterrupt):
             stage(tmp_path / "in", tmp_path / "out")
     if change == "rows":
-        size = (tmp_path / "in/a.parquet").stat().st_size
-        write(tmp_path / "in/a.parquet", "Us.")
-        assert (tmp_path / "in/a.parquet").stat().st_size == size
+        first = tmp_path / f"in/a.{kind}"
+        size = first.stat().st_size
+        write(first, "Us.")
+        assert first.stat().st_size == size
     if change == "list":
         path = next((tmp_path / ".out.preparing-key").glob("unit-000000.files.jsonl"))
-        path.write_bytes(path.read_bytes().replace(b"source:a", b"source:b"))
+        path.write_bytes(b"")
     read: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(SampleWriter, "__init__", count_calls(SampleWriter.__init__, read))
