@@ -49,6 +49,22 @@ class UnusableRecordError(Exception):
     what reads records turns it into an entry of the manifest."""
 
 
+class ExistsError(InterlaceError):
+    """Something lies where the result would go, and nobody said that it may be replaced."""
+
+
+class OverlapError(InterlaceError):
+    """A checkpoint would be judged on samples that it was trained or calibrated on."""
+
+
+class ChildError(InterlaceError):
+    """A command that another one started has failed, and has said why itself."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
 class RatioError(UsageError):
     """A plan cannot drop as many layers as was asked for."""
 

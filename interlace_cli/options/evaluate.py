@@ -1,0 +1,129 @@
+"""`eval`: what checkpoints are asked, how, and by which harness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from interlace_cli.errors import UsageError
+from interlace_cli.options.option import Options, option
+from interlace_cli.options.shared import (
+    ALLOW_MISMATCH,
+    ATTENTION,
+    DATASET,
+    DEVICE,
+    DTYPE,
+    EVALUATION,
+    FORCE,
+    OUT,
+    SEED,
+    WORKSPACE,
+)
+
+HARNESSES = ("lmms-eval", "vlmevalkit")
+_HARNESS = "Outside harnesses"
+
+
+def _parse_results(text: str, flag: str) -> tuple[tuple[str, Path], ...]:
+    """`"dense=a.json"` -> its name and path. Raises UsageError."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise UsageError(f"{flag} does not take {text!r}.", "Give NAME=PATH, such as dense=results.json.")
+    return ((name, Path(path).expanduser()),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """`checkpoints` empty: the workspace's dense, pruned and healed. `speed` needs all of them in memory at once."""
+
+    checkpoints: tuple[str, ...] = option(
+        (),
+        "Checkpoints, the dense one first.",
+        is_argument=True,
+        is_alone=True,
+        shown_default="the workspace's dense, pruned and healed",
+        separator="",
+        decides=False,
+    )
+    tasks: str | None = option(
+        None,
+        "A YAML, TOML or JSON file of tasks, instead of the held-out split; with --harness: paper, or benchmarks with"
+        " commas between.",
+        decides=False,
+        group=EVALUATION,
+    )
+    samples: int | None = option(
+        None, "Evaluate at most this many samples.", low=1, run_name="eval_samples", group=EVALUATION
+    )
+    batch_size: int | None = option(
+        None,
+        "Samples in a batch.",
+        low=1,
+        shown_default="32; of a harness 1",
+        run_name="eval_batch_size",
+        group=EVALUATION,
+    )
+    max_new_tokens: int = option(32, "Tokens of an answer, at most.", low=1, group=EVALUATION)
+    min_pixels: int | None = option(
+        None,
+        "Smaller images are enlarged to this area.",
+        low=1,
+        shown_default="the processor's",
+        run_name="eval_min_pixels",
+        group=EVALUATION,
+    )
+    max_pixels: int | None = option(
+        None,
+        "Larger images are reduced to this area.",
+        low=1,
+        shown_default="the processor's",
+        run_name="eval_max_pixels",
+        group=EVALUATION,
+    )
+    speed: bool = option(True, "Time the checkpoints, all loaded at once.", negative="--no-speed", group=EVALUATION)
+    repeats: int = option(7, "Timed repeats.", low=1, group=EVALUATION)
+    allow_overlap: bool = option(
+        False,
+        "Evaluate also on samples that a checkpoint was trained or calibrated on; the card says so.",
+        group=EVALUATION,
+    )
+    harness: str | None = option(
+        None, "Run an outside harness, beside what is there.", choices=HARNESSES, is_alone=True, group=_HARNESS
+    )
+    harness_model: str | None = option(None, "The harness's class for the model.", is_alone=True, group=_HARNESS)
+    harness_arg: tuple[str, ...] = option(
+        (), "name=value for that class; may be repeated.", separator="", is_alone=True, group=_HARNESS
+    )
+    include_path: Path | None = option(None, "A folder of lmms-eval tasks.", is_alone=True, group=_HARNESS)
+    import_results: tuple[tuple[str, Path], ...] = option(
+        (),
+        "NAME=PATH: results of a harness that are there already, the dense model's first; may be repeated.",
+        flag="--import",
+        parse=_parse_results,
+        metavar="NAME=PATH",
+        is_alone=True,
+        decides=False,
+        group=_HARNESS,
+    )
+    dtype: str = DTYPE.field()
+    device: str = DEVICE.field()
+    attention: str | None = ATTENTION.field()
+    dataset: Path | None = DATASET.field()
+    seed: int = SEED.field()
+    workspace: Path = WORKSPACE.field()
+    out: Path | None = OUT.field()
+    allow_mismatch: bool = ALLOW_MISMATCH.field()
+    force: bool = FORCE.field()
+
+    def check(self) -> None:
+        """Raises UsageError for options that contradict each other."""
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise UsageError(f"--min-pixels {self.min_pixels} is more than --max-pixels {self.max_pixels}.")
+        if self.harness == "vlmevalkit" and (self.samples is not None or self.include_path is not None):
+            raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
+        if self.harness and self.import_results:
+            raise UsageError("--harness runs benchmarks, and --import reads results.", "Give one of them.")
+        own = {"--harness-model": self.harness_model, "--harness-arg": self.harness_arg}
+        wrong = next((flag for flag, value in own.items() if value), None)
+        if wrong is not None and self.harness is None:
+            raise UsageError(f"{wrong} belongs to --harness.", "Name the harness, or leave it out.")

@@ -1,0 +1,127 @@
+"""Options that several steps have, each with one meaning, one spelling of its values and one default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from interlace_cli.errors import UsageError
+from interlace_cli.options.option import Option
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+OLD_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+STACKS = ("language", "vision", "text", "decoder", "encoder")
+
+PLACES, MACHINE, DATA, IMPORTANCE = "Where", "Machine", "Data", "Importance"
+SELECTION, HEALING, EVALUATION, PUBLISHING = "Selection of layers", "Healing", "Evaluation", "Publishing"
+"""Headings of help."""
+
+
+def parse_layers(text: str, flag: str) -> tuple[int, ...]:
+    """`"0-2,15"` -> (0, 1, 2, 15). Raises UsageError for anything else."""
+    layers: set[int] = set()
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part, re.ASCII)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise UsageError(
+                f"{flag} does not take {part!r}.", "Give 0-based layer indices and ranges, such as 3,6 or 0-2,15."
+            )
+        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(layers))
+
+
+def parse_weights(text: str, flag: str) -> tuple[tuple[str, float], ...]:
+    """`"text=2,chartqa=1"` -> names and weights, sorted. Raises UsageError for anything else."""
+    weights: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, sign, value = part.rpartition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign or not name or not 0 <= weights.get(name.strip(), -1.0) < float("inf"):
+            raise UsageError(f"{flag} does not take {part!r}.", "Give names and weights, such as text=2,chartqa=1.")
+    return tuple(sorted(weights.items()))
+
+
+WORKSPACE = Option(
+    help="Folder that the steps share.",
+    default=Path("interlace-out"),
+    short="-w",
+    environment="INTERLACE_WORKSPACE",
+    group=PLACES,
+    decides=False,
+)
+OUT = Option(help="Where to write, instead of the workspace.", group=PLACES, is_alone=True, decides=False)
+DATASET = Option(help="A prepared dataset, instead of the workspace's.", group=PLACES, is_alone=True, decides=False)
+FIGURE = Option(help="Also save the picture, as this .svg or .png file.", is_alone=True, decides=False, group=PLACES)
+FORCE = Option(
+    help="Replace what is there, also where it was made from something else.",
+    default=False,
+    group=PLACES,
+    decides=False,
+)
+ALLOW_MISMATCH = Option(
+    help="Go on although two results do not belong together (another model, another cut).",
+    default=False,
+    group=PLACES,
+    decides=False,
+)
+ANEW = Option(help="Also make again what is up to date.", default=False, group=PLACES, decides=False)
+SEED = Option(help="Seed of everything that is drawn at random.", default=0)
+DEVICE = Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...", default="auto", group=MACHINE)
+DTYPE = Option(
+    help="What to compute in; auto is bfloat16 on a GPU that has it, else float32. Tuned weights are float32 always.",
+    default="auto",
+    choices=DTYPES,
+    spellings=OLD_DTYPES,
+    older=("precision",),
+    group=MACHINE,
+)
+ATTENTION = Option(
+    help="Attention: sdpa, eager, flash_attention_2.",
+    flag="--attn",
+    older=("attention",),
+    shown_default="transformers' choice",
+    group=MACHINE,
+)
+PROCESSES = Option(help="Processes on this machine, one for each GPU.", default=1, low=1, group=MACHINE, decides=False)
+STACK = Option(
+    help="Which list of layers: language is the language model, vision the vision tower; text, decoder and encoder are"
+    " those of models that have them.",
+    choices=STACKS,
+    shown_default="language",
+    group=SELECTION,
+)
+PROTECT = Option(
+    help="Layers to leave alone, such as 0-2,15.",
+    parse=parse_layers,
+    shown_default="DeepStack layers and the last",
+    metavar="LAYERS",
+    group=SELECTION,
+)
+PAPER = Option(
+    help="The paper and its released code to the letter: nothing is protected, and the recipe is the paper's.",
+    default=False,
+    group=SELECTION,
+)
+CALIBRATION_BATCH_SIZE = Option(
+    help="Samples in a forward pass of calibration.",
+    default=8,
+    low=1,
+    run_name="calibration_batch_size",
+    group=IMPORTANCE,
+)
+
+
+def check_figure(path: Path | None) -> None:
+    """Raises UsageError for a picture that is neither SVG nor PNG."""
+    if path is not None and path.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"--figure {path} is neither an .svg nor a .png file.", "Name one of them.")
+
+
+def join_flags(given: dict[str, Any]) -> str:
+    """The flags of those that are given: `"--plan and --drop-layers"`."""
+    flags = [flag for flag, value in given.items() if value]
+    return " and ".join([", ".join(flags[:-1]), flags[-1]]) if len(flags) > 1 else "".join(flags)
