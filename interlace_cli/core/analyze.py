@@ -7,11 +7,14 @@ What the analysis at hand has already is kept and not measured again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from interlace_cli.core.inputs import find_model, hash_model, hash_split
+from interlace_cli.core.spread import has_to_spread, run_spread
+from interlace_cli.core.step import Step
 from interlace_cli.domain.analysis import Analysis, Calibration
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.importance import LossImportance, TaylorImportance
@@ -25,138 +28,133 @@ from interlace_cli.importance.correlation import compute_spearman
 from interlace_cli.importance.means import Arrays, average_angles, average_spans, build_groups
 from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.datasets import hash_dataset, load_split
+from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, hash_file
+from interlace_cli.io.sample_keys import build_keys
 from interlace_cli.io.score_files import save_scores
-from interlace_cli.runtime.processes import find_processes, leave_processes
+from interlace_cli.io.workspace import Workspace, require
+from interlace_cli.options.analyze import SIMILARITY_SETTINGS, AnalyzeOptions
+from interlace_cli.runtime.processes import Processes, find_processes, leave_processes
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
+    from transformers import PreTrainedModel
 
-    from interlace_cli.data.batches import Inputs
+    from interlace_cli.data.batches import Batcher, Inputs
     from interlace_cli.importance.search_state import SearchFile
 
-IMPORTANCES = ("similarity", "loss", "taylor")
-GROUPINGS = ("modality", "source", "kind")
 SEARCH_SUFFIX = ".search.json"
 
 
-@dataclass(frozen=True)
-class AnalyzeOptions:
-    """`text`: `prompt` is the first human turn with the generation prompt, as the released scripts measure.
-
-    `importance` says what is measured beside similarity; `by` which groups of samples have importances of their own
-    (those by modality always do). Loss and gradients are measured on the first `loss_samples`; the greedy search goes
-    as far as dropping `search_ratio` of the layers, and leaves `protect` alone (None: DeepStack layers and the last).
-    """
-
-    samples: int | None = None
-    batch_size: int = 8
-    text: Literal["prompt", "conversation"] = "prompt"
-    dtype: str = "auto"
-    device: str = "auto"
-    attention: str | None = None
-    stack: str = LANGUAGE
-    importance: tuple[str, ...] = ("similarity",)
-    by: tuple[str, ...] = ("modality",)
-    loss_samples: int = 256
-    search_ratio: float = 0.5
-    protect: tuple[int, ...] | None = None
-
-
-def build_settings(options: AnalyzeOptions) -> Settings:
-    """What the similarities depend on; the batch size moves them by rounding alone."""
-    return {
-        "samples": options.samples,
-        "text": options.text,
-        "dtype": options.dtype,
-        "device": options.device,
-        "attention": options.attention,
-        "batch_size": options.batch_size,
-        "stack": options.stack,
-    }
-
-
-def check_options(options: AnalyzeOptions) -> None:
-    """Raises UsageError for what is wrong whatever the model."""
-    for option, given, known in (("--importance", options.importance, IMPORTANCES), ("--by", options.by, GROUPINGS)):
-        wrong = next((name for name in given if name not in known), None)
-        if wrong is not None:
-            raise UsageError(f"{option} does not take {wrong!r}.", f"It takes {', '.join(known)}, with commas between.")
-    if not 0 <= options.search_ratio < 1:
-        raise UsageError(f"--search-ratio {options.search_ratio:g} is not between 0 and 1.", "Such as 0.5.")
-
-
-def has_importances(analysis: Analysis, options: AnalyzeOptions) -> bool:
-    """Whether there is nothing left to measure."""
-    loss = analysis.loss is not None and _fits(analysis, options)
-    have = {"similarity": True, "loss": loss, "taylor": analysis.taylor is not None}
-    groupings = {group.by for group in analysis.groups} | {"modality"}
-    return all(have[name] for name in options.importance) and set(options.by) <= groupings
-
-
-def analyze_model(
-    location: str,
-    dataset: Path,
-    out: Path,
-    options: AnalyzeOptions,
-    progress: Progress,
-    scores_folder: Path | None = None,
-    may_replace: bool = True,
-    anew: bool = False,
-) -> Analysis:
-    """Measures what is missing of the model at `location` and writes `out`, with the per-sample arrays beside it.
-
-    An analysis at `out` of another model, dataset or setting is left alone unless it `may_replace` it; `anew` measures
-    again what is there.
-    """
-    check_options(options)
-    opened = open_model(location, options.stack)
-    samples = load_split(dataset, "calibration")[: options.samples]
-    inputs = {"model": opened.facts.fingerprint, "dataset": hash_dataset(dataset)}
-    before = _find_analysis(out, options, inputs)
-    found = None if before is None or anew else _find_arrays(before, out)
-    if found is None and (before is None or anew):
-        check_free(out, may_replace)
-    elif found is None:
-        progress.say(f"What lies beside {out} does not belong to it: measured again.")
-    if found is None or not has_importances(found[0], options):
-        found = _Measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
-        leave_processes()
-    analysis, arrays = found
-    if scores_folder is not None and find_processes().is_main:
-        save_scores(scores_folder, [arrays[f"all_s{p}"] for p in (1, 2, 3)])
+def analyze(options: AnalyzeOptions, progress: Progress) -> Analysis:
+    """Measures what is missing and writes the analysis, with the per-sample arrays beside it. Raises ExistsError if one
+    of another model, dataset or setting is there."""
+    step = build_step(options)
+    state = step.find_state()
+    if state.is_current and not options.force:
+        assert isinstance(state.artifact, Analysis)
+        analysis = state.artifact
+    else:
+        analysis = step.run(progress, options.force)
+    if options.write_scores is not None and find_processes().is_main:
+        arrays = load_arrays(step.out.with_suffix(".safetensors"))
+        save_scores(options.write_scores, [arrays[f"all_s{p}"] for p in (1, 2, 3)])
     return analysis
 
 
-def _find_analysis(path: Path, options: AnalyzeOptions, inputs: dict[str, str]) -> Analysis | None:
-    """The analysis that is there, if its similarities are the ones that are wanted."""
+def build_step(options: AnalyzeOptions) -> Step[Analysis]:
+    """Similarities depend on the model, its processor and the calibration samples; what else was measured says itself
+    on how much."""
+    space = Workspace(options.workspace)
+    out, dataset = options.out or space.analysis, require(options.dataset or space.dataset)
+    opened = open_model(find_model(space, options.model), options.stack or LANGUAGE)
+    inputs = {**hash_model(opened.facts), "calibration": hash_split(dataset, "calibration")}
+
+    def make(progress: Progress, may_replace: bool) -> Analysis:
+        if has_to_spread(options.processes):
+            alone = replace(options, write_scores=None, figure=None, force=may_replace)
+            run_spread("analyze", alone, options.processes)
+            return load_artifact(out, Analysis)
+        return _make_analysis(options, opened, dataset, out, inputs, progress, may_replace)
+
+    return Step(
+        name="analyze",
+        settings=build_settings(options),
+        inputs=inputs,
+        out=out,
+        record=Analysis,
+        make=make,
+        find_lacks=lambda analysis: find_lacks(analysis, options),
+        is_completed=True,
+    )
+
+
+def build_settings(options: AnalyzeOptions) -> Settings:
+    """What the similarities depend on."""
+    return {**options.build_settings(*SIMILARITY_SETTINGS), "stack": options.stack or LANGUAGE}
+
+
+def find_lacks(analysis: Analysis, options: AnalyzeOptions) -> list[str]:
+    """What is asked for and not there, or measured on another number of samples, a sentence each."""
+    wanted = min(options.loss_samples, analysis.calibration.samples)
+    lacks = []
+    if "loss" in options.importance and not _fits(analysis, options):
+        lacks.append("the loss increase was not measured" + (" as it is asked for" if analysis.loss else ""))
+    if "taylor" in options.importance and (analysis.taylor is None or analysis.taylor.samples != wanted):
+        found = f" on {wanted} samples, but on {analysis.taylor.samples}" if analysis.taylor else ""
+        lacks.append(f"the gradients were not measured{found}")
+    missing = sorted(set(options.by) - {group.by for group in analysis.groups} - {"modality"})
+    return lacks + [f"there are no groups by {name}" for name in missing]
+
+
+def _make_analysis(
+    options: AnalyzeOptions,
+    opened: OpenedModel,
+    dataset: Path,
+    out: Path,
+    inputs: dict[str, str],
+    progress: Progress,
+    may_replace: bool,
+) -> Analysis:
+    """`may_replace`: measures everything, whatever is there."""
+    samples = load_split(dataset, "calibration")[: options.samples]
+    found = None if may_replace else _find_part(out, options, inputs)
+    if found is None:
+        check_free(out, may_replace)
+    analysis, _ = _open_measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
+    leave_processes()
+    return analysis
+
+
+def _find_part(path: Path, options: AnalyzeOptions, inputs: Mapping[str, str]) -> tuple[Analysis, Arrays] | None:
+    """The analysis that is there, with its arrays, if its similarities are the ones that are wanted."""
     try:
         analysis = load_artifact(path, Analysis)
     except ArtifactError:
         return None
-    is_wanted = analysis.created_by == build_origin("analyze", build_settings(options)) and analysis.inputs == inputs
-    return analysis if is_wanted else None
-
-
-def _find_arrays(analysis: Analysis, path: Path) -> tuple[Analysis, Arrays] | None:
-    """With the per-sample arrays that were written with it. A call that was killed between the two left others."""
-    beside = path.with_suffix(".safetensors")
-    if not beside.exists() or hash_file(beside) != analysis.arrays:
+    if analysis.created_by != build_origin("analyze", build_settings(options)) or analysis.inputs != inputs:
         return None
-    return analysis, load_arrays(beside)
+    beside = path.with_suffix(".safetensors")
+    # A call that was killed between the two left others.
+    is_own = beside.exists() and hash_file(beside) == analysis.arrays
+    return (analysis, load_arrays(beside)) if is_own else None
 
 
 def _fits(analysis: Analysis, options: AnalyzeOptions) -> bool:
-    """Whether the loss was measured as it is wanted now, or on more."""
+    """Whether the loss was measured as it is wanted now, or deeper."""
     loss, layers = analysis.loss, analysis.model.num_layers
     if loss is None:
         return False
     wanted = min(options.loss_samples, analysis.calibration.samples)
     protected = _choose_protected(options, layers, analysis.model.deepstack_layers)
-    free = layers - len(protected | set(analysis.model.locked_layers))
-    depth = min(count_drops(options.search_ratio, layers), free)
+    depth = _count_depth(options, layers, protected | set(analysis.model.locked_layers))
     return loss.samples == wanted and len(loss.path) >= depth and loss.protected == sorted(protected)
+
+
+def _count_depth(options: AnalyzeOptions, layers: int, kept: frozenset[int]) -> int:
+    """How many layers the greedy search drops: one at least stays."""
+    return min(count_drops(options.search_ratio, layers), layers - len(kept), layers - 1)
 
 
 def _choose_protected(options: AnalyzeOptions, layers: int, deepstack: int) -> frozenset[int]:
@@ -169,33 +167,53 @@ def _choose_protected(options: AnalyzeOptions, layers: int, deepstack: int) -> f
 
 
 def _keep(state: object) -> None:
-    """What the first process writes down need not be written twice."""
+    """No-op on ranks other than 0."""
 
 
+def _open_measuring(
+    opened: OpenedModel,
+    dataset: Path,
+    samples: list[Sample],
+    out: Path,
+    options: AnalyzeOptions,
+    progress: Progress,
+    inputs: dict[str, str],
+) -> _Measuring:
+    """Loads the model."""
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.io.models import load_model, load_processor
+
+    path, processes = opened.checkpoint.path, find_processes()
+    model = load_model(path, options.dtype, processes.place(options.device), options.attention)
+    return _Measuring(
+        opened=opened,
+        samples=samples,
+        out=out,
+        options=options,
+        processes=processes,
+        progress=progress if processes.is_main else Silent(),
+        inputs=inputs,
+        model=model,
+        batcher=Batcher(load_processor(path), dataset),
+        layers=find_layers(model, options.stack or LANGUAGE),
+    )
+
+
+@dataclass(frozen=True)
 class _Measuring:
     """One analysis being made: each part is saved as soon as it is there."""
 
-    def __init__(
-        self,
-        opened: OpenedModel,
-        dataset: Path,
-        samples: list[Sample],
-        out: Path,
-        options: AnalyzeOptions,
-        progress: Progress,
-        inputs: dict[str, str],
-    ) -> None:
-        from interlace_cli.data.batches import Batcher
-        from interlace_cli.families.modules import find_layers
-        from interlace_cli.io.models import load_model, load_processor
-
-        path = opened.checkpoint.path
-        self.opened, self.samples, self.out, self.options = opened, samples, out, options
-        self.processes = find_processes()
-        self.progress, self.inputs = progress if self.processes.is_main else Silent(), inputs
-        self.model = load_model(path, options.dtype, self.processes.place(options.device), options.attention)
-        self.batcher = Batcher(load_processor(path), dataset)
-        self.layers = find_layers(self.model, options.stack)
+    opened: OpenedModel
+    samples: list[Sample]
+    out: Path
+    options: AnalyzeOptions
+    processes: Processes
+    progress: Progress
+    inputs: dict[str, str]
+    model: PreTrainedModel
+    batcher: Batcher
+    layers: nn.ModuleList
 
     def complete(self, found: tuple[Analysis, Arrays] | None) -> tuple[Analysis, Arrays]:
         """Measures what `found` lacks."""
@@ -210,7 +228,8 @@ class _Measuring:
             analysis = self._save(analysis.model_copy(update={"loss": loss, "correlation": correlation}), arrays)
             if self.processes.is_main:
                 self._find_search().remove()
-        if "taylor" in wanted and analysis.taylor is None:
+        samples = min(self.options.loss_samples, analysis.calibration.samples)
+        if "taylor" in wanted and (analysis.taylor is None or analysis.taylor.samples != samples):
             taylor, more = self._measure_taylor()
             arrays |= more
             analysis = self._save(analysis.model_copy(update={"taylor": taylor}), arrays)
@@ -234,7 +253,7 @@ class _Measuring:
             found = measure_rows(
                 self.model,
                 self.layers,
-                o.stack,
+                o.stack or LANGUAGE,
                 self.batcher,
                 self.samples,
                 o.batch_size,
@@ -242,7 +261,7 @@ class _Measuring:
                 advance,
                 self.progress.say,
             )
-        arrays = build_arrays(found, self.opened.facts.num_layers)
+        arrays = build_arrays(found, self.opened.facts.num_layers) | {"sample_keys": build_keys(self.samples)}
         similarity = average_spans(arrays, "all")
         assert similarity is not None
         analysis = Analysis(
@@ -270,8 +289,8 @@ class _Measuring:
 
         from interlace_cli.data.batches import order_by_length
 
-        place = np.argsort(order_by_length(self.samples[: self.options.loss_samples]))
-        return np.array(values)[..., place]
+        back = np.argsort(order_by_length(self.samples[: self.options.loss_samples]))
+        return np.array(values)[..., back]
 
     def _iter_batches(self) -> Iterator[Inputs]:
         """Whole conversations, with labels at the places where the model is asked for logits."""
@@ -294,8 +313,7 @@ class _Measuring:
         facts = self.opened.facts
         layers, locked = facts.num_layers, frozenset(facts.locked_layers)
         protected = _choose_protected(self.options, layers, facts.deepstack_layers)
-        free = layers - len(protected | locked)
-        depth = min(count_drops(self.options.search_ratio, layers), free)
+        depth = _count_depth(self.options, layers, protected | locked)
         limits = Limits(locked, protected, depth)
         batches = list(self._iter_batches())
         self._check_memory(batches)
@@ -312,7 +330,7 @@ class _Measuring:
             search_by_loss(
                 self.model,
                 self.layers,
-                self.options.stack,
+                self.options.stack or LANGUAGE,
                 batches,
                 limits,
                 state,

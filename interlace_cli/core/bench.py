@@ -4,53 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlace_cli.core.prepare import prepare_dataset
-from interlace_cli.data.source import Selection
+from interlace_cli.core.prepare import prepare
 from interlace_cli.domain.benchmark import Benchmark, Case
 from interlace_cli.domain.progress import Progress, Silent
-from interlace_cli.errors import UsageError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import build_origin
+from interlace_cli.options.bench import BenchOptions
+from interlace_cli.options.prepare import PrepareOptions
 
 if TYPE_CHECKING:
     from interlace_cli.bench.heal import Patient
 
-PARTS = ("startup", "analyze", "prune", "heal", "serve")
-SIDES = (512, 1024, 2048)
-"""Square images of 0.25, 1 and 4 megapixels."""
 
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """`shape` is of `bench/shapes.py`; `model` a checkpoint in its place. `tokens` of a step of healing, in batches of
-    `batch_size` samples where they are padded; `samples` of an analysis; `sides` of square images in pixels;
-    `gigabytes` of the checkpoint that is cut."""
-
-    shape: str = "tiny"
-    model: str | None = None
-    tokens: int = 2048
-    samples: int = 32
-    batch_size: int = 8
-    sides: tuple[int, ...] = (224,)
-    new_tokens: int = 32
-    gigabytes: float = 1.0
-    repeats: int = 5
-    optim: str = "adamw_torch"
-    gradient_checkpointing: bool = False
-    device: str = "auto"
-
-
-def run_benchmark(part: str, options: BenchOptions, progress: Progress) -> Benchmark:
+def run_benchmark(options: BenchOptions, progress: Progress) -> Benchmark:
     """One part, on this machine. Raises UsageError for a shape that there is not."""
-    if options.tokens < 128:
-        raise UsageError(f"--tokens {options.tokens} is less than one sample.", "Give at least 128.")
-    if any(side < 64 for side in options.sides):
-        raise UsageError("--side takes at least 64 pixels.")
+    part = options.part
     with progress.task(f"bench {part}", _count(part, options), "runs") as advance:
         device, cases = _measure(part, options, lambda: advance(1))
     from interlace_cli.bench.machine import describe_machine, find_versions
@@ -58,7 +30,7 @@ def run_benchmark(part: str, options: BenchOptions, progress: Progress) -> Bench
     return Benchmark(
         kind=Benchmark.KIND,
         schema_version=Benchmark.SCHEMA,
-        created_by=build_origin(f"bench {part}", {**asdict(options), "sides": list(options.sides)}),
+        created_by=build_origin(f"bench {part}", options.build_settings()),
         inputs={},
         part=part,
         shape="" if part in ("startup", "prune") else options.model or options.shape,
@@ -114,11 +86,11 @@ def _measure_on_pictures(part: str, o: BenchOptions, device: str, advance: Calla
     else:
         model, deepstack = load_model(opened.checkpoint.path, device=device), opened.facts.deepstack_layers
     cases: list[Case] = []
-    for side in o.sides:
+    for side in o.side:
         with tempfile.TemporaryDirectory() as name:
             dataset = Path(name) / "dataset"
             records = draw_pictures(Path(name), 2 * max(o.samples, o.batch_size), side)
-            prepare_dataset(str(records), dataset, Selection(calibration=0.8, holdout=0.1), Silent())
+            prepare(PrepareOptions(source=str(records), out=dataset, calibration=0.8, holdout=0.1), Silent())
             area = side * side
             path = None if opened is None else opened.checkpoint.path
             processor = build_processor(side) if path is None else load_processor(path, area, area)
@@ -150,6 +122,6 @@ def _count(part: str, o: BenchOptions) -> int:
         "startup": 2 * turns,
         "prune": 2 * o.repeats,
         "heal": turns,
-        "analyze": 3 * turns * len(o.sides),
-        "serve": 4 * turns * len(o.sides),
+        "analyze": 3 * turns * len(o.side),
+        "serve": 4 * turns * len(o.side),
     }[part]

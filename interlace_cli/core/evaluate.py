@@ -1,15 +1,21 @@
-"""`eval`: checkpoints side by side on the held-out split: quality, retention, size and speed."""
+"""`eval`: checkpoints side by side on the held-out split: quality, retention, size and speed; or the benchmarks of an
+outside harness."""
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interlace_cli.core.benchmarks import evaluate_by_harness
+from interlace_cli.core.checkpoints import NamedCheckpoint, find_checkpoints, open_family
+from interlace_cli.core.inputs import hash_split
+from interlace_cli.core.lineage import Seen, check_overlap, count_seen
+from interlace_cli.core.step import Step
+from interlace_cli.core.tasks import hash_specs, load_heldout, load_tasks
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.evaluation import Benchmarks, Evaluation, Result, Speed
@@ -20,12 +26,12 @@ from interlace_cli.evaluation.aggregation import score_kinds, score_macro, score
 from interlace_cli.evaluation.metrics import find_metrics
 from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
 from interlace_cli.evaluation.tasks import EvalTask
-from interlace_cli.families.model_files import OpenedModel, find_cut_stack, open_model
-from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.datasets import hash_dataset
+from interlace_cli.io.files import check_free
 from interlace_cli.io.workspace import METADATA, Workspace, require
+from interlace_cli.options.evaluate import EvaluateOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,66 +41,85 @@ if TYPE_CHECKING:
 
 SPARSE_KERNELS = "2:4"
 """The pattern that GPUs have kernels for."""
+BATCH_SIZE = 32
+SETTINGS = (
+    *("samples", "batch_size", "max_new_tokens", "min_pixels", "max_pixels", "speed", "repeats", "dtype", "device"),
+    *("attention", "seed"),
+)
+"""The options that the figures depend on."""
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """`speed` needs all checkpoints in memory at once; without it they are loaded one after another."""
+def evaluate(options: EvaluateOptions, progress: Progress) -> Evaluation:
+    """Evaluates, and writes the evaluation.
 
-    samples: int | None = None
-    batch_size: int = 32
-    max_new_tokens: int = 32
-    dtype: str = "auto"
-    device: str = "auto"
-    attention: str | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    speed: bool = True
-    repeats: int = 7
-    seed: int = 0
+    Raises PlanMismatchError for checkpoints that do not belong together, and OverlapError for samples that one of them
+    was trained or calibrated on, unless that is allowed."""
+    if options.import_results or options.harness:
+        return evaluate_by_harness(options, progress)
+    return build_step(options, progress).run(progress, options.force)
+
+
+def build_step(options: EvaluateOptions, progress: Progress) -> Step[Evaluation]:
+    """The figures depend on the checkpoints with their processors, and on what they are asked."""
+    space = Workspace(options.workspace)
+    out, dataset = options.out or space.evaluation, options.dataset or space.dataset
+    named = open_family(find_checkpoints(options.checkpoints, space), options.allow_mismatch, progress)
+    models = {one.name: one.opened.facts.fingerprint for one in named}
+    models |= {f"{one.name}, processor": one.opened.facts.processor for one in named}
+
+    def hash_inputs() -> dict[str, str]:
+        asked = {"heldout": hash_split(require(dataset), "heldout")}
+        return {**models, **(asked if options.tasks is None else hash_specs(find_file(options.tasks), space.tasks))}
+
+    def make(progress: Progress, may_replace: bool) -> Evaluation:
+        check_free(out, may_replace)
+        if options.tasks is None:
+            tasks = load_heldout(dataset, options.samples)
+        else:
+            tasks = load_tasks(find_file(options.tasks), space.tasks, options.samples, progress)
+        return _evaluate(options, named, tasks, hash_inputs(), out, progress)
+
+    return Step(
+        name="eval", settings=build_settings(options), inputs=hash_inputs(), out=out, record=Evaluation, make=make
+    )
 
 
 def build_settings(options: EvaluateOptions) -> Settings:
-    """Everything the figures depend on."""
-    return dict(asdict(options))
+    """Everything the figures depend on beside the checkpoints and the samples."""
+    return {**options.build_settings(*SETTINGS), "batch_size": options.batch_size or BATCH_SIZE}
 
 
-def find_checkpoints(given: Sequence[str] | None, space: Workspace) -> list[tuple[str, str]]:
-    """`(name, location)`: those given, named by their folders, or the workspace's dense, pruned and healed.
-
-    Raises MissingInputError if neither is there, UsageError if two have one name.
-    """
-    if given:
-        names = [Path(location).name or location for location in given]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise UsageError(f"two checkpoints are called {twice}.", "Give folders of different names.")
-        return list(zip(names, given, strict=True))
-    card = load_artifact(require(require(space.pruned) / METADATA), CheckpointCard)
-    found = [("dense", card.base.pinned), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
-    return [(name, location) for name, location in found if name != "healed" or space.healed.exists()]
+def find_file(tasks: str) -> Path:
+    """The file of `--tasks`. Raises UsageError if there is none."""
+    path = Path(tasks).expanduser()
+    if not path.is_file():
+        raise UsageError(f"--tasks {tasks} is no file.", "Name benchmarks only together with --harness.")
+    return path
 
 
-def evaluate_checkpoints(
-    checkpoints: Sequence[tuple[str, str]],
-    tasks: Sequence[EvalTask],
-    out: Path,
+def _evaluate(
     options: EvaluateOptions,
+    named: Sequence[NamedCheckpoint],
+    tasks: Sequence[EvalTask],
+    inputs: Mapping[str, str],
+    out: Path,
     progress: Progress,
 ) -> Evaluation:
-    """Evaluates `(name, location)` pairs, the first being what the others are compared with, and writes `out`.
-    Benchmarks that stand there of the same checkpoints stay."""
-    stacks = {find_cut_stack(location) for _, location in checkpoints} - {LANGUAGE}
-    stack = stacks.pop() if len(stacks) == 1 else LANGUAGE
-    opened = [(name, open_model(location, stack)) for name, location in checkpoints]
+    """The first checkpoint is what the others are compared with. Benchmarks that stand at `out` of the same checkpoints
+    stay."""
+    samples = [sample for task in tasks for sample in task.samples]
+    seen = {one.name: count_seen(one.opened.checkpoint.path, samples) for one in named}
+    for line in check_overlap(seen, len(samples), options.allow_overlap):
+        progress.say(f"{line}.")
+    opened = [(one.name, one.opened) for one in named]
     answered, speeds = _measure(opened, tasks, options, progress)
     device, dtype = describe_place(options)
-    results = _build_results(opened, answered, speeds, options.seed)
+    results = _build_results(opened, answered, speeds, seen, options.seed)
     evaluation = Evaluation(
         kind=Evaluation.KIND,
         schema_version=Evaluation.SCHEMA,
         created_by=build_origin("eval", build_settings(options)),
-        inputs={**_hash_tasks(tasks), **{name: model.facts.fingerprint for name, model in opened}},
+        inputs=dict(inputs),
         device=device,
         dtype=dtype,
         versions={name: version(name) for name in ("torch", "transformers")},
@@ -204,7 +229,9 @@ def _answer(
     from interlace_cli.evaluation.answering import answer_tasks
 
     with progress.task(f"eval {name}", sum(len(task.samples) for task in tasks), "samples") as advance:
-        return answer_tasks(model, processor, tasks, options.batch_size, options.max_new_tokens, advance, progress.say)
+        return answer_tasks(
+            model, processor, tasks, options.batch_size or BATCH_SIZE, options.max_new_tokens, advance, progress.say
+        )
 
 
 def _use_kernels(paths: Sequence[Path], models: Sequence[PreTrainedModel], progress: Progress) -> None:
@@ -232,15 +259,16 @@ def _build_results(
     opened: Sequence[tuple[str, OpenedModel]],
     answered: Sequence[Answered],
     speeds: Sequence[Speed | None],
+    seen: Mapping[str, Seen],
     seed: int,
 ) -> list[Result]:
     kinds = answered[0].kinds
     by_kind = [score_kinds(one.scored, kinds) for one in answered]
     points = [to_array(one.scored) for one in answered]
     results = []
-    for place, (name, model) in enumerate(opened):
-        retention = score_retention(by_kind[place], by_kind[0]) if place else None
-        interval = None if retention is None else bootstrap_retention(points[place], points[0], kinds, seed)
+    for index, (name, model) in enumerate(opened):
+        retention = score_retention(by_kind[index], by_kind[0]) if index else None
+        interval = None if retention is None else bootstrap_retention(points[index], points[0], kinds, seed)
         results.append(
             Result(
                 name=name,
@@ -250,20 +278,17 @@ def _build_results(
                 layers=model.facts.num_layers,
                 parameters=model.facts.total_parameters,
                 bytes=model.facts.total_bytes,
-                score=score_macro(by_kind[place]),
-                loss=answered[place].loss,
-                kinds=by_kind[place],
+                score=score_macro(by_kind[index]),
+                loss=answered[index].loss,
+                kinds=by_kind[index],
                 retention=retention,
                 retention_interval=interval,
-                speed=speeds[place],
+                speed=speeds[index],
+                trained_on=seen[name].trained,
+                calibrated_on=seen[name].calibrated,
             )
         )
     return results
-
-
-def _hash_tasks(tasks: Sequence[EvalTask]) -> dict[str, str]:
-    """The datasets that are asked: `dataset` is the workspace's."""
-    return {"dataset" if task.name == "heldout" else f"task {task.name}": hash_dataset(task.folder) for task in tasks}
 
 
 def _find_metrics(kinds: Sequence[str], tasks: Sequence[EvalTask]) -> dict[str, str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from interlace_cli.core.inputs import hash_model, hash_split
+from interlace_cli.core.lineage import find_strangers
+from interlace_cli.core.step import Step
 from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
-from interlace_cli.domain.progress import Progress, Silent
-from interlace_cli.errors import InterlaceError, UsageError
-from interlace_cli.families.model_files import open_model
+from interlace_cli.domain.progress import Progress
+from interlace_cli.errors import InterlaceError, PlanMismatchError
+from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 from interlace_cli.io.checkpoints import DEMO, resolve_location
 from interlace_cli.io.datasets import MANIFEST, load_manifest
@@ -18,12 +21,13 @@ from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.gguf import convert_gguf
 from interlace_cli.io.hub import push_folder
 from interlace_cli.io.integrity import check_files, record_files
+from interlace_cli.io.sample_keys import load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
-from interlace_cli.io.workspace import METADATA, require
+from interlace_cli.io.workspace import METADATA, Workspace, require
+from interlace_cli.options.export import ExportOptions
 from interlace_cli.report.card import ServingEngine, build_card
 from interlace_cli.report.card_metadata import build_metadata
 
-FORMATS = ("hf", "gguf")
 SERVERS = (
     ServingEngine("vLLM", "not tried", "vllm serve {name}"),
     ServingEngine("SGLang", "not tried", "python -m sglang.launch_server --model-path {name}"),
@@ -31,94 +35,90 @@ SERVERS = (
 LLAMA = "llama-mtmd-cli -m {name}-f16.gguf --mmproj mmproj-{name}-f16.gguf --image picture.png -p 'What is this?'"
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """`base_model` and `licence` None: as the checkpoint's passport and the base model's own card say. `formats`:
-    beside the plain folder, which there always is."""
-
-    name: str | None = None
-    base_model: str | None = None
-    licence: str | None = None
-    push_to_hub: str | None = None
-    private: bool = True
-    formats: tuple[str, ...] = ()
-
-
-def export_checkpoint(
-    checkpoint: Path,
-    evaluation_path: Path,
-    out: Path,
-    options: ExportOptions,
-    progress: Progress,
-    force: bool = False,
-    dataset: Path | None = None,
-) -> CheckpointCard:
-    """Copies `checkpoint` to `out` with a model card; its tables are taken from the evaluation if that speaks of it. To
-    push what `out` holds already, nothing is written anew."""
-    unknown = next((name for name in options.formats if name not in FORMATS), None)
-    if unknown is not None:
-        raise UsageError(f"--format does not take {unknown!r}.", f"It takes {', '.join(FORMATS)}.")
-    card = load_artifact(require(require(checkpoint) / METADATA), CheckpointCard)
-    if not (options.push_to_hub and not force and is_exported(checkpoint, evaluation_path, out, options, dataset)):
-        check_free(out, force)
-        _write(checkpoint, card, evaluation_path, out, options, progress, force, dataset)
+def export(options: ExportOptions, progress: Progress) -> CheckpointCard:
+    """Copies the checkpoint with a model card, whose tables are the evaluation's if that speaks of it. To push what is
+    exported already, nothing is written anew. Raises PlanMismatchError for an evaluation of other checkpoints."""
+    step = build_step(options, progress)
+    state = step.find_state()
+    if options.push_to_hub and state.is_current and not options.force and isinstance(state.artifact, CheckpointCard):
+        card = state.artifact
+    else:
+        card = step.run(progress, options.force)
     if options.push_to_hub:
-        progress.say(f"pushed to {push_folder(out, options.push_to_hub, options.private)}")
+        progress.say(f"pushed to {push_folder(step.out, options.push_to_hub, options.private)}")
     return card
+
+
+def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCard]:
+    """The folder depends on the checkpoint and on all that its card says."""
+    space = Workspace(options.workspace)
+    checkpoint, out = options.checkpoint or space.healed, options.out or space.export
+    card = load_artifact(require(require(checkpoint) / METADATA), CheckpointCard)
+    opened = open_model(checkpoint, card.stack)
+    evaluation = _find_evaluation(options, card, opened.facts.fingerprint, progress)
+    text = _build_text(card, evaluation, options, opened.facts.fingerprint)
+
+    def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        check_free(out, may_replace)
+        return _write(checkpoint, card, opened, text, options, out, progress, may_replace)
+
+    return Step(
+        name="export",
+        settings=options.build_settings(),
+        inputs=hash_model(opened.facts),
+        out=out,
+        file=METADATA,
+        record=CheckpointCard,
+        make=make,
+        find_differences=lambda exported: _find_differences(exported, card, text, options, out),
+    )
 
 
 def _write(
     checkpoint: Path,
     card: CheckpointCard,
-    evaluation_path: Path,
-    out: Path,
+    opened: OpenedModel,
+    text: str,
     options: ExportOptions,
+    out: Path,
     progress: Progress,
-    force: bool,
-    dataset: Path | None,
-) -> None:
-    opened = open_model(checkpoint)
+    may_replace: bool,
+) -> CheckpointCard:
     check_files(checkpoint)
-    evaluation = _find_evaluation(evaluation_path, opened.facts.fingerprint, progress)
-    text = _build_text(card, evaluation, options, opened.facts.fingerprint, dataset)
-    with folder_being_made(out, force) as draft:
+    with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint, draft)
         copy_side_files(checkpoint, draft)
         names = {tensor: tensor for tensor in opened.checkpoint.tensors}
         write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names))
         (draft / "README.md").write_text(text, encoding="utf-8")
+        keys = load_keys(checkpoint)
+        if keys:
+            save_keys(draft, keys)
         _complete(draft)
         save_artifact(card.model_copy(update={"files": record_files(draft)}), draft / METADATA)
-        if "gguf" in options.formats:
+        if "gguf" in options.format:
             convert_gguf(draft, draft / "gguf", _find_name(card, options).split("/")[-1], progress)
+    return card
 
 
-def is_exported(
-    checkpoint: Path, evaluation_path: Path, out: Path, options: ExportOptions, dataset: Path | None = None
-) -> bool:
-    """Whether `out` already is what an export would write: the same passport, card and weights."""
-    try:
-        card = load_artifact(checkpoint / METADATA, CheckpointCard)
-        exported = load_artifact(out / METADATA, CheckpointCard)
-        if exported.model_copy(update={"files": card.files}) != card:
-            return False
-        fingerprint = open_model(checkpoint).facts.fingerprint
-        evaluation = _find_evaluation(evaluation_path, fingerprint, Silent())
-        text = _build_text(card, evaluation, options, fingerprint, dataset)
-        is_same_card = (out / "README.md").read_text(encoding="utf-8") == text
-        has_formats = "gguf" not in options.formats or any((out / "gguf").glob("*.gguf"))
-        return is_same_card and has_formats and open_model(out).facts.fingerprint == fingerprint
-    except (OSError, InterlaceError):
-        return False
+def _find_differences(
+    exported: CheckpointCard, card: CheckpointCard, text: str, options: ExportOptions, out: Path
+) -> list[str]:
+    """What an export would write otherwise than it lies there: another checkpoint, another card, more formats."""
+    if exported.model_copy(update={"files": card.files}) != card:
+        return ["it is of another checkpoint"]
+    page = out / "README.md"
+    reasons = [] if page.exists() and page.read_bytes().decode(errors="replace") == text else ["its card differs"]
+    if "gguf" in options.format and not any((out / "gguf").glob("*.gguf")):
+        reasons.append("it has no GGUF files")
+    return reasons
 
 
-def _build_text(
-    card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions, fingerprint: str, dataset: Path | None
-) -> str:
+def _build_text(card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions, fingerprint: str) -> str:
     base = _find_base(card, options)
-    licence = options.licence or _find_licence(card.base.pinned)
+    licence = options.license or _find_licence(card.base.pinned)
     name = _find_name(card, options)
-    manifest = load_manifest(dataset) if dataset is not None and (dataset / MANIFEST).exists() else None
+    manifest = _find_manifest(options, evaluation)
     metadata = build_metadata(card, evaluation, name, base, licence, fingerprint, manifest)
     return build_card(card, evaluation, name, base, metadata, _list_engines(evaluation, options))
 
@@ -140,11 +140,16 @@ def _list_engines(evaluation: Evaluation | None, options: ExportOptions) -> list
     ours = "evaluated" if evaluation and evaluation.results else "config and processor loaded"
     load = "AutoModelForImageTextToText.from_pretrained('{name}')"
     engines = [ServingEngine(f"transformers {version('transformers')}", f"tried: {ours}", load), *SERVERS]
-    tried = "tried: converted, and answered about a picture" if "gguf" in options.formats else "not tried"
+    tried = "tried: converted, and answered about a picture" if "gguf" in options.format else "not tried"
     return [*engines, ServingEngine("llama.cpp", tried, LLAMA)]
 
 
-def _find_evaluation(path: Path, fingerprint: str, progress: Progress) -> Evaluation | None:
+def _find_evaluation(
+    options: ExportOptions, card: CheckpointCard, fingerprint: str, progress: Progress
+) -> Evaluation | None:
+    """The evaluation, if it speaks of this checkpoint. Raises PlanMismatchError if the others in it do not belong to
+    it, unless that is allowed."""
+    path = options.evaluation or Workspace(options.workspace).evaluation
     if not path.exists():
         progress.say("There is no evaluation, so the card has no table; `interlace eval` makes one.")
         return None
@@ -152,9 +157,24 @@ def _find_evaluation(path: Path, fingerprint: str, progress: Progress) -> Evalua
     known = {result.fingerprint for result in evaluation.results}
     rows = evaluation.benchmarks.rows if evaluation.benchmarks else []
     if fingerprint not in known | {row.fingerprint for row in rows}:
-        progress.say(f"{path} does not speak of this checkpoint, so the card has no table.")
+        progress.say(
+            f"{path} and this checkpoint do not belong together: it was evaluated before, or is another one; the card"
+            " has no table."
+        )
         return None
+    for line in (mismatches := find_strangers(card, evaluation)):
+        progress.say(f"{line}.")
+    if mismatches and not options.allow_mismatch:
+        raise PlanMismatchError(f"{mismatches[0]}.", "Run `interlace eval --force` again, or add --allow-mismatch.")
     return evaluation
+
+
+def _find_manifest(options: ExportOptions, evaluation: Evaluation | None) -> Manifest | None:
+    """The workspace's dataset, if it is the one that the evaluation asked."""
+    folder = Workspace(options.workspace).dataset
+    if evaluation is None or not (folder / MANIFEST).exists():
+        return None
+    return load_manifest(folder) if evaluation.inputs.get("heldout") == hash_split(folder, "heldout") else None
 
 
 def _find_licence(base_location: str) -> str:

@@ -8,54 +8,144 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interlace_cli.core.inputs import hash_split
+from interlace_cli.core.spread import has_to_spread, run_spread
+from interlace_cli.core.step import Step
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress, Silent
-from interlace_cli.domain.record import Settings
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.healing.recipe import PRECISIONS, Execution, Recipe
+from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.datasets import hash_dataset, load_manifest, load_split
+from interlace_cli.io.datasets import load_manifest, load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
 from interlace_cli.io.integrity import record_files
+from interlace_cli.io.sample_keys import TRAINED, build_keys, load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
-from interlace_cli.io.workspace import METADATA, require
+from interlace_cli.io.workspace import METADATA, Workspace, require
+from interlace_cli.options.finetune import FinetuneOptions
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
-    from interlace_cli.healing.heal import History
+    from torch import nn
+    from transformers import PreTrainedModel
 
-EXECUTION = Execution()
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-def build_settings(recipe: Recipe) -> Settings:
-    """The recipe as it was asked for, `auto` left as it is."""
-    return dict(asdict(recipe))
+    from interlace_cli.healing.heal import Healer, History
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint that is to be healed: its files, what it came from, and the passport it is to have."""
+    """A checkpoint that is to be healed: its files, what they are made of, and the metadata it is to have."""
 
     opened: OpenedModel
     inputs: dict[str, str]
     card: CheckpointCard
 
 
+def finetune(options: FinetuneOptions, progress: Progress) -> CheckpointCard:
+    """Trains the layers that are to be tuned on the dataset's training split, and writes the checkpoint. An interrupted
+    call goes on where it was. Raises TrainableSetError if anything else would train, or has moved."""
+    return build_step(options).run(progress, options.force)
+
+
+def estimate(options: FinetuneOptions) -> HealingEstimate:
+    """What healing would need here, by a trial of a few steps. Writes nothing."""
+    job = choose_job(options)
+    recipe, how = Recipe.of(options), Execution.of(options)
+    check_recipe(recipe, job.card)
+    if _has_to_spread(options):
+        answer = run_spread("finetune", options, options.processes)
+        return HealingEstimate.model_validate_json(answer)
+    began = time.perf_counter()
+    chosen, how = settle(recipe, how)
+    healing = _open_healing(job, find_dataset(options), chosen, how, State(Path("none"), "none"), Silent())
+
+    from interlace_cli.healing.estimate import estimate as try_steps
+
+    found = try_steps(healing.healer, time.perf_counter() - began)
+    leave_processes()
+    return found
+
+
+def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
+    """The weights depend on the recipe, the pruned checkpoint with its processor, the layers that are tuned and the
+    training samples."""
+    job, dataset = choose_job(options), find_dataset(options)
+    space = Workspace(options.workspace)
+    out = options.out or (space.root / "dense-ft" if options.dense else space.healed)
+    inputs = {**job.inputs, "train": hash_split(dataset, "train")}
+
+    def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        if _has_to_spread(options):
+            check_free(out, may_replace)
+            check_recipe(Recipe.of(options), job.card)
+            run_spread("finetune", replace(options, force=may_replace), options.processes)
+            return load_artifact(out / METADATA, CheckpointCard)
+        return _heal(options, step, job, dataset, progress, may_replace)
+
+    step = Step(
+        name="finetune",
+        settings=options.build_recipe_settings(),
+        inputs=inputs,
+        out=out,
+        file=METADATA,
+        record=CheckpointCard,
+        make=make,
+    )
+    return step
+
+
+def _has_to_spread(options: FinetuneOptions) -> bool:
+    return has_to_spread(options.processes, is_needed=Execution.of(options).uses_deepspeed)
+
+
+def find_dataset(options: FinetuneOptions) -> Path:
+    """The dataset that is named, or the workspace's."""
+    return require(options.dataset or Workspace(options.workspace).dataset)
+
+
+def choose_job(options: FinetuneOptions) -> Job:
+    """The pruned checkpoint and its tuned layers; with --dense the dense model. Raises PlanMismatchError if the plan
+    cuts other layers than the checkpoint was cut by."""
+    space = Workspace(options.workspace)
+    if options.dense:
+        return _choose_dense_job(options)
+    plan_path = options.plan
+    if plan_path is None and options.checkpoint is None and space.plan.exists():
+        plan_path = space.plan
+    return choose_pruned(options.checkpoint or space.pruned, plan_path, options.tune_layers, options.allow_mismatch)
+
+
+def _choose_dense_job(options: FinetuneOptions) -> Job:
+    """All is named, or the plan says it."""
+    if options.checkpoint is not None and options.tune_layers is not None:
+        return choose_dense(str(options.checkpoint), options.tune_layers, options.stack or LANGUAGE)
+    plan = load_artifact(require(options.plan or Workspace(options.workspace).plan), Plan)
+    where = str(options.checkpoint) if options.checkpoint else plan.model.pinned if plan.model else None
+    if where is None:
+        raise UsageError("the plan names no model.", "Give the dense model.")
+    tuned = plan.tune if options.tune_layers is None else options.tune_layers
+    return choose_dense(where, tuned, options.stack or plan.stack)
+
+
 def choose_pruned(
-    pruned: Path, plan_path: Path | None = None, tune_layers: Sequence[int] | None = None, force: bool = False
+    pruned: Path, plan_path: Path | None = None, tune_layers: Sequence[int] | None = None, is_allowed: bool = False
 ) -> Job:
     """Which layers are tuned: `tune_layers` (dense indices), else the plan's, else those that `pruned` names itself."""
     card = load_artifact(require(require(pruned) / METADATA), CheckpointCard)
-    positions = _choose_positions(card, plan_path, tune_layers, force)
+    positions = _choose_positions(card, plan_path, tune_layers, is_allowed)
     opened = open_model(pruned, card.stack)
-    card = card.model_copy(update={"stage": "healed", "tune": list(positions)})
-    return Job(opened, {**card.inputs, "pruned": opened.facts.fingerprint}, card)
+    inputs = {
+        "model": card.base.fingerprint,
+        "pruned": opened.facts.fingerprint,
+        "processor": opened.facts.processor,
+        "tune": describe_layers(card.dense_index[position] for position in positions),
+    }
+    return Job(opened, inputs, card.model_copy(update={"stage": "healed", "tune": list(positions)}))
 
 
 def choose_dense(location: str, tune_layers: Sequence[int], stack: str = LANGUAGE) -> Job:
@@ -65,11 +155,12 @@ def choose_dense(location: str, tune_layers: Sequence[int], stack: str = LANGUAG
     outside = [layer for layer in tune_layers if not 0 <= layer < facts.num_layers]
     if outside:
         raise UsageError(f"there is no layer {outside[0]} to tune: {facts.name} has 0 to {facts.num_layers - 1}.")
+    inputs = {"model": facts.fingerprint, "processor": facts.processor, "tune": describe_layers(tune_layers)}
     card = CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
         created_by=build_origin("finetune", {}),
-        inputs={"model": facts.fingerprint},
+        inputs=inputs,
         stage="dense-ft",
         base=facts,
         stack=stack,
@@ -79,48 +170,40 @@ def choose_dense(location: str, tune_layers: Sequence[int], stack: str = LANGUAG
         dropped=[],
         tune=sorted(tune_layers),
     )
-    return Job(opened, card.inputs, card)
+    return Job(opened, inputs, card)
 
 
-def heal_model(
-    pruned: Path,
-    dataset: Path,
-    out: Path,
-    recipe: Recipe,
-    progress: Progress,
-    plan_path: Path | None = None,
-    tune_layers: Sequence[int] | None = None,
-    how: Execution = EXECUTION,
-    force: bool = False,
-) -> CheckpointCard:
-    """Trains the tuned layers of `pruned`; see `choose_pruned` and `heal`."""
-    return heal(choose_pruned(pruned, plan_path, tune_layers, force), dataset, out, recipe, progress, how, force)
+def check_recipe(recipe: Recipe, card: CheckpointCard) -> None:
+    """Raises UsageError for an objective that is none, or that needs a teacher where there is none."""
+    if any(stage.needs_teacher for stage in recipe.stages) and card.stage == "dense-ft":
+        raise UsageError("--dense: the dense model cannot be its own teacher.", "Take --objective ce.")
 
 
-def heal(
+def _heal(
+    options: FinetuneOptions,
+    step: Step[CheckpointCard],
     job: Job,
     dataset: Path,
-    out: Path,
-    recipe: Recipe,
     progress: Progress,
-    how: Execution = EXECUTION,
-    force: bool = False,
+    may_replace: bool,
 ) -> CheckpointCard:
-    """Trains the layers that are to be tuned on the dataset's training split, and writes the checkpoint `out`. An
-    interrupted call goes on where it was. Raises TrainableSetError if anything else would train, or has moved."""
-    check_free(out, force)
-    _check_recipe(recipe, job.card)
+    recipe, how, card = Recipe.of(options), Execution.of(options), job.card
+    check_free(step.out, may_replace)
+    check_recipe(recipe, card)
     processes = find_processes()
-    card, inputs = job.card, {**job.inputs, "dataset": hash_dataset(dataset)}
-    chosen, how = _settle(recipe, how)
-    state = State(out, _build_key(chosen, inputs, card, how.describe_state(processes.size)))
-    healing = _Healing(job, dataset, chosen, how, state, progress if processes.is_main else Silent())
+    chosen, how = settle(recipe, how)
+    # The Trainer goes on without an optimizer's state that it does not find, and says nothing: the key tells what can
+    # be read.
+    key = hash_bytes(repr((step.key, chosen.dtype, how.describe_state(processes.size))).encode())[:10]
+    state = State(step.out, key)
+    told = progress if processes.is_main else Silent()
+    healing = _open_healing(job, dataset, chosen, how, state, told)
     history = healing.run()
     manifest = load_manifest(dataset)
     healed = card.model_copy(
         update={
-            "created_by": build_origin("finetune", build_settings(recipe)),
-            "inputs": inputs,
+            "created_by": step.origin,
+            "inputs": dict(step.inputs),
             "healing": Healing(
                 dataset=manifest.source,
                 dataset_location=manifest.location,
@@ -138,85 +221,55 @@ def heal(
     )
     tuned = healing.collect()
     if processes.is_main:
-        _write(job.opened, tuned, healed, out, force)
+        _write(job.opened, tuned, healed, step.out, dataset, chosen, may_replace)
         state.clear()
     leave_processes()
     return healed
 
 
-def estimate_healing(job: Job, dataset: Path, recipe: Recipe, how: Execution = EXECUTION) -> HealingEstimate:
-    """What `heal` would need here, by a trial of a few steps. Writes nothing."""
-    _check_recipe(recipe, job.card)
-    began = time.perf_counter()
-    chosen, how = _settle(recipe, how)
-    healing = _Healing(job, dataset, chosen, how, State(Path("none"), "none"), Silent())
-
-    from interlace_cli.healing.estimate import estimate
-
-    found = estimate(healing.healer, time.perf_counter() - began)
-    leave_processes()
-    return found
-
-
-def _check_recipe(recipe: Recipe, card: CheckpointCard) -> None:
-    if recipe.precision not in PRECISIONS:
-        raise UsageError(f"--precision does not take {recipe.precision!r}.", f"It takes {', '.join(PRECISIONS)}.")
-    if any(stage.needs_teacher for stage in recipe.stages) and card.stage == "dense-ft":
-        raise UsageError("--dense: the dense model cannot be its own teacher.", "Take --objective ce.")
-
-
-def _settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
+def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
     """What `auto` is here."""
     how = replace(how, device=find_processes().place(how.device))
-    return replace(recipe, precision=_choose_precision(recipe.precision, how.device)), how
+    return replace(recipe, dtype=_choose_dtype(recipe.dtype, how.device)), how
 
 
-def _build_key(recipe: Recipe, inputs: dict[str, str], card: CheckpointCard, kind: str) -> str:
-    """Stands for all that decides the weights, and for what can read the state: the Trainer goes on without an
-    optimizer's state that it does not find, and says nothing."""
-    origin = build_origin("finetune", asdict(recipe))
-    return hash_bytes(repr((origin, sorted(inputs.items()), card.dense_index, card.tune, kind)).encode())[:10]
+def _open_healing(
+    job: Job, dataset: Path, recipe: Recipe, how: Execution, state: State, progress: Progress
+) -> _Healing:
+    """Loads the model, and its teacher where the objective needs one. Raises TrainableSetError if anything else than
+    the tuned layers would train."""
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.healing.engine import Engine
+    from interlace_cli.healing.heal import Dense, Healer, Student
+    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+    from interlace_cli.healing.trainer import check_arguments
+    from interlace_cli.io.models import choose_device, load_model, load_processor
 
-
-class _Healing:
-    """The model that is healed, and its teacher, from loading to the tensors that are to be written."""
-
-    def __init__(
-        self,
-        job: Job,
-        dataset: Path,
-        recipe: Recipe,
-        how: Execution,
-        state: State,
-        progress: Progress,
-    ) -> None:
-        from interlace_cli.data.batches import Batcher
-        from interlace_cli.families.modules import find_layers
-        from interlace_cli.healing.engine import Engine
-        from interlace_cli.healing.heal import Dense, Healer, Student
-        from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
-        from interlace_cli.healing.trainer import check_arguments
-        from interlace_cli.io.models import choose_device, load_model, load_processor
-
-        opened, card, samples = job.opened, job.card, load_split(dataset, "train")
-        path, dtype = opened.checkpoint.path, _DTYPES[recipe.precision]
-        check_arguments(recipe, how, state.folder, choose_device(how.device))
-        engine = Engine(how.engine, find_processes().size)
-        self.opened, self.positions, self.samples = opened, card.tune, len(samples)
-        self.model = load_model(path, dtype, "cpu" if engine.shards_weights else how.device)
-        self.layers = find_layers(self.model, card.stack)
-        apply_trainable_set(self.model, self.layers, card.tune)
-        check_trainable_set(self.model, self.layers, card.tune)
-        collect_stored(opened, self.model, self.layers, card.tune, "meta")
-        self.frozen_sha256 = hash_frozen(self.model)
-        self.trained_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        dense = None
-        if any(stage.needs_teacher for stage in recipe.stages):
-            model = load_model(_open_base(card).checkpoint.path, dtype, "cpu")
-            dense = Dense(model, find_layers(model, card.stack))
-        processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
-        self.healer = Healer(
-            Student(self.model, self.layers, card.dense_index, card.tune, card.compensated),
+    opened, card, samples = job.opened, job.card, load_split(dataset, "train")
+    path = opened.checkpoint.path
+    check_arguments(recipe, how, state.folder, choose_device(how.device))
+    engine = Engine(how.engine, find_processes().size)
+    model = load_model(path, recipe.dtype, "cpu" if engine.shards_weights else how.device)
+    layers = find_layers(model, card.stack)
+    apply_trainable_set(model, layers, card.tune)
+    check_trainable_set(model, layers, card.tune)
+    collect_stored(opened, model, layers, card.tune, "meta")
+    dense = None
+    if any(stage.needs_teacher for stage in recipe.stages):
+        teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, "cpu")
+        dense = Dense(teacher, find_layers(teacher, card.stack))
+    processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
+    return _Healing(
+        opened=opened,
+        positions=card.tune,
+        samples=len(samples),
+        model=model,
+        layers=layers,
+        frozen_sha256=hash_frozen(model),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        healer=Healer(
+            Student(model, layers, card.dense_index, card.tune, card.compensated),
             dense,
             Batcher(processor, dataset, recipe.max_length),
             samples,
@@ -225,7 +278,23 @@ class _Healing:
             engine,
             state,
             progress,
-        )
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Healing:
+    """A model that is healed, from loading to the tensors that are to be written. `positions` are those of the tuned
+    layers; `frozen_sha256` is over all other tensors."""
+
+    opened: OpenedModel
+    positions: list[int]
+    samples: int
+    model: PreTrainedModel
+    layers: nn.ModuleList
+    frozen_sha256: str
+    trained_parameters: int
+    healer: Healer
 
     def run(self) -> History:
         """Trains. Raises TrainableSetError if a frozen tensor has moved."""
@@ -258,46 +327,54 @@ def _open_base(card: CheckpointCard) -> OpenedModel:
     return opened
 
 
-def _write(opened: OpenedModel, tuned: dict[str, bytes], healed: CheckpointCard, out: Path, force: bool) -> None:
+def _write(
+    opened: OpenedModel,
+    tuned: dict[str, bytes],
+    healed: CheckpointCard,
+    out: Path,
+    dataset: Path,
+    recipe: Recipe,
+    may_replace: bool,
+) -> None:
     checkpoint = opened.checkpoint
-    with folder_being_made(out, force) as draft:
+    samples = load_split(dataset, "train")
+    trained = {index for step in recipe.plan_steps(len(samples)) for index in step}
+    keys = load_keys(checkpoint.path) | {TRAINED: build_keys(samples[index] for index in sorted(trained))}
+    with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
         copy_side_files(checkpoint.path, draft)
         replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / METADATA).exists())
+        save_keys(draft, keys)
         files = record_files(draft, checkpoint.path, healed.files)
         save_artifact(healed.model_copy(update={"files": files}), draft / METADATA)
 
 
 def _choose_positions(
-    card: CheckpointCard, plan_path: Path | None, tune_layers: Sequence[int] | None, force: bool
+    card: CheckpointCard, plan_path: Path | None, tune_layers: Sequence[int] | None, is_allowed: bool
 ) -> list[int]:
     """Positions to tune. Raises PlanMismatchError if the plan cuts other layers than `pruned` was cut by."""
-    place = {layer: position for position, layer in enumerate(card.dense_index)}
+    position_of = {layer: position for position, layer in enumerate(card.dense_index)}
     if tune_layers is not None:
-        gone = [layer for layer in tune_layers if layer not in place]
+        gone = [layer for layer in tune_layers if layer not in position_of]
         if gone:
             raise UsageError(
                 f"--tune-layers names {describe_layers(gone)}, and the checkpoint has the dense layers"
                 f" {describe_layers(card.dense_index)}."
             )
-        return sorted(place[layer] for layer in tune_layers)
+        return sorted(position_of[layer] for layer in tune_layers)
     if plan_path is None:
         return card.tune
     plan = load_artifact(plan_path, Plan)
-    if plan.drop != card.dropped and not force:
+    if plan.drop != card.dropped and not is_allowed:
         raise PlanMismatchError(
             f"{plan_path} drops layers {describe_layers(plan.drop)}, and the checkpoint was cut by"
             f" {describe_layers(card.dropped)}.",
             "Run `interlace prune` again, or name the layers with --tune-layers.",
         )
-    return [place[layer] for layer in plan.tune if layer in place]
+    return [position_of[layer] for layer in plan.tune if layer in position_of]
 
 
-def _choose_precision(precision: str, device: str) -> str:
-    import torch
+def _choose_dtype(dtype: str, device: str) -> str:
+    from interlace_cli.io.models import choose_device, choose_dtype
 
-    from interlace_cli.io.models import choose_device
-
-    if precision != "auto":
-        return precision
-    return "bf16" if choose_device(device).startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    return str(choose_dtype(dtype, choose_device(device))).removeprefix("torch.")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from interlace_cli.core.step import Step
+from interlace_cli.data.files_read import describe_source_changes, find_source_inputs, hash_files_read, save_files_read
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
 from interlace_cli.data.sources import SourceLocation, open_source
@@ -21,71 +23,117 @@ from interlace_cli.domain.dataset import SPLITS, Manifest, Skipped, SourceDraw, 
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import DatasetError
-from interlace_cli.io.artifacts import build_origin, save_artifact
+from interlace_cli.io.artifacts import build_origin, save_artifact, to_json_text
 from interlace_cli.io.datasets import DATA, MANIFEST, to_line
-from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, hash_file
+from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, parse_json
 from interlace_cli.io.sample_tables import SampleStore, SampleWriter
+from interlace_cli.io.workspace import Workspace
+from interlace_cli.options.prepare import RATINGS, PrepareOptions
 
-THREADS = 8
-
-
-def build_settings(source: str, selection: Selection, place: SourceLocation = SourceLocation()) -> Settings:  # noqa: B008
-    """Everything the sample depends on beside the source; the source by its name, not its path."""
-    own = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(selection).items()}
-    own["ratings"] = dict(selection.ratings)
-    return {"source": Path(source).name, "revision": place.revision, **own}
+ORIGIN = "source.json"
+"""The file in a dataset that says where its source lay on this machine."""
 
 
-def hash_source(source: str) -> dict[str, str]:
-    """What a dataset is made from: a local file's sha256, of a folder that of its files' names and sizes; what is on
-    the Hub is known by its commit."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        listing = "\n".join(f"{file.relative_to(path)} {file.stat().st_size}" for file in files)
-        return {"source": hash_bytes(listing.encode())}
-    return {"source": hash_file(path)} if path.is_file() else {}
+def prepare(options: PrepareOptions, progress: Progress) -> Manifest:
+    """Draws the sample and writes the dataset. Raises ExistsError if one is there, DatasetError if no record can be
+    used."""
+    return build_step(options).run(progress, options.force)
 
 
-def prepare_dataset(
-    source_name: str,
-    out: Path,
-    selection: Selection,
-    progress: Progress,
-    place: SourceLocation = SourceLocation(),  # noqa: B008
-    force: bool = False,
-    threads: int = THREADS,
-) -> Manifest:
-    """Reads `selection` of the source and writes the dataset folder `out`.
+def build_step(options: PrepareOptions) -> Step[Manifest]:
+    """The dataset depends on the options and on the content of every file that is read for it."""
+    out = options.out or Workspace(options.workspace).dataset
+    location = find_location(options)
 
-    Records that cannot be used are counted in the manifest with the reason. Raises DatasetError if none can be used.
-    """
-    check_free(out, force)
-    source = open_source(source_name, place)
+    def make(progress: Progress, may_replace: bool) -> Manifest:
+        return _make_dataset(options, out, progress, may_replace)
+
+    # What is read is known once it was read: what lies there says which files these are.
+    has_dataset = (out / MANIFEST).exists()
+    return Step(
+        name="prepare",
+        settings=build_settings(options),
+        inputs=find_source_inputs(options.source, location, out) if has_dataset else {},
+        out=out,
+        file=MANIFEST,
+        record=Manifest,
+        make=make,
+    )
+
+
+def build_settings(options: PrepareOptions) -> Settings:
+    """Everything the sample depends on beside the content of the source; a local source by its name, not its path."""
+    is_local = Path(options.source).expanduser().exists()
+    source = Path(options.source).name if is_local else options.source
+    return {**options.build_settings(), "source": source}
+
+
+def build_selection(options: PrepareOptions) -> Selection:
+    """The part of the options that sources read."""
+    bars = ((name, getattr(options, f"min_{name}")) for name in RATINGS)
+    return Selection(
+        portion=options.portion,
+        max_samples=options.max_samples,
+        holdout=options.holdout,
+        calibration=options.calibration,
+        seed=options.seed,
+        method=options.selection,
+        subsets=options.subset,
+        exclude=options.exclude,
+        ratings=tuple((name, bar) for name, bar in bars if bar is not None),
+        max_images=options.max_images,
+        max_messages=options.max_messages,
+        hub_split=options.split,
+    )
+
+
+def find_location(options: PrepareOptions) -> SourceLocation:
+    """Where the source's data is looked for."""
+    return SourceLocation(options.image_root, options.revision, options.mirror)
+
+
+def load_origin(dataset: Path) -> dict[str, Any] | None:
+    """Where the source of a dataset lay when it was made: options of `prepare`; None where it does not say."""
+    path = dataset / ORIGIN
+    found = parse_json(path.read_bytes()) if path.exists() else None
+    return found if isinstance(found, dict) else None
+
+
+def describe_changes(options: PrepareOptions) -> list[str]:
+    """What is different in the source since the dataset was made, a sentence each."""
+    out = options.out or Workspace(options.workspace).dataset
+    return describe_source_changes(options.source, find_location(options), out)
+
+
+def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_replace: bool) -> Manifest:
+    check_free(out, may_replace)
+    location, selection = find_location(options), build_selection(options)
+    source = open_source(options.source, location)
     draw = source.draw(selection)
     for line in (describe_draw(source, draw), *draw.notes):
         if line:
             progress.say(line)
-    settings, inputs = build_settings(source_name, selection, place), hash_source(source_name)
-    # Where a copy and the images lie decides what is read, though it is no part of what the sample is called.
-    where = [None if path is None else str(path.resolve()) for path in (place.image_root, place.mirror)]
-    key = hash_bytes(repr((settings, inputs, source.revision, where, describe_key(draw.units))).encode())[:16]
+    settings = build_settings(options)
+    key = hash_bytes(repr((settings, source.revision, describe_key(draw.units))).encode())[:16]
     staging = Staging(out, key)
-    staged = stage_units(source, draw, selection, staging, progress, threads)
+    staged = stage_units(source, draw, selection, staging, progress, options.threads)
     if not staged.samples:
         reason = Counter({item.reason: item.count for item in staged.skipped}).most_common(1)
         why = f"the most frequent reason is: {reason[0][0]}" if reason else "it is empty"
         staging.clear()
-        raise DatasetError(f"{source_name} has no record that can be used; {why}.", "See the format in the README.")
-    with folder_being_made(out, force) as draft:
+        raise DatasetError(f"{options.source} has no record that can be used; {why}.", "See the format in the README.")
+    with folder_being_made(out, may_replace) as draft:
         splits = _decide_splits(staged, selection)
         kinds: Counter[str] = Counter()
         facts = _write_splits(draft, splits, kinds, progress)
+        save_files_read(draft, staged.files_read)
+        if staged.files_read:
+            (draft / ORIGIN).write_text(to_json_text(_describe_origin(options)))
         manifest = Manifest(
             kind=Manifest.KIND,
             schema_version=Manifest.SCHEMA,
             created_by=build_origin("prepare", settings),
-            inputs=inputs,
+            inputs={"source": hash_files_read(staged.files_read)} if staged.files_read else {},
             source=source.name,
             location=source.location,
             revision=source.revision,
@@ -101,10 +149,17 @@ def prepare_dataset(
     return manifest
 
 
-def draw_source(source_name: str, selection: Selection, place: SourceLocation) -> SourceDraw:
+def _describe_origin(options: PrepareOptions) -> dict[str, str]:
+    """Of this machine, as `files.jsonl` is: for `interlace status`, which asks whether the source has changed."""
+    named = {"source": Path(options.source), "image_root": options.image_root, "mirror": options.mirror}
+    found = {name: str(path.expanduser().resolve()) for name, path in named.items() if path is not None}
+    return found if Path(options.source).expanduser().exists() else {**found, "source": options.source}
+
+
+def draw_source(options: PrepareOptions) -> SourceDraw:
     """What would be read."""
-    source = open_source(source_name, place)
-    draw = source.draw(selection)
+    source = open_source(options.source, find_location(options))
+    draw = source.draw(build_selection(options))
     return SourceDraw(
         source=source.name,
         revision=source.revision,

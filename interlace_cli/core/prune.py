@@ -1,18 +1,23 @@
-"""`prune`: a new checkpoint without the layers that a plan drops, by surgery on disk."""
+"""`prune`: a new checkpoint without the layers that a plan drops, by surgery on disk; or, as a baseline, one in which
+weights are dropped (`prune_weights.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
+from interlace_cli.core.inputs import hash_model, hash_split
+from interlace_cli.core.prune_weights import build_sparse_step
+from interlace_cli.core.step import Step
+from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft, PruneOutcome
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import PlanMismatchError, UsageError
+from interlace_cli.errors import CheckpointError, InterlaceError, PlanMismatchError, UsageError
 from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.edit import edit_config
 from interlace_cli.families.limits import check_drop
@@ -20,11 +25,13 @@ from interlace_cli.families.model_files import OpenedModel, collect_stored, open
 from interlace_cli.families.quantization import edit_quantization
 from interlace_cli.families.stacks import LANGUAGE, Config
 from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
+from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
 from interlace_cli.io.checkpoints import resolve_location
 from interlace_cli.io.datasets import load_split
-from interlace_cli.io.files import check_free, folder_being_made, hash_file
+from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import check_files, record_files
+from interlace_cli.io.sample_keys import CALIBRATED, build_keys, save_keys
 from interlace_cli.io.surgery import (
     NewTensor,
     Slices,
@@ -35,79 +42,116 @@ from interlace_cli.io.surgery import (
     write_config,
     write_tensors,
 )
-from interlace_cli.io.workspace import METADATA, require
+from interlace_cli.io.workspace import METADATA, Workspace, require
+from interlace_cli.options.prune import PruneOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CALIBRATION_KEYS = "sample_keys"
+"""Name of the array of an analysis that holds the keys of its samples."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What to cut: which layers go, which of those that stay are to be tuned (dense indices), and who says so."""
+    """What is cut of what: `drop` and `tune` are dense indices of layers that go and that are to be tuned, `strategy`
+    says who chose them. `plan` None: they were named by hand."""
 
-    drop: list[int]
-    tune: list[int]
+    opened: OpenedModel
+    drop: tuple[int, ...]
+    tune: tuple[int, ...]
     strategy: str
-    inputs: dict[str, str]
+    plan: Plan | None = None
 
 
-@dataclass(frozen=True)
-class Compensation:
-    """What `--compensate linear` is calibrated on: the first `samples` of the dataset's calibration split."""
+def prune(options: PruneOptions, progress: Progress) -> PruneOutcome:
+    """Writes the checkpoint, and compares it with the dense model if that is asked for.
 
-    dataset: Path
-    samples: int = 128
-    batch_size: int = 8
-    dtype: str = "auto"
-    device: str = "auto"
+    Raises PlanMismatchError if the plan was made for another model (where that is allowed, if it has other layers), and
+    CheckpointError if the comparison finds a difference."""
+    if options.verify:
+        from interlace_cli.io.models import choose_device
+
+        # Before anything is written.
+        choose_device(options.device)
+    step = build_step(options)
+    card = step.run(progress, options.force)
+    fidelity = verify(options, card, step.out, progress) if options.verify else None
+    return PruneOutcome(checkpoint=card, fidelity=fidelity)
 
 
-def prune_by_plan(
-    location: str | None,
-    plan_path: Path,
-    out: Path,
-    progress: Progress,
-    force: bool,
-    compensation: Compensation | None = None,
-) -> CheckpointCard:
-    """Cuts what the plan drops. `location` defaults to the model that the plan was made for.
+def build_step(options: PruneOptions) -> Step[CheckpointCard]:
+    """A cut depends on the model, the layers that go and that are to be tuned, and, if it is compensated, on the
+    calibration samples; not on anything else that the plan says."""
+    if options.method is not None:
+        return build_sparse_step(options)
+    cut = find_cut(options)
+    out = options.out or Workspace(options.workspace).pruned
+    inputs = hash_cut(cut)
+    if options.is_compensated:
+        inputs["calibration"] = hash_split(_find_dataset(options), "calibration")
 
-    Raises PlanMismatchError if the plan was made for another model; `force` goes on if it has as many layers.
-    """
-    location, plan = choose_location(location, plan_path)
+    def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        return _write(options, cut, inputs, out, progress, may_replace)
+
+    return Step(
+        name="prune",
+        settings=build_settings(options, cut.opened.stack.name),
+        inputs=inputs,
+        out=out,
+        file=METADATA,
+        record=CheckpointCard,
+        make=make,
+    )
+
+
+def build_settings(options: PruneOptions, stack: str) -> Settings:
+    """The stack, and how dropped layers are made up for."""
+    how = options.build_settings("samples", "batch_size", "dtype", "device") if options.is_compensated else {}
+    return {"stack": stack, "compensate": options.compensate, **how}
+
+
+def hash_cut(cut: Cut) -> dict[str, str]:
+    """The model, and the layers by their dense indices."""
+    return {
+        **hash_model(cut.opened.facts),
+        "drop": describe_layers(cut.drop),
+        "tune": describe_layers(cut.tune),
+    }
+
+
+def find_cut(options: PruneOptions) -> Cut:
+    """Of --drop-layers, or of the plan. Raises UsageError, MissingInputError or PlanMismatchError."""
+    if options.drop_layers is not None:
+        assert options.model is not None
+        opened = open_model(options.model, options.stack or LANGUAGE)
+        _check_layers(options.drop_layers, opened.facts.num_layers)
+        return Cut(opened, options.drop_layers, (), "by hand")
+    plan = load_artifact(require(options.plan or Workspace(options.workspace).plan), Plan)
+    if options.model is None and plan.model is None:
+        raise UsageError("the plan was made without a model's weights, and names no model.", "Give MODEL.")
+    location = options.model or (plan.model.pinned if plan.model else "")
     opened = open_model(location, plan.stack)
-    check_plan_fits(plan, opened, force)
-    cut = Cut(plan.drop, plan.tune, plan.strategy, {"plan": hash_file(plan_path)})
-    return _write(opened, cut, out, progress, force, compensation)
+    check_plan_fits(plan, opened, options.allow_mismatch)
+    return Cut(opened, tuple(plan.drop), tuple(plan.tune), plan.strategy, plan)
 
 
-def prune_layers(
-    location: str,
-    drop: list[int],
-    out: Path,
-    progress: Progress,
-    force: bool,
-    stack: str = LANGUAGE,
-    compensation: Compensation | None = None,
-) -> CheckpointCard:
-    """Cuts exactly the layers `drop` (dense indices) of the stack."""
-    opened = open_model(location, stack)
-    layers = opened.facts.num_layers
+def _check_layers(drop: Sequence[int], layers: int) -> None:
     if not drop or len(drop) >= layers or drop[-1] >= layers:
         raise UsageError(
             f"--drop-layers {describe_layers(drop)} does not fit a model with layers 0 to {layers - 1}.",
             "Name at least one layer, and leave at least one.",
         )
-    return _write(opened, Cut(drop, [], "by hand", {}), out, progress, force, compensation)
 
 
-def draft_by_plan(location: str | None, plan_path: Path, force: bool) -> PruneDraft:
-    """What carrying out the plan would write."""
-    location, plan = choose_location(location, plan_path)
-    check_plan_fits(plan, open_model(location, plan.stack), force)
-    return draft_cut(location, plan.drop, plan.stack)
+def draft(options: PruneOptions) -> PruneDraft:
+    """What the cut would write, from the config and the headers of the files alone."""
+    cut = find_cut(options)
+    return draft_cut(cut.opened, cut.drop)
 
 
-def draft_cut(location: str, drop: Sequence[int], stack: str = LANGUAGE) -> PruneDraft:
+def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
     """What cutting `drop` would write, from the config and the headers of the files alone."""
-    opened = open_model(location, stack)
     facts = opened.facts
     check_drop(opened.config, opened.stack, facts.num_layers, drop)
     config, tensors = _select(opened, drop)
@@ -124,30 +168,28 @@ def draft_cut(location: str, drop: Sequence[int], stack: str = LANGUAGE) -> Prun
         bytes=sum(tensor.bytes for tensor in tensors),
         dense_bytes=facts.total_bytes,
         config=_compare_configs(opened.checkpoint.config, config),
-        notes=_describe_deepstack(list(drop), facts.deepstack_layers) + _describe_untested(opened),
+        notes=_describe_deepstack(drop, facts.deepstack_layers) + _describe_untested(opened),
     )
 
 
-def verify_cut(card: CheckpointCard, location: str, out: Path, progress: Progress, device: str = "auto") -> Fidelity:
-    """Compares the checkpoint `out` with the dense model at `location`, both loaded by transformers."""
+def verify(options: PruneOptions, card: CheckpointCard, out: Path, progress: Progress) -> Fidelity:
+    """Compares the checkpoint with the dense model, its dropped layers bypassed, both loaded by transformers. Raises
+    CheckpointError if they differ."""
     from interlace_cli.evaluation.fidelity import compare_checkpoints
 
     progress.say(f"loading {card.base.name}, then {out}, to compare them")
-    dense = resolve_location(location)[0]
-    return compare_checkpoints(dense, out, card.dropped, card.stack, card.base.total_parameters, device)
+    dense = resolve_location(options.model or card.base.pinned)[0]
+    found = compare_checkpoints(dense, out, card.dropped, card.stack, card.base.total_parameters, options.device)
+    if not found.is_exact:
+        raise CheckpointError(
+            f"{out} does not compute what it should: it differs from the dense model with these layers bypassed by"
+            f" {found.difference:.1e} (tolerance {found.tolerance:.0e}).",
+            "Please report the model's architecture.",
+        )
+    return found
 
 
-def choose_location(location: str | None, plan_path: Path) -> tuple[str, Plan]:
-    """The plan, and the model it is to be carried out on: the one named, else its own."""
-    plan = load_artifact(require(plan_path), Plan)
-    if location is not None:
-        return location, plan
-    if plan.model is None:
-        raise UsageError("the plan was made without a model's weights, and names no model.", "Give MODEL.")
-    return plan.model.location, plan
-
-
-def check_plan_fits(plan: Plan, opened: OpenedModel, force: bool) -> None:
+def check_plan_fits(plan: Plan, opened: OpenedModel, is_allowed: bool) -> None:
     """Raises PlanMismatchError unless the plan was made for this very model."""
     facts = opened.facts
     if plan.num_layers != facts.num_layers:
@@ -155,11 +197,11 @@ def check_plan_fits(plan: Plan, opened: OpenedModel, force: bool) -> None:
             f"the plan is for a model of {plan.num_layers} layers, and {facts.name} has {facts.num_layers}.",
             "Run `interlace analyze` and `interlace plan` for this model.",
         )
-    if plan.model is not None and plan.model.fingerprint != facts.fingerprint and not force:
+    if plan.model is not None and plan.model.fingerprint != facts.fingerprint and not is_allowed:
         raise PlanMismatchError(
             f"the plan was made for {plan.model.name} ({plan.model.fingerprint[:12]}), and {facts.name} is another"
             f" model ({facts.fingerprint[:12]}).",
-            "Run `interlace analyze` and `interlace plan` for this model, or add --force.",
+            "Run `interlace analyze` and `interlace plan` for this model, or add --allow-mismatch.",
         )
 
 
@@ -180,18 +222,14 @@ def _select(
 
 
 def _write(
-    opened: OpenedModel,
-    cut: Cut,
-    out: Path,
-    progress: Progress,
-    force: bool,
-    compensation: Compensation | None = None,
+    options: PruneOptions, cut: Cut, inputs: Mapping[str, str], out: Path, progress: Progress, may_replace: bool
 ) -> CheckpointCard:
+    opened = cut.opened
     facts, checkpoint = opened.facts, opened.checkpoint
-    check_free(out, force)
+    check_free(out, may_replace)
     check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
     check_files(checkpoint.path)
-    replaced, changed = _compensate(opened, cut.drop, compensation, progress) if compensation else ({}, [])
+    replaced, changed = _compensate(opened, cut.drop, options, progress) if options.is_compensated else ({}, [])
     config, tensors = _select(opened, cut.drop, replaced)
     notes = _describe_deepstack(cut.drop, facts.deepstack_layers) + _describe_untested(opened)
     if changed:
@@ -202,36 +240,63 @@ def _write(
     card = CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
-        created_by=build_origin("prune", {"drop_layers": list(cut.drop), **_describe_compensation(compensation)}),
-        inputs={"model": facts.fingerprint, **cut.inputs},
+        created_by=build_origin("prune", build_settings(options, opened.stack.name)),
+        inputs=dict(inputs),
         stage="pruned",
         base=facts,
         stack=facts.stack,
         strategy=cut.strategy,
         ratio=len(cut.drop) / facts.num_layers,
         dense_index=kept,
-        dropped=cut.drop,
+        dropped=list(cut.drop),
         tune=[kept.index(layer) for layer in cut.tune],
         compensated=[kept.index(layer) for layer in changed],
         notes=notes,
     )
     total = sum(tensor.bytes for tensor in tensors)
-    with folder_being_made(out, force) as draft, progress.task("prune", total, "bytes") as advance:
+    with folder_being_made(out, may_replace) as draft, progress.task("prune", total, "bytes") as advance:
         write_config(config, draft)
         copy_side_files(checkpoint.path, draft)
         write_tensors(checkpoint, draft, tensors, advance)
+        keys = _find_calibration_keys(options, cut)
+        if keys is not None:
+            save_keys(draft, {CALIBRATED: keys})
         card = card.model_copy(update={"files": record_files(draft)})
         save_artifact(card, draft / METADATA)
     return card
 
 
+def _find_dataset(options: PruneOptions) -> Path:
+    return require(options.dataset or Workspace(options.workspace).dataset)
+
+
+def _find_calibration_keys(options: PruneOptions, cut: Cut) -> np.ndarray | None:
+    """Keys of the samples that the layers were chosen by, or that a compensation was calibrated on; None where nobody
+    knows: a plan from score files, or one whose analysis is not at hand."""
+    import numpy as np
+
+    keys = []
+    if options.is_compensated:
+        keys.append(build_keys(load_split(_find_dataset(options), "calibration")[: options.samples]))
+    wanted = cut.plan.inputs.get("calibration") if cut.plan is not None else None
+    path = Workspace(options.workspace).analysis
+    if wanted is not None and path.exists():
+        try:
+            analysis = load_artifact(path, Analysis)
+            if analysis.inputs.get("calibration") == wanted:
+                keys.append(load_arrays(path.with_suffix(".safetensors"))[CALIBRATION_KEYS])
+        except (InterlaceError, KeyError, OSError):
+            pass
+    return np.unique(np.concatenate(keys)) if keys else None
+
+
 def _compensate(
-    opened: OpenedModel, drop: Sequence[int], compensation: Compensation, progress: Progress
+    opened: OpenedModel, drop: Sequence[int], options: PruneOptions, progress: Progress
 ) -> tuple[dict[str, bytes], list[int]]:
     """New bytes of tensors, by their names in the dense checkpoint, and the layers (dense) that they are of."""
     if opened.stack.name != LANGUAGE:
         raise UsageError(f"--compensate is for the language model's layers, not the {opened.stack.name} stack's.")
-    samples = load_split(compensation.dataset, "calibration")[: compensation.samples]
+    samples = load_split(_find_dataset(options), "calibration")[: options.samples]
     if not samples:
         raise UsageError("--compensate needs a calibration split.", "Run `interlace prepare`.")
 
@@ -245,22 +310,18 @@ def _compensate(
     from interlace_cli.io.models import load_model, load_processor
 
     path = opened.checkpoint.path
-    model = load_model(path, compensation.dtype, compensation.device)
+    model = load_model(path, options.dtype, options.device)
     layers = find_layers(model)
     gaps = find_gaps(drop)
     collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")
-    batcher = Batcher(load_processor(path), compensation.dataset)
-    inputs = list(iter_calibration(batcher, samples, compensation.batch_size, model, keep_label_positions))
+    batcher = Batcher(load_processor(path), _find_dataset(options))
+    inputs = list(iter_calibration(batcher, samples, options.batch_size, model, keep_label_positions))
     if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")
     with progress.task("compensate", len(gaps), "gaps") as advance:
         changed = compensate(model, layers, drop, inputs, advance)
     stored = collect_stored(opened, model, layers, changed, "cpu")
     return {name: to_bytes(value) for name, value in stored.items()}, changed
-
-
-def _describe_compensation(compensation: Compensation | None) -> Settings:
-    return {"compensate": "linear", "samples": compensation.samples} if compensation else {}
 
 
 def _compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:
@@ -284,7 +345,7 @@ def _describe_untested(opened: OpenedModel) -> list[str]:
     ]
 
 
-def _describe_deepstack(drop: list[int], deepstack: int) -> list[str]:
+def _describe_deepstack(drop: Sequence[int], deepstack: int) -> list[str]:
     lost = [layer for layer in drop if layer < deepstack]
     if not lost:
         return []

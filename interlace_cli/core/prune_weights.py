@@ -5,43 +5,64 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interlace_cli.core.inputs import find_model, hash_model, hash_split
+from interlace_cli.core.step import Step
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Settings
 from interlace_cli.errors import UnsupportedModelError, UsageError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.io.artifacts import build_origin, save_artifact
-from interlace_cli.io.datasets import hash_dataset, load_split
+from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import record_files
+from interlace_cli.io.sample_keys import CALIBRATED, build_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
-from interlace_cli.io.workspace import METADATA
+from interlace_cli.io.workspace import METADATA, Workspace, require
+from interlace_cli.options.prune import PruneOptions
 from interlace_cli.sparsity.pattern import Pattern
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def prune_weights(
-    location: str,
-    method: str,
+def build_sparse_step(options: PruneOptions) -> Step[CheckpointCard]:
+    """N:M sparsity of the linear maps in the language model's layers, by `wanda`, on the first `samples` of the
+    dataset's calibration split, or by `magnitude`, which needs no data. The result is a plain checkpoint of the same
+    size with zeros in it."""
+    assert options.method is not None
+    space, pattern = Workspace(options.workspace), Pattern.parse(options.sparsity)
+    opened = open_model(find_model(space, options.model))
+    out = options.out or space.root / options.method
+    inputs, settings = hash_model(opened.facts), options.build_settings("method", "sparsity")
+    dataset = None
+    if options.method == "wanda":
+        dataset = require(options.dataset or space.dataset)
+        inputs["calibration"] = hash_split(dataset, "calibration")
+        settings |= options.build_settings("samples", "batch_size", "dtype", "device")
+
+    def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        return _write(options, opened, pattern, dataset, (settings, inputs), out, progress, may_replace)
+
+    return Step(
+        name="prune", settings=settings, inputs=inputs, out=out, file=METADATA, record=CheckpointCard, make=make
+    )
+
+
+def _write(
+    options: PruneOptions,
+    opened: OpenedModel,
     pattern: Pattern,
+    dataset: Path | None,
+    made_from: tuple[Settings, dict[str, str]],
     out: Path,
     progress: Progress,
-    dataset: Path | None,
-    samples: int = 128,
-    batch_size: int = 8,
-    dtype: str = "auto",
-    device: str = "auto",
-    force: bool = False,
+    may_replace: bool,
 ) -> CheckpointCard:
-    """Drops weights and no layers: N:M sparsity of the linear layers in the language model's layers, by `wanda`, on the
-    first `samples` of the dataset's calibration split, or by `magnitude`, which needs no data.
-
-    The result is a plain checkpoint of the same size with zeros in it.
-    """
-    check_free(out, force)
-    opened = open_model(location)
-    calibration = load_split(dataset, "calibration")[:samples] if dataset is not None and method == "wanda" else []
+    check_free(out, may_replace)
+    calibration = load_split(dataset, "calibration")[: options.samples] if dataset is not None else []
+    if options.method == "wanda" and not calibration:
+        raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
 
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.prefetch import iter_calibration
@@ -53,36 +74,40 @@ def prune_weights(
     from interlace_cli.sparsity.wanda import prune_by_wanda
 
     path = opened.checkpoint.path
-    model = load_model(path, dtype, device)
+    model = load_model(path, options.dtype, options.device)
     layers = find_layers(model)
     positions = range(len(layers))
     collect_stored(opened, model, layers, positions, "meta")
-    with progress.task(f"prune {method}", len(layers), "layers") as advance:
-        if method == "magnitude":
+    with progress.task(f"prune {options.method}", len(layers), "layers") as advance:
+        if dataset is None:
             prune_by_magnitude(layers, pattern, advance)
         else:
-            if dataset is None or not calibration:
-                raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
             batcher = Batcher(load_processor(path), dataset)
-            inputs = list(iter_calibration(batcher, calibration, batch_size, model))
+            inputs = list(iter_calibration(batcher, calibration, options.batch_size, model))
             if not can_replay(model, layers, inputs[0]):
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
             prune_by_wanda(model, layers, inputs, pattern, advance)
     data = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
-    card = _describe_sparse(opened, method, pattern, layers, dataset, len(calibration))
+    card = _describe_sparse(opened, str(options.method), pattern, layers, made_from)
     checkpoint = opened.checkpoint
-    with folder_being_made(out, force) as draft:
+    with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
         copy_side_files(checkpoint.path, draft)
         names = {name: name for name in checkpoint.tensors}
         write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
+        if calibration:
+            save_keys(draft, {CALIBRATED: build_keys(calibration)})
         card = card.model_copy(update={"files": record_files(draft)})
         save_artifact(card, draft / METADATA)
     return card
 
 
 def _describe_sparse(
-    opened: OpenedModel, method: str, pattern: Pattern, layers: nn.ModuleList, dataset: Path | None, samples: int
+    opened: OpenedModel,
+    method: str,
+    pattern: Pattern,
+    layers: nn.ModuleList,
+    made_from: tuple[Settings, dict[str, str]],
 ) -> CheckpointCard:
     from torch import nn
 
@@ -103,12 +128,12 @@ def _describe_sparse(
     notes = [f"{zeros:,} of the {pruned:,} weights of the layers' linear maps are zero."]
     if others:
         notes.append(f"{others:,} weights that are no plain linear maps (fused experts, say) are as they were.")
-    data = {} if method == "magnitude" or dataset is None else {"dataset": hash_dataset(dataset)}
+    settings, inputs = made_from
     return CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
-        created_by=build_origin("prune", {"method": method, "sparsity": str(pattern), "samples": samples}),
-        inputs={"model": facts.fingerprint, **data},
+        created_by=build_origin("prune", settings),
+        inputs=inputs,
         stage="sparse",
         base=facts,
         stack=facts.stack,

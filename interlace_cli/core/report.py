@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+from interlace_cli.core.lineage import Member, find_mismatches
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
@@ -13,13 +14,24 @@ from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
 from interlace_cli.errors import InterlaceError, MissingInputError
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.files import write_atomically
 from interlace_cli.io.workspace import METADATA, Workspace
+from interlace_cli.options.report import ReportOptions
+from interlace_cli.report.card import describe_overlap
 from interlace_cli.report.html import Pieces, build_report
 
 A = TypeVar("A", bound=Artifact)
+
+
+def report(options: ReportOptions) -> Path:
+    """Writes the page, and says where it is."""
+    space = Workspace(options.workspace)
+    out = options.out or space.report
+    write_report(space, out)
+    return out
 
 
 def write_report(space: Workspace, out: Path, evaluation_path: Path | None = None) -> Pieces:
@@ -35,17 +47,46 @@ def write_report(space: Workspace, out: Path, evaluation_path: Path | None = Non
 
 
 def collect_pieces(space: Workspace, evaluation_path: Path) -> Pieces:
-    """The artifacts of the workspace; those of another model than the evaluation's, or the plan's, are left out."""
+    """The artifacts of the workspace; those of another model than the evaluation's, or the plan's, are left out, and
+    what does not belong together of the others is said."""
     evaluation = _load(evaluation_path, Evaluation)
     plan, analysis = _load(space.plan, Plan), _load(space.analysis, Analysis)
-    cards = [_load(folder / METADATA, CheckpointCard) for folder in (space.pruned, space.healed)]
+    pruned, healed = (_load(folder / METADATA, CheckpointCard) for folder in (space.pruned, space.healed))
     dense = {result.fingerprint for result in evaluation.results[:1]} if evaluation else set()
     dense = dense or ({plan.model.fingerprint} if plan and plan.model else set())
     if dense:
         plan = plan if plan and (plan.model is None or plan.model.fingerprint in dense) else None
         analysis = analysis if analysis and analysis.model.fingerprint in dense else None
-        cards = [card if card and card.base.fingerprint in dense else None for card in cards]
-    return Pieces(analysis, plan, cards[0], cards[1], evaluation, _load(space.dataset / MANIFEST, Manifest))
+        pruned = pruned if pruned and pruned.base.fingerprint in dense else None
+        healed = healed if healed and healed.base.fingerprint in dense else None
+    notices = tuple(_find_notices(space, plan, pruned, healed, evaluation))
+    dataset = _load(space.dataset / MANIFEST, Manifest)
+    return Pieces(analysis, plan, pruned, healed, evaluation, dataset, notices)
+
+
+def _find_notices(
+    space: Workspace,
+    plan: Plan | None,
+    pruned: CheckpointCard | None,
+    healed: CheckpointCard | None,
+    evaluation: Evaluation | None,
+) -> list[str]:
+    members = []
+    for folder, card in ((space.pruned, pruned), (space.healed, healed)):
+        try:
+            if card is not None:
+                members.append(Member(folder.name, open_model(folder, card.stack).facts.fingerprint, card))
+        except InterlaceError:
+            continue
+    found = find_mismatches(members, plan)
+    if evaluation is not None:
+        there = {one.name: one.fingerprint for one in members}
+        changed = [one.name for one in evaluation.results if there.get(one.name, one.fingerprint) != one.fingerprint]
+        found += [
+            f"the evaluation and {name} do not belong together: {name} was made again after it" for name in changed
+        ]
+        found += [line.rstrip(".") for line in describe_overlap(evaluation)]
+    return found
 
 
 def _load(path: Path, cls: type[A]) -> A | None:

@@ -1,326 +1,292 @@
-"""`run`: the whole chain in one workspace, skipping each step whose inputs, settings and version have not changed."""
+"""`run`: the whole chain in one workspace, a list of steps; each that is up to date is skipped.
+
+What was made from something else is replaced with --force alone; what that would be is said before the first step.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from interlace_cli.core import analyze, evaluate, export, finetune, plan, prepare, prune, report
-from interlace_cli.core.tasks import load_heldout
-from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import SourceLocation
-from interlace_cli.domain.analysis import Analysis
+from interlace_cli.core import analyze, evaluate, export, finetune, plan, prepare, prune
+from interlace_cli.core.checks import check_machine
+from interlace_cli.core.inputs import find_model
+from interlace_cli.core.report import write_report
+from interlace_cli.core.step import Condition, State, Step, describe_differences
+from interlace_cli.core.tasks import read_specs
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
-from interlace_cli.domain.evaluation import Evaluation, Result
+from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
-from interlace_cli.domain.record import Artifact, Record, Settings
-from interlace_cli.errors import ArtifactError, InterlaceError
-from interlace_cli.families.model_files import OpenedModel, open_model
-from interlace_cli.healing.recipe import Execution, Recipe
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.datasets import MANIFEST, hash_dataset
-from interlace_cli.io.files import hash_file
+from interlace_cli.domain.run import PlanOutcome, RunRecord, StepOutlook, build_outcome
+from interlace_cli.errors import ExistsError, InterlaceError, UsageError
+from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.healing.recipe import Recipe
+from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.workspace import METADATA, Workspace
+from interlace_cli.options.analyze import AnalyzeOptions
+from interlace_cli.options.build import build_options, dump_options, find_preset, read_names
+from interlace_cli.options.compare import CompareOptions
+from interlace_cli.options.option import describe
+from interlace_cli.options.prepare import PrepareOptions
+from interlace_cli.options.run import RunOptions
+from interlace_cli.options.shared import WORKSPACE
+from interlace_cli.strategies.decide import check_reach
+from interlace_cli.strategies.needs import find_groupings, find_importances
 
+O = TypeVar("O", RunOptions, CompareOptions)  # noqa: E741 - the usual name
 STEPS = ("prepare", "analyze", "plan", "prune", "finetune", "eval", "export")
-DEMO_RECIPE = Recipe(lr=5e-4, epochs=2.0, batch_size=32, grad_accum=1)
-"""Two million parameters need a larger learning rate than the paper's 1e-5."""
-DEMO_SELECTION = Selection(holdout=0.2)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of each step; the defaults are those of the demo. `source` None: the dataset that is there."""
-
-    model: str = "demo"
-    source: str | None = "demo"
-    place: SourceLocation = field(default_factory=SourceLocation)
-    selection: Selection = DEMO_SELECTION
-    analyze: analyze.AnalyzeOptions = field(default_factory=analyze.AnalyzeOptions)
-    plan: plan.PlanOptions = field(default_factory=lambda: plan.PlanOptions(ratio=0.25))
-    recipe: Recipe = DEMO_RECIPE
-    evaluate: evaluate.EvaluateOptions = field(default_factory=evaluate.EvaluateOptions)
-    export: export.ExportOptions = field(default_factory=export.ExportOptions)
-    force: bool = False
-
-
-class Outcome(Record):
-    """One checkpoint in the record of a run."""
-
-    layers: int
-    parameters: int
-    bytes: int
-    score: float
-    loss: float | None
-    ttft_ms: float | None
-    tokens_per_second: float | None
-    peak_memory_bytes: int | None
-    kinds: dict[str, float]
-    retention: float | None
-    retention_interval: tuple[float, float] | None
-
-
-class PlanOutcome(Record):
-    """The plan in the record of a run: dense indices."""
-
-    strategy: str
-    drop: list[int]
-    tune: list[int]
-    anchor: list[int]
-
-
-class RunRecord(Record):
-    """What `interlace run --json` prints. `seconds` holds each step that ran, `skipped` those that were up to date."""
-
-    model: str
-    workspace: str
-    export: str
-    dense: Outcome
-    pruned: Outcome
-    healed: Outcome
-    plan: PlanOutcome
-    recipe: dict[str, str | int | float | bool]
-    device: str
-    seconds: dict[str, float]
-    skipped: list[str]
-
-
 StepCallback = Callable[[str, str, float], None]
-"""Told of `(step, state, seconds)`; state is running, done or skipped."""
+"""Called with `(step, state, seconds)`; state is running, done or skipped."""
 
 
-def run_chain(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepCallback) -> RunRecord:
-    """Brings every artifact of the workspace up to date, and returns what came of it."""
-    plan.check_options(options.plan)
-    chain = _Chain(workspace, options, progress, on_step)
-    chain.prepare()
-    chain.analyze()
-    chain.plan()
-    chain.prune()
-    chain.finetune()
-    chain.evaluate()
-    chain.report()
-    chain.export()
+def ignore_step(step: str, state: str, seconds: float) -> None:
+    """The callback of who does not listen."""
+    del step, state, seconds
+
+
+def compose_options(record: type[O], given: Mapping[str, Any]) -> O:
+    """The options of `run` and `compare`, with what is not `given` taken from the workspace and from the presets: the
+    model, the dataset that is there or the source to prepare one from, a recipe for the demo. Raises UsageError."""
+    given = read_names(record, given)
+    space = Workspace(Path(given.get("workspace") or WORKSPACE.default).expanduser())
+    model = find_model(space, given.get("model"))
+    source = _find_source(space, model, record, given)
+    preset = find_preset(record, model, source, given)
+    return build_options(record, preset, given, {"model": model, "data": source})
+
+
+def run(options: RunOptions, progress: Progress, on_step: StepCallback = ignore_step) -> RunRecord:
+    """Brings every artifact of the workspace up to date, and returns what came of it. Raises UsageError for options
+    that cannot work, and ExistsError for what would be replaced, before the first step starts."""
+    chain = Chain(options, progress, on_step)
+    chain.check_options()
+    chain.refuse_early()
+    for name in STEPS:
+        chain.bring_up_to_date(name)
+        if name == "eval":
+            write_report(chain.space, chain.space.report)
     return chain.build_record()
 
 
-def measure_model(workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepCallback) -> OpenedModel:
-    """The first two steps alone: dataset and analysis brought up to date. Returns the dense model."""
-    chain = _Chain(workspace, options, progress, on_step)
-    chain.prepare()
-    chain.analyze()
-    return chain.dense
+def look_ahead(options: RunOptions, progress: Progress) -> list[StepOutlook]:
+    """What `run` would do, step by step, and why. Nothing is made."""
+    return list(Chain(options, progress, ignore_step).iter_outlooks())
 
 
-class _Chain:
-    """One method a step: is what lies there up to date? If not, make it."""
+def measure_model(options: CompareOptions, progress: Progress, on_step: StepCallback) -> None:
+    """The first two steps alone: dataset and analysis brought up to date."""
+    made = {item: getattr(options, item) for item in ("prepare", "analyze", "plan", "prune", "finetune", "evaluate")}
+    shared = {name: getattr(options, name) for name in ("model", "data", "workspace", "force", "anew")}
+    chain = Chain(RunOptions(**made, **shared), progress, on_step)
+    for name in STEPS[:2]:
+        chain.bring_up_to_date(name)
 
-    def __init__(self, workspace: Workspace, options: RunOptions, progress: Progress, on_step: StepCallback) -> None:
-        self.space, self.options, self.progress, self.on_step = workspace, options, progress, on_step
-        self.dense: OpenedModel = open_model(options.model, options.analyze.stack)
-        self.seconds: dict[str, float] = {}
-        self.skipped: list[str] = []
 
-    def prepare(self) -> None:
-        o, source = self.options, self.options.source
+@dataclass(frozen=True)
+class Chain:
+    """The steps of one call, each built when its turn comes: what it depends on may be made just before."""
+
+    options: RunOptions
+    progress: Progress
+    on_step: StepCallback
+    seconds: dict[str, float] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def space(self) -> Workspace:
+        """The workspace of the call."""
+        return Workspace(self.options.workspace)
+
+    def build_step(self, name: str) -> Step[Any] | None:
+        """The step, or None where the workspace's dataset is taken as it is."""
+        o = self.options
+        common: dict[str, Any] = {"workspace": o.workspace, "force": o.force}
+        if name == "prepare":
+            return None if o.data is None else prepare.build_step(replace(o.prepare, source=o.data, **common))
+        if name == "analyze":
+            return analyze.build_step(self._complete_analysis(common))
+        if name == "plan":
+            return plan.build_step(replace(o.plan, **common))
+        if name == "prune":
+            return prune.build_step(replace(o.prune, model=o.model, **common))
+        if name == "finetune":
+            return finetune.build_step(replace(o.finetune, **common))
+        if name == "eval":
+            return evaluate.build_step(replace(o.evaluate, **common), self.progress)
+        return export.build_step(replace(o.export, push_to_hub=None, **common), self.progress)
+
+    def build_own_dataset_step(self) -> Step[Any] | None:
+        """The step that the workspace's dataset was made by, from where its source lay then; None if nobody knows."""
+        source = prepare.load_origin(self.space.dataset)
         if source is None:
-            self._unless(True, "prepare", lambda: None)
-            return
-        self._step(
-            "prepare",
-            self.space.dataset / MANIFEST,
-            Manifest,
-            prepare.build_settings(source, o.selection, o.place),
-            prepare.hash_source(source),
-            lambda: prepare.prepare_dataset(
-                source, self.space.dataset, o.selection, self.progress, o.place, self._may_replace("dataset")
-            ),
-        )
+            return None
+        o = self.options
+        return prepare.build_step(replace(o.prepare, **source, workspace=o.workspace))
 
-    def analyze(self) -> None:
-        o, path = self.options, self.space.analysis
-        importances, groupings = plan.find_importances(o.plan), plan.find_groupings(o.plan)
-        wanted = replace(
+    def _complete_analysis(self, common: dict[str, Any]) -> AnalyzeOptions:
+        """With all that the plan chooses by."""
+        o = self.options
+        needed, groups = find_importances(o.plan), find_groupings(o.plan)
+        return replace(
             o.analyze,
-            importance=(*o.analyze.importance, *sorted(importances - set(o.analyze.importance))),
-            by=(*o.analyze.by, *sorted(groupings - set(o.analyze.by))),
-        )
-        inputs = {"model": self.dense.facts.fingerprint, "dataset": hash_dataset(self.space.dataset)}
-        is_current = _is_current(path, Analysis, "analyze", analyze.build_settings(wanted), inputs)
-        self._unless(
-            is_current and analyze.has_importances(load_artifact(path, Analysis), wanted),
-            "analyze",
-            lambda: analyze.analyze_model(o.model, self.space.dataset, path, wanted, self.progress, anew=o.force),
+            model=o.model,
+            importance=(*o.analyze.importance, *sorted(needed - set(o.analyze.importance))),
+            by=(*o.analyze.by, *sorted(groups - set(o.analyze.by))),
+            **common,
         )
 
-    def plan(self) -> None:
-        path, o = self.space.plan, self.options
-        inputs = {"analysis": hash_file(self.space.analysis), "model": self.dense.facts.fingerprint}
-        self._step("plan", path, Plan, plan.build_settings(o.plan), inputs, self._make_plan)
+    def check_options(self) -> None:
+        """All that can be known before anything is read but the model's config."""
+        o = self.options
+        assert o.model is not None
+        check_reach(o.plan, plan.load_constraints(o.model, o.analyze.stack))
+        assert Recipe.of(o.finetune).stages
+        if o.prune.is_compensated and (o.analyze.stack or LANGUAGE) != LANGUAGE:
+            raise UsageError(f"--compensate is for the language model's layers, not the {o.analyze.stack} stack's.")
+        if o.evaluate.tasks is not None:
+            read_specs(evaluate.find_file(o.evaluate.tasks))
+        if not (self.space.healed / METADATA).exists() or o.anew or o.force:
+            check_machine(o)
 
-    def _make_plan(self) -> None:
-        path = self.space.plan
-        if path.exists() and not self.options.force and load_artifact(path, Plan).is_edited:
-            raise InterlaceError(
-                f"{path} was edited by hand, and this run asks for another plan.",
-                "Add --force to plan anew, or run with the settings that it was made with.",
-            )
-        save_artifact(plan.plan_from_analysis(self.space.analysis, self.options.plan), path)
+    def refuse_early(self) -> None:
+        """Raises ExistsError, with all reasons, for what this call would replace and may not."""
+        if self.options.force:
+            return
+        refusals, is_known = [], True
+        for name in STEPS:
+            try:
+                step = self.build_step(name)
+            except InterlaceError:
+                if is_known:
+                    raise
+                # What it is made of is made first.
+                break
+            if step is None:
+                continue
+            state = step.find_state()
+            if state.is_stale and (is_known or self._differs_by_settings(step, state)):
+                refusals.append((step, state))
+            is_known = is_known and state.is_current
+        if refusals:
+            raise _build_refusal(refusals)
 
-    def prune(self) -> None:
-        decided = load_artifact(self.space.plan, Plan)
-        inputs = {"model": self.dense.facts.fingerprint, "plan": hash_file(self.space.plan)}
-        self._step(
-            "prune",
-            self.space.pruned / METADATA,
-            CheckpointCard,
-            {"drop_layers": list(decided.drop)},
-            inputs,
-            lambda: prune.prune_by_plan(
-                self.options.model, self.space.plan, self.space.pruned, self.progress, self._may_replace("pruned")
-            ),
-        )
+    @staticmethod
+    def _differs_by_settings(step: Step[Any], state: State) -> bool:
+        """Whether it is stale whatever comes of the steps before it."""
+        artifact = state.artifact
+        if artifact is None or step.find_differences is not None:
+            return False
+        return bool(describe_differences(artifact, step.settings, artifact.inputs))
 
-    def finetune(self) -> None:
-        o, space = self.options, self.space
-        inputs = {
-            "model": self.dense.facts.fingerprint,
-            "plan": hash_file(space.plan),
-            "pruned": open_model(space.pruned).facts.fingerprint,
-            "dataset": hash_dataset(space.dataset),
-        }
-        self._step(
-            "finetune",
-            space.healed / METADATA,
-            CheckpointCard,
-            finetune.build_settings(o.recipe),
-            inputs,
-            lambda: finetune.heal_model(
-                space.pruned,
-                space.dataset,
-                space.healed,
-                o.recipe,
-                self.progress,
-                plan_path=space.plan,
-                how=Execution(device=o.analyze.device),
-                force=self._may_replace("healed"),
-            ),
-        )
+    def bring_up_to_date(self, name: str) -> None:
+        """Makes what is not up to date, and times it."""
+        step = self.build_step(name)
+        state = step.find_state() if step is not None else State(Condition.CURRENT)
+        if step is None or (state.is_current and not self.options.anew):
+            self.skipped.append(name)
+            self.on_step(name, "skipped", 0.0)
+            return
+        if state.is_stale and not self.options.force:
+            raise _build_refusal([(step, state)])
+        self.on_step(name, "running", 0.0)
+        began = time.monotonic()
+        is_in_the_way = state.condition not in (Condition.MISSING, Condition.INCOMPLETE)
+        step.make(self.progress, is_in_the_way)
+        self._finish(name)
+        self.seconds[name] = round(time.monotonic() - began, 3)
+        self.on_step(name, "done", self.seconds[name])
 
-    def evaluate(self) -> None:
-        o, space = self.options, self.space
-        checkpoints = [("dense", o.model), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
-        inputs = {name: open_model(location).facts.fingerprint for name, location in checkpoints}
-        self._step(
-            "eval",
-            space.evaluation,
-            Evaluation,
-            evaluate.build_settings(o.evaluate),
-            {"dataset": hash_dataset(space.dataset), **inputs},
-            lambda: evaluate.evaluate_checkpoints(
-                checkpoints,
-                load_heldout(space.dataset, o.evaluate.samples),
-                space.evaluation,
-                o.evaluate,
-                self.progress,
-            ),
-        )
+    def _finish(self, name: str) -> None:
+        """What an option asks for once its step is done."""
+        o = self.options
+        if name == "prune" and o.prune.verify:
+            card = load_artifact(self.space.pruned / METADATA, CheckpointCard)
+            prune.verify(replace(o.prune, model=o.model), card, self.space.pruned, self.progress)
+        if name == "export" and o.export.push_to_hub:
+            export.export(replace(o.export, workspace=o.workspace), self.progress)
 
-    def report(self) -> None:
-        """Made anew each time: it takes no time, and shows what lies there now."""
-        report.write_report(self.space, self.space.report)
+    def iter_outlooks(self) -> Iterator[StepOutlook]:
+        """What each step would do; what depends on one that is made first cannot be known before."""
+        is_known = True
+        for name in STEPS:
+            try:
+                step = self.build_step(name)
+            except InterlaceError as error:
+                action = "refuse" if is_known else "make"
+                yield StepOutlook(step=name, action=action, reasons=[error.what.rstrip(".")])
+                continue
+            if step is None:
+                yield StepOutlook(step=name, action="skip", reasons=["the workspace's dataset is taken"])
+                continue
+            state = step.find_state()
+            is_known = is_known and state.is_current
+            yield StepOutlook(step=name, action=self._choose_action(state), reasons=list(state.reasons))
 
-    def export(self) -> None:
-        o, space = self.options, self.space
-        self._unless(
-            export.is_exported(space.healed, space.evaluation, space.export, o.export, space.dataset),
-            "export",
-            lambda: export.export_checkpoint(
-                space.healed,
-                space.evaluation,
-                space.export,
-                o.export,
-                self.progress,
-                self._may_replace("export"),
-                space.dataset,
-            ),
-        )
+    def _choose_action(self, state: State) -> str:
+        if state.is_current:
+            return "make anew" if self.options.anew else "skip"
+        if state.is_stale:
+            return "replace" if self.options.force else "refuse"
+        return {Condition.INCOMPLETE: "complete", Condition.DAMAGED: "make anew"}.get(state.condition, "make")
 
     def build_record(self) -> RunRecord:
+        """What lies there now."""
         evaluation = load_artifact(self.space.evaluation, Evaluation)
         healed = load_artifact(self.space.healed / METADATA, CheckpointCard)
         decided = load_artifact(self.space.plan, Plan)
-        dense, pruned, mended = map(_to_outcome, evaluation.results)
+        outcomes = {result.name: build_outcome(result) for result in evaluation.results}
         return RunRecord(
-            model=self.dense.facts.name,
+            model=healed.base.name,
             workspace=str(self.space.root),
             export=str(self.space.export),
-            dense=dense,
-            pruned=pruned,
-            healed=mended,
+            dense=outcomes["dense"],
+            pruned=outcomes["pruned"],
+            healed=outcomes["healed"],
             plan=PlanOutcome(strategy=decided.strategy, drop=decided.drop, tune=decided.tune, anchor=decided.anchor),
             recipe=healed.healing.recipe if healed.healing else {},
             device=evaluation.device,
+            options=dump_options(self.options),
             seconds=self.seconds,
             skipped=self.skipped,
         )
 
-    def _step(
-        self,
-        name: str,
-        path: Path,
-        cls: type[Artifact],
-        settings: Settings,
-        inputs: dict[str, str],
-        make: Callable[[], Any],
-    ) -> None:
-        self._unless(_is_current(path, cls, name, settings, inputs), name, make)
 
-    def _unless(self, is_current: bool, name: str, make: Callable[[], Any]) -> None:
-        """Makes what is not up to date, and times it."""
-        if is_current and (not self.options.force or (self.options.source is None and name == "prepare")):
-            self.skipped.append(name)
-            self.on_step(name, "skipped", 0.0)
-            return
-        self.on_step(name, "running", 0.0)
-        began = time.monotonic()
-        make()
-        self.seconds[name] = round(time.monotonic() - began, 3)
-        self.on_step(name, "done", self.seconds[name])
-
-    def _may_replace(self, folder: str) -> bool:
-        """A stale folder that interlace itself made is replaced; anything else only with --force."""
-        path = self.space.root / folder
-        return self.options.force or (path / METADATA).exists() or (path / MANIFEST).exists()
+def _build_refusal(found: list[tuple[Step[Any], State]]) -> ExistsError:
+    first = found[0][0].build_refusal(found[0][1])
+    others = [step.out.name for step, _ in found[1:]]
+    more = f" {', '.join(others)} would be replaced too." if others else ""
+    return ExistsError(
+        f"{first.what}{more}",
+        "Add --force to replace what was made from something else, or name another --workspace.",
+    )
 
 
-def _is_current(path: Path, cls: type[Artifact], command: str, settings: Settings, inputs: dict[str, str]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        artifact = load_artifact(path, cls)
-    except ArtifactError:
-        return False
-    return artifact.created_by == build_origin(command, settings) and artifact.inputs == inputs
-
-
-def _to_outcome(result: Result) -> Outcome:
-    speed = result.speed
-    return Outcome(
-        layers=result.layers,
-        parameters=result.parameters,
-        bytes=result.bytes,
-        score=result.score,
-        loss=result.loss,
-        ttft_ms=speed.ttft_ms if speed else None,
-        tokens_per_second=speed.tokens_per_second if speed else None,
-        peak_memory_bytes=speed.peak_memory_bytes if speed else None,
-        kinds=result.kinds,
-        retention=result.retention,
-        retention_interval=result.retention_interval,
+def _find_source(space: Workspace, model: str, record: type[O], given: Mapping[str, Any]) -> str | None:
+    """The source that a dataset is prepared from; None where the workspace's dataset is taken as it is."""
+    if given.get("data") is not None:
+        return str(given["data"])
+    manifest_path = space.dataset / MANIFEST
+    names = {slot.option.run_name or slot.name for slot in describe(PrepareOptions) if not slot.option.is_alone}
+    asked = sorted((names - {"seed", "workspace", "force"}) & given.keys())
+    if not manifest_path.exists():
+        if model == "demo":
+            return "demo"
+        command = "run" if record is RunOptions else "compare"
+        raise UsageError(
+            f"{command} {model} needs --data.", "Give a source as `prepare` takes it, or run `interlace prepare` first."
+        )
+    if not asked:
+        return None
+    manifest = load_artifact(manifest_path, Manifest)
+    if manifest.source == "demo" or manifest.location is not None:
+        return manifest.location or manifest.source
+    raise UsageError(
+        f"--{asked[0].replace('_', '-')} says how samples are drawn, and the workspace has its dataset already.",
+        "Name the source with --data to prepare it again, or leave the option out.",
     )

@@ -13,18 +13,18 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from interlace_cli.core.prepare import build_settings, hash_source, prepare_dataset
-from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import SourceLocation
-from interlace_cli.domain.dataset import Manifest
+from interlace_cli.core.inputs import hash_split
+from interlace_cli.core.prepare import build_step
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Record
-from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.errors import UsageError
 from interlace_cli.evaluation.metrics import METRICS
 from interlace_cli.evaluation.tasks import EvalTask, shape_samples
-from interlace_cli.io.artifacts import build_origin, describe_validation, load_artifact
+from interlace_cli.io.artifacts import describe_validation
 from interlace_cli.io.config_files import parse_config
-from interlace_cli.io.datasets import MANIFEST, load_split
+from interlace_cli.io.datasets import load_split
+from interlace_cli.io.files import hash_bytes
+from interlace_cli.options.prepare import PrepareOptions
 
 
 class TaskSpec(Record):
@@ -50,9 +50,22 @@ def load_heldout(dataset: Path, at_most: int | None = None) -> list[EvalTask]:
     return [EvalTask("heldout", dataset, load_split(dataset, "heldout")[:at_most])]
 
 
-def load_tasks(path: Path, folder: Path, progress: Progress) -> list[EvalTask]:
-    """The tasks of a file, their datasets under `folder`. Raises UsageError that names the task and the field."""
-    return [_prepare(spec, path.parent, folder, progress) for spec in read_specs(path)]
+def load_tasks(path: Path, folder: Path, at_most: int | None, progress: Progress) -> list[EvalTask]:
+    """The tasks of a file, their datasets under `folder`, of each the first `at_most` samples. Raises UsageError that
+    names the task and the field."""
+    return [_prepare(spec, path.parent, folder, at_most, progress) for spec in read_specs(path)]
+
+
+def hash_specs(path: Path, folder: Path) -> dict[str, str]:
+    """Task -> a digest of what is asked: what the file says, the samples that are prepared, and whether these are still
+    what the source has."""
+    found = {}
+    for spec in read_specs(path):
+        step = build_step(_build_options(spec, path.parent, folder))
+        state = step.find_state()
+        asked = hash_split(step.out, "heldout") if state.is_current else state.condition.value
+        found[f"task {spec.name}"] = hash_bytes(repr((spec.model_dump(), asked)).encode())
+    return found
 
 
 def read_specs(path: Path) -> list[TaskSpec]:
@@ -78,41 +91,36 @@ def read_specs(path: Path) -> list[TaskSpec]:
     return specs
 
 
-def _prepare(spec: TaskSpec, beside: Path, folder: Path, progress: Progress) -> EvalTask:
+def _build_options(spec: TaskSpec, beside: Path, folder: Path) -> PrepareOptions:
     local = (beside / spec.source).resolve()
-    source = str(local) if local.exists() else spec.source
-    mirror = None if spec.mirror is None else (beside / spec.mirror).resolve()
-    selection = Selection(
+    return PrepareOptions(
+        source=str(local) if local.exists() else spec.source,
         portion=1.0,
         max_samples=spec.samples,
         holdout=1.0,
         calibration=0.0,
         seed=spec.seed,
-        method="uniform",
-        subsets=(spec.subset,) if spec.subset else (),
-        hub_split=spec.split,
+        selection="uniform",
+        subset=(spec.subset,) if spec.subset else (),
+        split=spec.split,
+        revision=spec.revision,
+        mirror=None if spec.mirror is None else (beside / spec.mirror).resolve(),
+        out=folder / spec.name,
     )
-    place, out = SourceLocation(None, spec.revision, mirror), folder / spec.name
-    if not _is_current(out / MANIFEST, source, selection, place):
+
+
+def _prepare(spec: TaskSpec, beside: Path, folder: Path, at_most: int | None, progress: Progress) -> EvalTask:
+    step = build_step(_build_options(spec, beside, folder))
+    if not step.find_state().is_current:
         progress.say(f"{spec.name}: preparing {spec.source}")
-        prepare_dataset(source, out, selection, progress, place, force=(out / MANIFEST).exists())
+        # The folder is the task's own, made for this file: it follows what the file says.
+        step.run(progress, force=True)
     kind = spec.name if spec.metric is not None or spec.category is not None else None
-    samples = shape_samples(load_split(out, "heldout"), kind, spec.metric, spec.suffix)
+    samples = shape_samples(load_split(step.out, "heldout")[:at_most], kind, spec.metric, spec.suffix)
     if kind is None:
         samples = [s.model_copy(update={"kind": _name_kind(spec.name, s.kind)}) for s in samples]
-    return EvalTask(spec.name, out, samples, spec.max_new_tokens, spec.category)
+    return EvalTask(spec.name, step.out, samples, spec.max_new_tokens, spec.category)
 
 
 def _name_kind(task: str, kind: str) -> str:
     return task if kind == "all" else f"{task}: {kind}"
-
-
-def _is_current(path: Path, source: str, selection: Selection, place: SourceLocation) -> bool:
-    if not path.exists():
-        return False
-    try:
-        manifest = load_artifact(path, Manifest)
-    except InterlaceError:
-        return False
-    origin = build_origin("prepare", build_settings(source, selection, place))
-    return manifest.created_by == origin and manifest.inputs == hash_source(source)

@@ -9,11 +9,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from interlace_cli.core.prepare import prepare_dataset
-from interlace_cli.data.source import Selection
+from interlace_cli.core.prepare import prepare
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.domain.progress import Silent
+from interlace_cli.options.prepare import PrepareOptions
 
 PER_KIND = 150
 
@@ -64,7 +64,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
     with tempfile.TemporaryDirectory() as scratch:
         dataset = Path(scratch) / "dataset"
         count = PER_KIND * len(KINDS)
-        prepare_dataset("demo", dataset, Selection(max_samples=count, holdout=1.0, seed=2026), Silent())
+        prepare(PrepareOptions(max_samples=count, holdout=1.0, seed=2026, out=dataset), Silent())
         samples = load_split(dataset, "heldout")
         model, batcher = load_model(folder), Batcher(load_processor(folder), dataset)
         result = {}

@@ -27,7 +27,8 @@ class Speed(Record):
 class Result(Record):
     """One checkpoint's figures. `kinds` holds the score of each kind by its metric, `score` their macro mean, `loss`
     the mean cross-entropy of an answer token (None for a model that generates nothing); `retention` is in percent of
-    the first checkpoint, the mean over kinds of the ratio."""
+    the first checkpoint, the mean over kinds of the ratio. `trained_on` and `calibrated_on`: how many of the samples it
+    had seen so (`io/sample_keys.py`)."""
 
     name: str
     location: str
@@ -41,6 +42,8 @@ class Result(Record):
     kinds: dict[str, float]
     retention: float | None = None
     retention_interval: tuple[float, float] | None = None
+    trained_on: int = 0
+    calibrated_on: int = 0
     speed: Speed | None = None
 
     @property

@@ -18,7 +18,8 @@ class ModelFacts(Record):
     """Counted from a checkpoint's config and tensor headers; no weight is loaded for it.
 
     `fingerprint` is the sha256 of the config's content and of every tensor's name, dtype, shape and a sample of its
-    bytes; `revision` the commit on the Hub. `stack` is whose layers are counted one by one: the language model's, the
+    bytes; `processor` that of the files that make tokens and pixels (processor, tokenizer, chat template, generation
+    config); `revision` the commit on the Hub. `stack` is whose layers are counted one by one: the language model's, the
     vision tower's ... and
     `rest_parameters` is all that is neither in one of them, nor embedding, nor head. `layer_bytes` and `total_bytes`
     are bytes on disk.
@@ -28,6 +29,7 @@ class ModelFacts(Record):
     location: str
     revision: str | None = None
     fingerprint: str
+    processor: str = "unknown"
     model_type: str
     layer_parameters: list[int] = Field(min_length=2)
     layer_bytes: list[int]

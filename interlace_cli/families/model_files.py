@@ -18,7 +18,7 @@ from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.families.validate import MOST_LAYERS, check_fields
 from interlace_cli.io.artifacts import load_artifact
-from interlace_cli.io.checkpoints import Checkpoint, fingerprint, open_checkpoint, read_config
+from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.models import resolve_config
 from interlace_cli.io.workspace import METADATA
@@ -151,6 +151,7 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         location=checkpoint.location,
         revision=checkpoint.revision,
         fingerprint=fingerprint(checkpoint),
+        processor=hash_processor(checkpoint.path),
         model_type=understood.config["model_type"],
         layer_parameters=[_parameters(tensors) for tensors in by_layer],
         layer_bytes=[sum(tensor.bytes for tensor in tensors) for tensors in by_layer],

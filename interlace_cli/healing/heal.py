@@ -131,7 +131,7 @@ class Healer:
             apply_checkpointing(student.model, student.layers, student.tuned)
             self.is_checkpointed = True
         self.device = student.model.device
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+        self.dtype = getattr(torch, recipe.dtype)
         self.model_dtype = student.model.dtype
         self.plan = recipe.divide_steps(recipe.plan_steps(len(samples)))
         self.source = partial(EncodedSteps, samples, batcher=batcher, positions=find_positions(student.model))

@@ -1,45 +1,29 @@
-"""The healing recipe: what decides the weights that come out. Its defaults are the paper's (method.md, "What is
-trained"). How it is carried out (`Execution`) changes them by rounding at most."""
+"""The healing recipe: what decides the weights that come out; and how it is carried out, which changes them by rounding
+at most. The fields of both, with the paper's defaults, are in `options/finetune.py`; here is what follows from them."""
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from interlace_cli.healing.objective import Stage, parse_objective
+from interlace_cli.options.finetune import ExecutionOptions, FinetuneOptions, RecipeOptions
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TORCH_ENGINES = ("auto", "ddp", "fsdp")
 DEEPSPEED_ENGINES = ("zero2", "zero3", "zero3-offload")
 SAVES = 20
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Gradient norm cut at 1, no weight decay, cosine schedule.
+@dataclass(frozen=True, kw_only=True)
+class Recipe(RecipeOptions):
+    """Gradient norm cut at 1, no weight decay, cosine schedule. `batch_size` x `grad_accum` samples make an optimizer
+    step, over all devices together; tuned weights are float32 whatever `dtype` says."""
 
-    `batch_size` x `grad_accum` samples make an optimizer step, over all devices together; `warmup` is a share of the
-    steps, and `local_share` the share of them that a first stage `local` takes; images are scaled to between
-    `min_pixels` and `max_pixels`; `precision` is auto, fp32, bf16 or fp16 (tuned weights are fp32 in any case);
-    `optim` is one of the Trainer's.
-    """
-
-    lr: float = 1e-5
-    epochs: float = 1.0
-    batch_size: int = 16
-    grad_accum: int = 2
-    warmup: float = 0.03
-    max_length: int = 8192
-    min_pixels: int = 784
-    max_pixels: int = 50176
-    precision: str = "auto"
-    objective: str = "ce"
-    distill_weight: float = 0.5
-    anchor_weight: float = 1.0
-    local_share: float = 0.5
-    optim: str = "adamw_torch"
-    seed: int = 0
+    @classmethod
+    def of(cls, options: FinetuneOptions) -> Recipe:
+        """The recipe among the options of `finetune`."""
+        return cls(**{item.name: getattr(options, item.name) for item in fields(RecipeOptions)})
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -75,15 +59,14 @@ class Recipe:
         return [(stages[0], steps[:first]), (stages[1], steps[first:])]
 
 
-@dataclass(frozen=True)
-class Execution:
+@dataclass(frozen=True, kw_only=True)
+class Execution(ExecutionOptions):
     """`save_every` steps the state is saved (0: about every twentieth of them); `engine` as `--engine` takes it."""
 
-    device: str = "auto"
-    engine: str = "auto"
-    gradient_checkpointing: bool = False
-    save_every: int = 0
-    report_to: str = "none"
+    @classmethod
+    def of(cls, options: FinetuneOptions) -> Execution:
+        """The part of the options of `finetune` that says how."""
+        return cls(**{item.name: getattr(options, item.name) for item in fields(ExecutionOptions)})
 
     @property
     def uses_deepspeed(self) -> bool:

@@ -13,6 +13,7 @@ import orjson
 
 from interlace_cli.demo import CHECKPOINT as DEMO_CHECKPOINT
 from interlace_cli.errors import CheckpointError, MissingInputError
+from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import TensorInfo, read_header
 
 SINGLE_FILE = "model.safetensors"
@@ -24,6 +25,11 @@ NOT_DOWNLOADED = (
     *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4", "*.pdf"),
 )
 """Weights in other forms, some of them a second copy in safetensors, and pictures for the card."""
+PROCESSOR_FILES = (
+    *("*processor_config.json", "*processor*.json", "tokenizer*", "*.tiktoken", "vocab.*", "merges.txt", "*.model"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja", "additional_chat_templates/*"),
+    "generation_config.json",
+)
 _FETCH = "Fetch the file again."
 MOST_NAME = 255
 _SAMPLE = 4096
@@ -119,6 +125,15 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     finally:
         for file in files.values():
             os.close(file)
+    return digest.hexdigest()
+
+
+def hash_processor(path: Path) -> str:
+    """sha256 over the names and contents of the folder's files that decide how samples become tokens and pixels, and
+    how answers are generated."""
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in PROCESSOR_FILES for file in path.glob(pattern) if file.is_file()}):
+        digest.update(f"{file.relative_to(path).as_posix()} {hash_file(file)}\n".encode())
     return digest.hexdigest()
 
 

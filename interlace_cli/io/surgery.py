@@ -36,7 +36,7 @@ _WEIGHT_SUFFIXES = (
     ".msgpack",
     ".safetensors.index.json",
 )
-_NOT_CARRIED = ("config.json", "README.md", "interlace.json", ".gitattributes")
+_NOT_CARRIED = ("config.json", "README.md", "interlace.json", "interlace-samples.npz", ".gitattributes")
 
 Advance = Callable[[float], None]
 

@@ -60,6 +60,11 @@ class Workspace:
         return self.root / "eval.json"
 
     @property
+    def tasks(self) -> Path:
+        """Folder of the datasets of `eval --tasks`."""
+        return self.root / "tasks"
+
+    @property
     def report(self) -> Path:
         """The report for people."""
         return self.root / REPORT

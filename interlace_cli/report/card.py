@@ -111,7 +111,17 @@ def _table(evaluation: Evaluation | None) -> str:
         f" held-out samples. Retention: mean over kinds of score / score of {evaluation.results[0].name}. All rows were"
         f" measured in one run on {evaluation.device}, {evaluation.dtype}."
     )
-    return "\n".join([*head, *map(_row, evaluation.results), "", note])
+    warnings = describe_overlap(evaluation)
+    return "\n".join([*head, *map(_row, evaluation.results), "", note, *(f"\n**{line}**" for line in warnings)])
+
+
+def describe_overlap(evaluation: Evaluation) -> list[str]:
+    """Which checkpoints had seen samples that they were judged on, a sentence each."""
+    count, lines = sum(evaluation.samples.values()), []
+    for result in evaluation.results:
+        seen = {"trained": result.trained_on, "calibrated": result.calibrated_on}
+        lines += [f"{result.name} was {how} on {n} of these {count} samples." for how, n in seen.items() if n]
+    return lines
 
 
 def _row(result: Result) -> str:

@@ -81,6 +81,11 @@ def build_eval_results(evaluation: Evaluation, fingerprint: str, dataset: Manife
     return found
 
 
+def _describe_split(own: Result, evaluation: Evaluation) -> str:
+    seen = max(own.trained_on, own.calibrated_on)
+    return f"{seen} of {sum(evaluation.samples.values())} samples seen in training" if seen else "held out"
+
+
 def _describe_result(own: Result, evaluation: Evaluation, dataset: Manifest | None) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
@@ -88,7 +93,7 @@ def _describe_result(own: Result, evaluation: Evaluation, dataset: Manifest | No
     source = dataset.source if dataset else "held-out samples"
     about: dict[str, Any] = {
         "task_type": TASK,
-        "dataset_name": f"{source}, held out",
+        "dataset_name": f"{source}, {_describe_split(own, evaluation)}",
         "dataset_type": (dataset.location if dataset else None) or _to_slug(source),
         "dataset_revision": dataset.revision if dataset else None,
     }

@@ -36,7 +36,9 @@ td.bar{width:9rem} .bar div{height:.42rem;border-radius:2px;margin:2px 0}
 .tiles b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums} .tiles
 span{color:var(--soft);font-size:.85rem} details{margin:.4rem 0} summary{cursor:pointer} code{font:12px
 ui-monospace,monospace;overflow-wrap:anywhere} dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem
-1rem;margin:.5rem 0 .5rem 1rem;font-size:.87rem} dt{color:var(--soft)} dd{margin:0;overflow-wrap:anywhere}
+1rem;margin:.5rem 0 .5rem 1rem;font-size:.87rem} .notice{border:1px solid
+var(--drop);border-radius:8px;padding:.7rem .9rem;margin:1rem 0}
+dt{color:var(--soft)} dd{margin:0;overflow-wrap:anywhere}
 """
 
 
@@ -45,7 +47,8 @@ HEATMAP_TITLE = "similarity of hidden states before and after one, two and three
 
 @dataclass(frozen=True)
 class Pieces:
-    """The artifacts to report on. Each may be missing; its section is left out then."""
+    """The artifacts to report on. Each may be missing; its section is left out then. `notices` say which two
+    of them do not belong together."""
 
     analysis: Analysis | None = None
     plan: Plan | None = None
@@ -53,6 +56,7 @@ class Pieces:
     healed: CheckpointCard | None = None
     evaluation: Evaluation | None = None
     dataset: Manifest | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -67,7 +71,7 @@ class Pieces:
 
 def build_report(pieces: Pieces) -> str:
     """The page as HTML. Names come from files and folders, so all of them are escaped."""
-    makers = (_lead, _layers, _scores, _benchmarks, _healing, _origins)
+    makers = (_lead, _notices, _layers, _scores, _benchmarks, _healing, _origins)
     sections = [section for section in (make(pieces) for make in makers) if section]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -88,6 +92,11 @@ def _lead(pieces: Pieces) -> str:
         words.append(f"{escape(last.name)} keeps {last.retention:.1f}% of {escape(evaluation.results[0].name)}")
     tiles = build_tiles(evaluation) if evaluation and len(evaluation.results) > 1 else ""
     return f"<h1>{escape(pieces.title)}</h1>\n<p class='lead'>{'; '.join(words)}</p>\n{tiles}"
+
+
+def _notices(pieces: Pieces) -> str:
+    items = "".join(f"<li>{escape(notice)}.</li>" for notice in pieces.notices)
+    return f"<div class='notice'><b>Not of one making</b><ul>{items}</ul></div>" if items else ""
 
 
 def _layers(pieces: Pieces) -> str:

@@ -8,69 +8,53 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.domain.evaluation import Benchmarks, Evaluation
+from interlace_cli.domain.evaluation import Benchmarks
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import ArtifactError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.evaluation.harness import lmms_eval, vlmevalkit
 from interlace_cli.evaluation.harness.benchmarks import JUDGE_KEYS, PAPER, Asked, find_benchmark, group_by_category
 from interlace_cli.evaluation.harness.retention import Found, build_rows
 from interlace_cli.families.model_files import open_model
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
+from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.io.files import hash_bytes, parse_json, write_atomically
+from interlace_cli.options.evaluate import EvaluateOptions
 
-HARNESSES = (lmms_eval.NAME, vlmevalkit.NAME)
+BATCH_SIZE = 1
 Named = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class HarnessOptions:
-    """`model` None: the harness's class for the architecture; `arguments` are more of its own, `name=value`; `limit`:
-    the first so many questions of each benchmark; `include`: a folder of lmms-eval's tasks."""
-
-    harness: str = lmms_eval.NAME
-    model: str | None = None
-    arguments: tuple[str, ...] = ()
-    batch_size: int = 1
-    limit: int | None = None
-    include: Path | None = None
-
-
 def run_harness(
-    checkpoints: Named, asked: Sequence[Asked], folder: Path, options: HarnessOptions, progress: Progress
+    checkpoints: Named, asked: Sequence[Asked], folder: Path, options: EvaluateOptions, progress: Progress
 ) -> Benchmarks:
     """Runs every benchmark on every `(name, location)`, with results under `folder`.
 
     Raises MissingInputError if the harness is not installed, InterlaceError if nothing could be scored.
     """
-    if options.harness not in HARNESSES:
-        raise UsageError(f"there is no harness {options.harness}.", f"There are {', '.join(HARNESSES)}.")
-    if options.harness == vlmevalkit.NAME and (options.limit is not None or options.include is not None):
-        raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
-    version = _check_installed(options.harness)
+    harness = str(options.harness)
+    version = _check_installed(harness)
     found = {}
-    with progress.task(options.harness, len(checkpoints) * len(asked), "benchmarks") as advance:
+    with progress.task(harness, len(checkpoints) * len(asked), "benchmarks") as advance:
         for name, location in checkpoints:
-            runner = _Runner(name, location, folder / options.harness / name, options, progress)
+            runner = _Runner(name, location, folder / harness / name, options, progress)
             found[name] = Found()
             for one in asked:
                 runner.score(one, found[name])
                 advance(1, f"{name}: {one.name}")
     if not any(one.scores for one in found.values()):
         reason = next((why for one in found.values() for why in one.not_run.values()), "nothing was asked")
-        raise InterlaceError(f"{options.harness} scored nothing: {reason}")
+        raise InterlaceError(f"{harness} scored nothing: {reason}")
     settings = {
         "decoding": "the harness's own",
-        "limit": str(options.limit or "none"),
-        "batch size": str(options.batch_size),
+        "limit": str(options.samples or "none"),
+        "batch size": str(options.batch_size or BATCH_SIZE),
         "judge": "with a key" if _has_key() else "none",
-    } | ({"arguments": " ".join(options.arguments)} if options.arguments else {})
+    } | ({"arguments": " ".join(options.harness_arg)} if options.harness_arg else {})
     named = [(name, open_model(location).facts.fingerprint, found[name]) for name, location in checkpoints]
-    return _combine(options.harness, version, settings, asked, named)
+    return _combine(harness, version, settings, asked, named)
 
 
 def import_results(given: Sequence[tuple[str, Path]], fingerprints: dict[str, str]) -> Benchmarks:
@@ -88,7 +72,7 @@ def import_results(given: Sequence[tuple[str, Path]], fingerprints: dict[str, st
         for key in scores:
             known = find_benchmark(key)
             asked.setdefault(key, Asked(key, known.category if known else "tasks", known))
-    order = {one.name: place for place, one in enumerate(PAPER)}
+    order = {one.name: number for number, one in enumerate(PAPER)}
     wanted = sorted(asked.values(), key=lambda one: order.get(one.name, len(order)))
     for one in found.values():
         one.not_run.update({key.name: "not among the results" for key in wanted if key.name not in one.scores})
@@ -123,34 +107,10 @@ def read_results(path: Path) -> tuple[str, dict[str, float], dict[str, float]]:
     )
 
 
-def check_replaceable(out: Path, fingerprints: Mapping[str, str], force: bool) -> None:
-    """Raises InterlaceError if benchmarks at `out` would be lost, or an evaluation of other checkpoints; before hours
-    are spent on it."""
-    if force or not out.exists():
-        return
-    found = load_artifact(out, Evaluation)
-    if found.benchmarks is not None or not _is_of(found, fingerprints):
-        what = "benchmarks" if found.benchmarks is not None else "an evaluation of other checkpoints"
-        raise InterlaceError(f"{out} has {what} already.", "Add --force to replace them, or name another place.")
-
-
-def save_benchmarks(benchmarks: Benchmarks, out: Path) -> Evaluation:
-    """Into the evaluation that stands at `out`, if it is of the same checkpoints; else into one of their own."""
-    evaluation = _find_evaluation(out, benchmarks) or Evaluation(
-        kind=Evaluation.KIND,
-        schema_version=Evaluation.SCHEMA,
-        created_by=build_origin("eval", {"harness": benchmarks.harness}),
-        inputs={row.name: row.fingerprint for row in benchmarks.rows if row.fingerprint},
-    )
-    evaluation = evaluation.model_copy(update={"benchmarks": benchmarks})
-    save_artifact(evaluation, out)
-    return evaluation
-
-
 class _Runner:
     """The runs of one checkpoint; `folder` keeps their results."""
 
-    def __init__(self, name: str, location: str, folder: Path, options: HarnessOptions, progress: Progress) -> None:
+    def __init__(self, name: str, location: str, folder: Path, options: EvaluateOptions, progress: Progress) -> None:
         self.name, self.folder, self.options, self.progress = name, folder, options, progress
         self.opened = open_model(location)
         self.model_type = self.opened.facts.model_type
@@ -189,13 +149,15 @@ class _Runner:
     def _build_command(self, asked: Asked, out: Path) -> list[str]:
         o, path = self.options, self.opened.checkpoint.path
         if o.harness == lmms_eval.NAME:
-            model = o.model or lmms_eval.MODELS.get(self.model_type, "huggingface")
-            return lmms_eval.build_command(path, model, o.arguments, asked, out, o.batch_size, o.limit, o.include)
-        kit_class = o.model or vlmevalkit.CLASSES.get(self.model_type)
+            model = o.harness_model or lmms_eval.MODELS.get(self.model_type, "huggingface")
+            return lmms_eval.build_command(
+                path, model, o.harness_arg, asked, out, o.batch_size or BATCH_SIZE, o.samples, o.include_path
+            )
+        kit_class = o.harness_model or vlmevalkit.CLASSES.get(self.model_type)
         if kit_class is None:
             raise UsageError(f"VLMEvalKit's class for {self.model_type} is not known.", "Name it with --harness-model.")
         settings = {"use_custom_prompt": False} if kit_class == "Qwen3VLChat" else {}
-        given: dict[str, Any] = {name: _to_value(text) for name, _, text in (a.partition("=") for a in o.arguments)}
+        given: dict[str, Any] = {name: _to_value(text) for name, _, text in (a.partition("=") for a in o.harness_arg)}
         vlmevalkit.write_config(out / "config.json", self.name, path, kit_class, {**settings, **given}, asked)
         return vlmevalkit.build_command(out / "config.json", out, _has_key())
 
@@ -215,9 +177,19 @@ class _Runner:
     def _describe(self, asked: Asked) -> dict[str, Any]:
         """What a result depends on."""
         o = self.options
-        include = sorted(path.name + hash_bytes(path.read_bytes()) for path in (o.include or Path("/nil")).glob("*.*"))
-        own = [self.opened.facts.fingerprint, asked.name, asked.metric, o.harness, o.model, list(o.arguments), o.limit]
-        return {"key": hash_bytes(repr((own, include, o.batch_size)).encode())}
+        include = sorted(
+            path.name + hash_bytes(path.read_bytes()) for path in (o.include_path or Path("/nil")).glob("*.*")
+        )
+        own = [
+            self.opened.facts.fingerprint,
+            asked.name,
+            asked.metric,
+            o.harness,
+            o.harness_model,
+            list(o.harness_arg),
+            o.samples,
+        ]
+        return {"key": hash_bytes(repr((own, include, o.batch_size or BATCH_SIZE)).encode())}
 
 
 def _combine(
@@ -250,23 +222,6 @@ def _check_installed(harness: str) -> str | None:
         return version("lmms-eval")
     except PackageNotFoundError as error:
         raise MissingInputError("lmms-eval is not installed.", f"Run `{lmms_eval.INSTALL}`.") from error
-
-
-def _find_evaluation(out: Path, benchmarks: Benchmarks) -> Evaluation | None:
-    if not out.exists():
-        return None
-    try:
-        found = load_artifact(out, Evaluation)
-    except InterlaceError:
-        return None
-    fingerprints = {row.name: row.fingerprint for row in benchmarks.rows if row.fingerprint}
-    return found if found.results and _is_of(found, fingerprints) else None
-
-
-def _is_of(evaluation: Evaluation, fingerprints: Mapping[str, str]) -> bool:
-    """Whether it evaluated no other checkpoint under one of these names."""
-    there = {result.name: result.fingerprint for result in evaluation.results}
-    return all(there.get(name, own) == own for name, own in fingerprints.items())
 
 
 def _has_key() -> bool:

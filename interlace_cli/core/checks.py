@@ -1,0 +1,22 @@
+"""What a chain of steps can know of this machine before the first of them starts."""
+
+from __future__ import annotations
+
+from interlace_cli.core.finetune import settle
+from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.options.compare import CompareOptions
+from interlace_cli.options.run import RunOptions
+from interlace_cli.runtime.processes import find_processes
+
+
+def check_machine(options: RunOptions | CompareOptions) -> None:
+    """Raises UsageError or InterlaceError for a device, an engine, an optimizer or a tracker that is not here."""
+    from interlace_cli.healing.engine import Engine
+    from interlace_cli.healing.trainer import check_arguments
+    from interlace_cli.io.models import choose_device
+
+    for device in {options.analyze.device, options.evaluate.device}:
+        choose_device(device)
+    recipe, how = settle(Recipe.of(options.finetune), Execution.of(options.finetune))
+    Engine(how.engine, max(find_processes().size, options.finetune.processes))
+    check_arguments(recipe, how, options.workspace, choose_device(how.device))

@@ -1,0 +1,33 @@
+"""A step in several processes: its own command is started in each of them, with its options in a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from interlace_cli.errors import ChildError
+from interlace_cli.io.artifacts import to_json_text
+from interlace_cli.options.build import dump_options
+from interlace_cli.options.option import Options
+from interlace_cli.runtime.processes import find_processes
+
+
+def has_to_spread(processes: int, is_needed: bool = False) -> bool:
+    """Whether processes are to be started: several are asked for (or one `is_needed`), and this is none of them."""
+    return not find_processes().is_launched and (processes > 1 or is_needed)
+
+
+def run_spread(command: str, options: Options, processes: int) -> bytes:
+    """Runs `interlace COMMAND` with these options in `processes` processes, and returns the JSON that the first of them
+    prints. Raises ChildError if one fails; it has said why."""
+    from interlace_cli.runtime.launch import run_processes
+
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile() as answer:
+        config = Path(name) / "options.json"
+        config.write_text(to_json_text(dump_options(options)))
+        code = run_processes([command, "--config", os.fspath(config), "--json"], processes, answer.fileno())
+        if code:
+            raise ChildError(code)
+        answer.seek(0)
+        return answer.read()

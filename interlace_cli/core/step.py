@@ -1,0 +1,243 @@
+"""A step as a value: what its result depends on, and whether what lies there is that result.
+
+`settings` are the options that decide the result, `inputs` name what is read: digests of its content, or words. Both
+are written into the artifact when it is made, and compared when somebody asks: the command that would make it again,
+`run` that would skip it, `compare` that names a cell after them, `status`. No other rule says what is up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from interlace_cli import __version__
+from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.dataset import SPLITS, Manifest
+from interlace_cli.domain.evaluation import Evaluation
+from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Artifact, Origin, Settings
+from interlace_cli.errors import ArtifactError, ExistsError
+from interlace_cli.io.artifacts import build_origin, load_artifact, to_json_text
+from interlace_cli.io.datasets import find_files
+from interlace_cli.io.files import hash_bytes, hash_file
+from interlace_cli.options.option import describe, to_plain
+from interlace_cli.options.schema import RECORDS
+
+A = TypeVar("A", bound=Artifact)
+
+INPUTS = {
+    "model": "the model",
+    "processor": "the model's processor, tokenizer or chat template",
+    "source": "the source's files",
+    "source_revision": "the commit of the source",
+    "train": "the training samples",
+    "calibration": "the calibration samples",
+    "heldout": "the held-out samples",
+    "scores": "the scores of the analysis",
+    "constraints": "what the model's config allows",
+    "drop": "the layers that the plan drops",
+    "tune": "the layers that the plan tunes",
+    "pruned": "the pruned checkpoint",
+    "healed": "the healed checkpoint",
+    "dense": "the dense model",
+    "checkpoint": "the checkpoint",
+    "evaluation": "the evaluation",
+}
+"""What people call an input."""
+
+
+class Condition(Enum):
+    """What lies at a step's path: nothing; its result; a part of it, to be completed; what is no longer whole; or the
+    result of something else."""
+
+    MISSING = "missing"
+    CURRENT = "up to date"
+    INCOMPLETE = "incomplete"
+    DAMAGED = "damaged"
+    STALE = "stale"
+
+
+@dataclass(frozen=True)
+class State:
+    """`reasons`: sentences on why it is not current; `artifact`: what lies there, if it can be read."""
+
+    condition: Condition
+    reasons: tuple[str, ...] = ()
+    artifact: Artifact | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.condition is Condition.CURRENT
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is the result of something else, which only --force replaces."""
+        return self.condition is Condition.STALE
+
+
+@dataclass(frozen=True)
+class Step(Generic[A]):
+    """`name` is the command; `out` the artifact's file, or the folder whose `file` it is; `make` does the work, and may
+    replace what lies at `out`. `find_lacks` says what else of an artifact that was made from the same is not as it is
+    wanted, `is_completed` whether `make` adds what lacks and keeps the rest. `find_differences` compares in another way
+    than by settings and inputs."""
+
+    name: str
+    settings: Settings
+    inputs: Mapping[str, str]
+    out: Path
+    record: type[A]
+    make: Callable[[Progress, bool], A]
+    file: str = ""
+    find_lacks: Callable[[A], list[str]] = lambda artifact: []
+    is_completed: bool = False
+    find_differences: Callable[[A], list[str]] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the artifact is."""
+        return self.out / self.file if self.file else self.out
+
+    @property
+    def origin(self) -> Origin:
+        """Who makes it now."""
+        return build_origin(self.name, self.settings)
+
+    @property
+    def key(self) -> str:
+        """Ten hexadecimal digits that stand for all that the result depends on."""
+        known = {"name": self.name, "settings": self.settings, "inputs": dict(self.inputs), "interlace": __version__}
+        return hash_bytes(to_json_text(_sort(known)).encode())[:10]
+
+    def find_state(self) -> State:
+        """Compares what lies there with what would be made now."""
+        if not self.path.exists():
+            if self.out.is_dir() and any(self.out.iterdir()):
+                return State(Condition.STALE, (f"it has no {self.file}: interlace did not make it",))
+            return State(Condition.MISSING)
+        try:
+            artifact = load_artifact(self.path, self.record)
+        except ArtifactError as error:
+            return State(Condition.STALE, (error.what,))
+        if self.find_differences is not None:
+            reasons = self.find_differences(artifact)
+        else:
+            reasons = describe_differences(artifact, self.settings, self.inputs)
+        if reasons:
+            return State(Condition.STALE, tuple(reasons), artifact)
+        damage = find_damage(self.out, artifact)
+        if damage is not None:
+            return State(Condition.DAMAGED, (damage,), artifact)
+        lacks = tuple(self.find_lacks(artifact))
+        if not lacks:
+            return State(Condition.CURRENT, (), artifact)
+        return State(Condition.INCOMPLETE if self.is_completed else Condition.STALE, lacks, artifact)
+
+    def run(self, progress: Progress, force: bool) -> A:
+        """Makes it, as its own command does. Raises ExistsError where something is in the way and not `force`."""
+        state = self.find_state()
+        if not force and state.condition not in (Condition.MISSING, Condition.INCOMPLETE, Condition.DAMAGED):
+            raise self.build_refusal(state)
+        return self.make(progress, force or state.condition is Condition.DAMAGED)
+
+    def build_refusal(self, state: State) -> ExistsError:
+        """What is there, of what, whether it is current, and the command that would replace it."""
+        there = f" ({describe_artifact(state.artifact)})" if state.artifact else ""
+        why = "it is up to date" if state.is_current else "; ".join(state.reasons)
+        return ExistsError(
+            f"{self.out} exists already{there}: {why}.",
+            f"`interlace {self.name} --force` replaces it, or name another place.",
+        )
+
+
+def describe_differences(artifact: Artifact, settings: Settings, inputs: Mapping[str, str]) -> list[str]:
+    """What it was made from that is different now, a sentence each; nothing for what would be made again the same."""
+    origin, reasons = artifact.created_by, []
+    before, now = origin.settings, dict(settings)
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            reasons.append(f"{name} was {_show(before.get(name))}, and is {_show(now.get(name))} now")
+    for name in sorted({*artifact.inputs, *inputs}):
+        old, new = artifact.inputs.get(name), inputs.get(name)
+        if old == new:
+            continue
+        what = INPUTS.get(name, name)
+        is_digest = max(len(old or ""), len(new or "")) >= 32
+        reasons.append(f"{what} changed" if is_digest else f"{what}: {old or 'none'} then, {new or 'none'} now")
+    if not reasons and origin.interlace != __version__:
+        reasons.append(f"interlace {origin.interlace} made it, and this is {__version__}")
+    return reasons
+
+
+def find_damage(out: Path, artifact: Artifact) -> str | None:
+    """Which file that belongs to the artifact is gone, or is another. Content of large files is checked where it is
+    read."""
+    if isinstance(artifact, CheckpointCard):
+        gone = next((name for name in sorted(artifact.files) if not (out / name).is_file()), None)
+        return f"{gone} is gone" if gone else None
+    if isinstance(artifact, Manifest):
+        gone = next((split for split in SPLITS if artifact.splits[split].samples and not find_files(out, split)), None)
+        return f"the files of its {gone} samples are gone" if gone else None
+    if isinstance(artifact, (Analysis, Evaluation)):
+        beside = out.with_suffix(".safetensors")
+        digest = artifact.arrays if isinstance(artifact, Analysis) else None
+        is_needed = isinstance(artifact, Analysis) or bool(artifact.results)
+        if is_needed and not beside.exists():
+            return f"{beside.name} is gone"
+        return f"{beside.name} does not belong to it" if digest is not None and hash_file(beside) != digest else None
+    return None
+
+
+def describe_artifact(artifact: Artifact) -> str:
+    """Of which model or dataset it is, and by which settings, in a few words."""
+    of, origin = _name_origin(artifact), artifact.created_by
+    defaults = _list_defaults(origin.command)
+    said = [f"{name} {_show(value)}" for name, value in origin.settings.items() if _is_telling(name, value, defaults)]
+    edited = ["edited by hand"] if artifact.is_edited else []
+    return ", ".join([*([of] if of else []), *edited, *said[:MOST_SETTINGS]])
+
+
+MOST_SETTINGS = 6
+"""How many settings are named."""
+
+
+def _name_origin(artifact: Artifact) -> str:
+    if isinstance(artifact, Manifest):
+        return f"from {artifact.source}"
+    if isinstance(artifact, CheckpointCard):
+        return f"{artifact.stage}, from {artifact.base.name} without layers {_join(artifact.dropped)}"
+    if isinstance(artifact, Evaluation):
+        return f"of {', '.join(result.name for result in artifact.results) or 'benchmarks'}"
+    model = getattr(artifact, "model", None)
+    return f"of {getattr(model, 'name', model)}" if model is not None else ""
+
+
+def _list_defaults(command: str) -> dict[str, Any]:
+    """Option -> default of the command, as plain values."""
+    record = RECORDS.get(command)
+    return {} if record is None else {slot.name: to_plain(slot.option.default) for slot in describe(record)}
+
+
+def _is_telling(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
+    """Whether it is not what everybody has."""
+    is_usual = value == defaults.get(name) or value in (None, [], {}, "language", "interlace")
+    return not is_usual and name != "source"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return _join(value)
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _join(values: Any) -> str:
+    return ",".join(map(str, values)) or "none"
+
+
+def _sort(value: Any) -> Any:
+    return {name: _sort(value[name]) for name in sorted(value)} if isinstance(value, dict) else value

@@ -1,0 +1,77 @@
+"""Which samples a checkpoint has seen: a file of 64-bit keys beside its weights, so that it is not judged on them.
+
+A sample has a key for each of its images, by the image's content; one without images has a key of its conversation.
+(The same question stands under many images: it is the image that makes such a sample one that was seen.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.errors import CheckpointError
+from interlace_cli.io.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SAMPLE_KEYS = "interlace-samples.npz"
+TRAINED, CALIBRATED = "trained", "calibrated"
+"""What was done with samples; names of the arrays."""
+
+
+def list_keys(sample: Sample) -> list[int]:
+    """The sample's keys."""
+    if sample.image:
+        return [_hash(f"image {name}") for name in sample.image]
+    turns = [(turn.speaker, " ".join(turn.value.split())) for turn in sample.conversations]
+    return [_hash(f"conversation {json.dumps(turns)}")]
+
+
+def build_keys(samples: Iterable[Sample]) -> np.ndarray:
+    """All of them, each once, ascending: uint64 [N]."""
+    import numpy as np
+
+    return np.array(sorted({key for sample in samples for key in list_keys(sample)}), dtype=np.uint64)
+
+
+def save_keys(folder: Path, keys: Mapping[str, np.ndarray]) -> None:
+    """`interlace-samples.npz`: the same keys, the same bytes."""
+    import io
+
+    import numpy as np
+
+    data = io.BytesIO()
+    np.savez_compressed(data, **{name: keys[name] for name in sorted(keys)})  # type: ignore[arg-type]
+    write_atomically(folder / SAMPLE_KEYS, data.getvalue())
+
+
+def load_keys(folder: Path) -> dict[str, np.ndarray]:
+    """By what was done with them; empty for a folder that does not say. Raises CheckpointError for a broken file."""
+    import numpy as np
+
+    path = folder / SAMPLE_KEYS
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name].astype(np.uint64) for name in (TRAINED, CALIBRATED) if name in found}
+    # What NumPy and zipfile raise on a broken file.
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError) as error:
+        raise CheckpointError(
+            f"{path} is broken: {error}.", "Make the checkpoint again, or remove the file."
+        ) from error
+
+
+def find_seen(keys: np.ndarray, samples: Sequence[Sample]) -> list[int]:
+    """Indices of the samples that have one of the keys."""
+    known = set(keys.tolist())
+    return [index for index, sample in enumerate(samples) if not known.isdisjoint(list_keys(sample))]
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
