@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -15,17 +13,20 @@ import typer.core
 
 from interlace_cli import __version__
 from interlace_cli.cli.console import output
+from interlace_cli.cli.derive import derive_command
 from interlace_cli.cli.interruption import LINE, watch_interruptions
 from interlace_cli.errors import InterlaceError
 
 COMMANDS = {
     name: {"eval": "evaluate"}.get(name, name)
     for name in (
-        *("run", "prepare", "analyze", "plan", "prune", "finetune", "eval", "export", "compare", "report", "bench"),
-        "schema",
+        *("run", "prepare", "analyze", "plan", "prune", "finetune", "eval", "export", "compare", "report", "status"),
+        *("bench", "env", "schema"),
     )
 }
 """Name -> its module here, and the function in it; in the order of the pipeline."""
+COMPOSED = ("run", "compare")
+"""Commands that take what is not said from the workspace, and the demo's own defaults."""
 
 
 class Commands(typer.core.TyperGroup):
@@ -44,7 +45,9 @@ class Commands(typer.core.TyperGroup):
         except InterlaceError as error:
             if output.debug:
                 raise
-            output.fail(str(error))
+            # A command in other processes has said itself what is wrong.
+            if error.what:
+                output.fail(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             output.fail(LINE)
@@ -90,17 +93,10 @@ def _interlace(
     del version
 
 
-def _answering(name: str, command: Any) -> Callable[..., None]:
-    @wraps(command)
-    def run_command(**options: Any) -> None:
-        with output.own_stdout(), ExitStack() as held:
-            if "workspace" in options:
-                from interlace_cli.runtime.lock import locked
+def _compose(record: type[Any], given: Mapping[str, Any]) -> Any:
+    from interlace_cli.core.run import compose_options
 
-                held.enter_context(locked(options["workspace"], name, output.say))
-            command(**options)
-
-    return run_command
+    return compose_options(record, given)
 
 
 def build_app(words: Sequence[str] = ()) -> typer.Typer:
@@ -111,14 +107,16 @@ def build_app(words: Sequence[str] = ()) -> typer.Typer:
         cls=Commands,
         help="Shorter vision-language models: find redundant layers, drop them, heal what stays, and say what it cost.",
         no_args_is_help=True,
-        rich_markup_mode=None,
+        # rich draws the groups of help; nothing else needs it here.
+        rich_markup_mode="rich" if not words or {"--help", "-h"} & set(words) else None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     made.callback()(_interlace)
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         module = import_module(f"interlace_cli.cli.{COMMANDS[name]}")
-        made.command(name)(_answering(name, getattr(module, COMMANDS[name])))
+        command = getattr(module, COMMANDS[name])
+        made.command(name)(derive_command(name, command, _compose if name in COMPOSED else None))
     return made
 
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from interlace_cli.cli.console import BarProgress, output
-from interlace_cli.cli.options import (
-    DEFAULT_WORKSPACE,
-    DebugOption,
-    DeviceOption,
-    ForceOption,
-    JsonOption,
-    OutOption,
-    QuietOption,
-    StackOption,
-    WorkspaceOption,
-)
 from interlace_cli.io.workspace import Workspace
+from interlace_cli.options.prune import PruneOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,146 +14,20 @@ if TYPE_CHECKING:
     from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
 
 
-class Compensate(str, Enum):
-    """How dropped layers are made up for."""
+def prune(options: PruneOptions) -> None:
+    """Write a new checkpoint without the dropped layers, by surgery on disk: the model is never built."""
+    from interlace_cli.core.prune import draft
+    from interlace_cli.core.prune import prune as cut
 
-    LINEAR = "linear"
-
-
-class Method(str, Enum):
-    """How weights are dropped."""
-
-    WANDA = "wanda"
-    MAGNITUDE = "magnitude"
-
-
-def prune(
-    model: Annotated[
-        str | None, typer.Argument(help="`demo`, a checkpoint folder, or a Hub id. Default: the plan's model.")
-    ] = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="A plan, instead of the workspace's.")] = None,
-    drop_layers: Annotated[
-        str | None, typer.Option("--drop-layers", help="Drop exactly these, such as 3,6, with no plan.")
-    ] = None,
-    stack: StackOption = None,
-    compensate: Annotated[
-        Compensate | None,
-        typer.Option("--compensate", help="Fold a least-squares map into the layer in front of each gap."),
-    ] = None,
-    method: Annotated[
-        Method | None, typer.Option("--method", help="Drop weights instead of layers, by --sparsity: a baseline.")
-    ] = None,
-    sparsity: Annotated[
-        str, typer.Option("--sparsity", help="Of how many weights how many stay, for --method.")
-    ] = "2:4",
-    dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="Calibrates --compensate and wanda, instead of the workspace's.")
-    ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Calibrate on this many.")] = 128,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Load both models and compare them, the dropped layers being bypassed.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
-    device: DeviceOption = "auto",
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    out: OutOption = None,
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """A new checkpoint without the dropped layers, by surgery on disk: the model is never built."""
-    from interlace_cli.core.prune import (
-        Compensation,
-        draft_by_plan,
-        draft_cut,
-        prune_by_plan,
-        prune_layers,
-        verify_cut,
-    )
-    from interlace_cli.domain.checkpoint import PruneOutcome
-    from interlace_cli.domain.layers import parse_layers
-    from interlace_cli.errors import CheckpointError, UsageError
-    from interlace_cli.io.models import choose_device
-    from interlace_cli.io.workspace import require
-
-    space = Workspace(workspace)
-    folder, progress = out or space.pruned, BarProgress()
-    if method is not None:
-        if any((plan, drop_layers, stack, verify, dry_run, compensate)):
-            raise UsageError(
-                "--method drops weights, and --plan, --drop-layers, --stack, --verify, --dry-run and --compensate are"
-                " about layers.",
-                "Give one or the other.",
-            )
-        source = None if method is Method.MAGNITUDE else require(dataset or space.dataset)
-        folder = out or space.root / method.value
-        _prune_weights(model or "demo", method, sparsity, folder, source, samples, device, force)
+    if options.dry_run:
+        found = draft(options)
+        output.result(found, _build_draft_table(found), _describe_draft(found))
         return
-    compensation = None
-    if compensate is not None:
-        if verify or dry_run:
-            raise UsageError(
-                "--compensate changes weights, and --verify and --dry-run are about a plain cut.", "Leave one out."
-            )
-        compensation = Compensation(require(dataset or space.dataset), samples, device=device)
-    if verify:
-        # Before anything is written.
-        choose_device(device)
-    if drop_layers is None:
-        if stack is not None:
-            raise UsageError("--stack belongs to --drop-layers; a plan says its stack itself.", "Leave it out.")
-        if dry_run:
-            _show_draft(draft_by_plan(model, plan or space.plan, force))
-            return
-        card = prune_by_plan(model, plan or space.plan, folder, progress, force, compensation)
-    else:
-        if plan is not None:
-            raise UsageError("--plan and --drop-layers both say what to drop.", "Give one of them.")
-        if model is None:
-            raise UsageError("--drop-layers needs a MODEL.", "Such as `interlace prune demo --drop-layers 3,6`.")
-        layers = parse_layers(drop_layers, "--drop-layers")
-        if dry_run:
-            _show_draft(draft_cut(model, layers, stack or "language"))
-            return
-        card = prune_layers(model, layers, folder, progress, force, stack or "language", compensation)
-    fidelity = verify_cut(card, model or card.base.pinned, folder, progress, device) if verify else None
-    outcome = PruneOutcome(checkpoint=card, fidelity=fidelity)
-    output.result(outcome, _describe(card), *_describe_fidelity(fidelity), f"{folder}")
-    if fidelity is not None and not fidelity.is_exact:
-        raise CheckpointError(f"{folder} does not compute what it should.", "Please report the model's architecture.")
-
-
-def _prune_weights(
-    model: str,
-    method: Method,
-    sparsity: str,
-    folder: Path,
-    dataset: Path | None,
-    samples: int,
-    device: str,
-    force: bool,
-) -> None:
-    from interlace_cli.core.prune_weights import prune_weights
-    from interlace_cli.domain.checkpoint import PruneOutcome
-    from interlace_cli.sparsity.pattern import Pattern
-
-    card = prune_weights(
-        model,
-        method.value,
-        Pattern.parse(sparsity),
-        folder,
-        BarProgress(),
-        dataset,
-        samples,
-        device=device,
-        force=force,
-    )
-    output.result(PruneOutcome(checkpoint=card, fidelity=None), *card.notes, f"{folder}")
-
-
-def _show_draft(draft: PruneDraft) -> None:
-    output.result(draft, _build_draft_table(draft), _describe_draft(draft))
+    outcome = cut(options, BarProgress())
+    space = Workspace(options.workspace)
+    folder = options.out or (space.root / options.method if options.method else space.pruned)
+    about = outcome.checkpoint.notes if options.method else [_describe(outcome.checkpoint)]
+    output.result(outcome, *about, *_describe_fidelity(outcome.fidelity), f"{folder}")
 
 
 def _describe(card: CheckpointCard) -> str:

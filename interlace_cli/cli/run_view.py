@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 class RunView:
     """On a terminal a block of lines that stays in place; elsewhere a line a step when it ends."""
 
-    def __init__(self, fallback: BarProgress) -> None:
+    def __init__(self, fallback: BarProgress, is_plain: bool = False) -> None:
         self.bars: Bars | None = None
         self.progress: Progress = fallback
+        # Other processes draw bars of their own.
+        self.is_plain = is_plain
         self._jobs: dict[str, int] = {}
         self._running = ""
 
     def __enter__(self) -> RunView:
-        if output.quiet or not sys.stderr.isatty():
+        if self.is_plain or output.quiet or not sys.stderr.isatty():
             return self
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars

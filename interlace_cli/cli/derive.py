@@ -1,0 +1,189 @@
+"""A command from the record of its options: every parameter of the command line is made of a line of `options/`.
+
+The values go as text to the record, which reads and checks them as it does those of a file or of Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from interlace_cli.cli.console import output
+from interlace_cli.options.build import Entry, build_options, dump_options, index_names, list_entries, read_names
+from interlace_cli.options.option import Options, Slot
+
+Compose = Callable[[type[Any], Mapping[str, Any]], Any]
+"""Makes the record of what is given by name, from the command line and a file."""
+KINDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
+ANSWER = "Answer"
+OLDER = "older__"
+LOOKS_ONLY = ("status", "env", "schema")
+"""Commands that hold no lock: they may be asked while another is at work."""
+
+
+def derive_command(name: str, command: Callable[[Any], None], compose: Compose | None = None) -> Callable[..., None]:
+    """`command`, a function of one record of options, as Typer takes it."""
+    record = get_type_hints(command)["options"]
+
+    def run_command(**words: Any) -> None:
+        settle_rank()
+        with output.own_stdout(), ExitStack() as held:
+            given = _collect(record, words)
+            made = (compose or build_options)(record, given)
+            if words["save_config"] is not None:
+                _save_config(made, words["save_config"])
+            if hasattr(made, "workspace") and name not in LOOKS_ONLY:
+                from interlace_cli.runtime.lock import locked
+
+                held.enter_context(locked(made.workspace, name, output.say))
+            command(made)
+
+    run_command.__doc__ = command.__doc__
+    run_command.__signature__ = Signature(_build_parameters(record))  # type: ignore[attr-defined]
+    run_command.__annotations__ = {}
+    return run_command
+
+
+def settle_rank() -> None:
+    """Of several processes of one command the first one speaks, and all let their launcher know that they live."""
+    from interlace_cli.runtime.launch import show_life
+    from interlace_cli.runtime.processes import find_processes
+
+    show_life()
+    output.quiet = output.quiet or not find_processes().is_main
+
+
+def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> value of what the command line says, over what the file of `--config` says."""
+    typed = {
+        name.removeprefix(OLDER): value
+        for name, value in words.items()
+        if name not in ("config", "save_config", "as_json", "quiet", "debug") and value is not None and value != []
+    }
+    given = read_names(record, typed)
+    if words["config"] is None:
+        return given
+    from interlace_cli.cli.config_file import load_config
+
+    path = Path(words["config"])
+    return {**read_names(record, load_config(path), str(path)), **given}
+
+
+def _save_config(made: Options, path: str) -> None:
+    from interlace_cli.cli.config_file import save_config
+
+    values = dump_options(made)
+    values.pop("force", None)
+    save_config(values, Path(path).expanduser())
+
+
+def _build_parameters(record: type[Options]) -> list[Parameter]:
+    parameters, older_names = [], _find_older_names(record)
+    for entry in list_entries(record):
+        parameters.append(_build_parameter(entry.name, entry.slot, _describe_parameter(entry)))
+        for older in older_names.get(entry.name, []):
+            hidden = typer.Option(f"--{older.replace('_', '-')}", hidden=True)
+            parameters.append(_build_parameter(OLDER + older, entry.slot, hidden))
+    file = "YAML or TOML file with options; the command line goes first."
+    written = "Write the options of this call to this YAML or TOML file."
+    common = {
+        "config": (str | None, typer.Option("--config", help=file, metavar="FILE", rich_help_panel=ANSWER)),
+        "save_config": (
+            str | None,
+            typer.Option("--save-config", help=written, metavar="FILE", rich_help_panel=ANSWER),
+        ),
+        "as_json": (bool, _flag("--json", "Print the resulting record as JSON on stdout.", "as_json")),
+        "quiet": (bool, _flag("--quiet", "Say nothing but errors.", "quiet", "-q")),
+        "debug": (bool, _flag("--debug", "Show the traceback of an error.", "debug")),
+    }
+    for name, (kind, made) in common.items():
+        default = False if kind is bool else None
+        annotation = Annotated[kind, made]  # type: ignore[valid-type]
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return parameters
+
+
+def _find_older_names(record: type[Options]) -> dict[str, list[str]]:
+    """Option -> the names that it had, and those that other commands have for it; of no argument."""
+    entries = {entry.name: entry for entry in list_entries(record) if not entry.slot.option.is_argument}
+    found: dict[str, list[str]] = {}
+    for older, name in index_names(record).items():
+        if name in entries and older not in (name, entries[name].flag.lstrip("-").replace("-", "_")):
+            found.setdefault(name, []).append(older)
+    return found
+
+
+def _flag(flag: str, text: str, name: str, *short: str) -> Any:
+    """Takes effect when it is read, so that an error in a later word is answered as asked."""
+
+    def set_output(value: bool) -> bool:
+        setattr(output, name, value)
+        return value
+
+    return typer.Option(flag, *short, callback=set_output, is_eager=True, help=text, rich_help_panel=ANSWER)
+
+
+def _build_parameter(name: str, slot: Slot, made: Any) -> Parameter:
+    kind: Any = bool if slot.kind is bool else str
+    if slot.count == -1:
+        kind = list[str]
+    elif slot.count > 1:
+        kind = tuple[(str,) * slot.count]  # type: ignore[misc]
+    annotation = Annotated[kind | None, made]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _describe_parameter(entry: Entry) -> Any:
+    slot, o = entry.slot, entry.slot.option
+    shown: dict[str, Any] = {
+        "help": describe_help(slot),
+        "show_default": False,
+        "autocompletion": _complete(o.choices),
+    }
+    metavar = o.metavar if not o.metavar[:1].isdigit() else ""
+    shown["metavar"] = " " if slot.kind is bool else metavar or KINDS.get(slot.kind, "TEXT")
+    if o.is_argument:
+        shown["metavar"] = f"[{entry.name.upper()}]" + ("..." if slot.count == -1 else "")
+        return typer.Argument(**shown)
+    flag = f"{entry.flag}/{o.negative}" if o.negative else entry.flag
+    names = [flag, *([o.short] if o.short else [])]
+    return typer.Option(*names, envvar=o.environment or None, rich_help_panel=o.group or None, **shown)
+
+
+def describe_help(slot: Slot) -> str:
+    """The option's sentence, with its default and bounds."""
+    o, notes = slot.option, []
+    if o.choices and not all(choice in o.help for choice in o.choices):
+        notes.append(", ".join(o.choices))
+    default = o.shown_default or _show_default(o.default)
+    if default:
+        notes.append(f"default: {default}")
+    if o.low is not None and o.high is not None:
+        notes.append(f"{'between' if o.is_open else 'from'} {o.low:g} {'and' if o.is_open else 'to'} {o.high:g}")
+    elif o.low is not None and o.low > 0:
+        notes.append(f"at least {o.low:g}")
+    return f"{o.help} ({'; '.join(notes)})" if notes else o.help
+
+
+def _show_default(default: Any) -> str:
+    if default is None or default is False or default == ():
+        return ""
+    if default is True:
+        return "yes"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _complete(choices: tuple[str, ...]) -> Callable[[str], list[str]] | None:
+    def complete(incomplete: str) -> list[str]:
+        """The choices that begin so; of a list the last one is completed."""
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{choice}" for choice in choices if choice.startswith(last)]
+
+    return complete if choices else None
