@@ -12,42 +12,31 @@ import pytest
 ROOT = Path(__file__).parents[1] / "interlace_cli"
 # A room may import itself and what stands here. Higher rooms first.
 MAY_IMPORT = {
-    "cli": {
-        "core",
-        "families",
-        "strategies",
-        "sparsity",
-        "healing",
-        "evaluation",
-        "data",
-        "report",
-        "io",
-        "runtime",
-        "domain",
-        "errors",
-    },
+    "cli": {"core", "report", "io", "runtime", "options", "domain", "errors"},
+    "api": {"core", "runtime", "options", "domain", "errors"},
     "core": {
-        *("strategies", "families", "importance", "sparsity", "data", "healing", "evaluation", "report", "io", "bench"),
-        *("runtime", "domain", "errors"),
+        *("strategies", "families", "importance", "sparsity", "data", "healing", "evaluation", "report", "bench"),
+        *("io", "runtime", "options", "domain", "errors"),
     },
-    "bench": {"families", "importance", "healing", "data", "io", "runtime", "demo", "domain", "errors"},
-    "report": {"domain", "errors"},
-    "evaluation": {"families", "data", "io", "runtime", "domain", "errors"},
+    "bench": {"families", "importance", "healing", "data", "io", "runtime", "demo", "options", "domain", "errors"},
+    "report": {"io", "options", "domain", "errors"},
+    "evaluation": {"families", "data", "io", "runtime", "options", "domain", "errors"},
     "sparsity": {"families", "domain", "errors"},
     "importance": {"families", "data", "io", "runtime", "domain", "errors"},
-    "healing": {"families", "data", "io", "runtime", "domain", "errors"},
+    "healing": {"families", "data", "io", "runtime", "options", "domain", "errors"},
     "data": {"demo", "io", "runtime", "domain", "errors"},
     "families": {"io", "domain", "errors"},
-    "strategies": {"domain", "errors"},
+    "strategies": {"options", "domain", "errors"},
     "io": {"runtime", "demo", "domain", "errors"},
     "runtime": {"domain", "errors"},
     "demo": set(),
     "domain": {"errors"},
+    "options": {"errors"},
     "errors": set(),
 }
 # Run by hand to make the demo's model and its card; nothing imports them.
 SCRIPTS = [ROOT / "demo_training/card.py", ROOT / "demo_training/train.py"]
-PURE = ("domain", "strategies", "errors.py")
+PURE = ("domain", "options", "strategies", "errors.py")
 OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
@@ -90,17 +79,36 @@ def test_imports_go_one_way() -> None:
     assert not wrong
 
 
-def test_core_modules_meet_only_in_run_and_compare_and_in_what_they_share() -> None:
-    shared: set[str] = set()
+def test_commands_do_not_meet_in_core_but_in_run_and_compare() -> None:
+    """What several commands share has a module of its own; no command calls another one."""
+    commands = {"prepare", "analyze", "plan", "prune", "finetune", "evaluate", "export", "report", "run", "compare"}
+    allowed = {
+        "run": commands,
+        "compare": commands,
+        "cells": commands,
+        "cell_checkpoints": commands,
+        "checks": {"finetune"},
+        "status": {"run"},
+        "tasks": {"prepare"},
+        "bench": {"prepare"},
+    }
     wrong = []
     for path in (ROOT / "core").glob("*.py"):
-        if path.stem in ("run", "compare", "cells", "tasks", "bench", "__init__"):
-            continue
         for name in imports(path):
             parts = name.split(".")
-            if parts[:2] == ["interlace_cli", "core"] and len(parts) > 2 and parts[2] not in shared:
+            is_command = parts[:2] == ["interlace_cli", "core"] and len(parts) > 2 and parts[2] in commands
+            if is_command and parts[2] not in allowed.get(path.stem, set()) | {path.stem}:
                 wrong.append(f"{path.name} imports {name}")
     assert not wrong
+
+
+def test_options_need_the_standard_library_alone() -> None:
+    files = [path for path in modules() if room(path) == "options"]
+    assert len(files) > 10
+    outside = {
+        name.split(".")[0] for path in files for name in imports(path) if name.split(".")[0] != "interlace_cli"
+    }
+    assert outside <= set(sys.stdlib_module_names)
 
 
 def test_the_pure_rooms_know_no_torch() -> None:
