@@ -27,10 +27,8 @@ def chain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred samples of the demo world."""
-    from interlace_cli.core.prepare import prepare_dataset
-    from interlace_cli.data.source import Selection
-    from interlace_cli.domain.progress import Silent
+    from making import make_dataset
 
     folder = tmp_path_factory.mktemp("data") / "dataset"
-    prepare_dataset("demo", folder, Selection(max_samples=264, holdout=0.2, calibration=0.2), Silent())
+    make_dataset("demo", folder, max_samples=264, holdout=0.2, calibration=0.2)
     return folder
