@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "data": {"demo", "io", "runtime", "domain", "errors"},
     "families": {"io", "domain", "errors"},
     "strategies": {"options", "domain", "errors"},
-    "io": {"runtime", "demo", "domain", "errors"},
+    "io": {"runtime", "domain", "errors"},
     "runtime": {"domain", "errors"},
     "demo": set(),
     "domain": {"errors"},

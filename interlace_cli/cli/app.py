@@ -116,7 +116,11 @@ def build_app(words: Sequence[str] = ()) -> typer.Typer:
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         module = import_module(f"interlace_cli.cli.{COMMANDS[name]}")
         command = getattr(module, COMMANDS[name])
-        made.command(name)(derive_command(name, command, _compose if name in COMPOSED else None))
+        text = " ".join((command.__doc__ or "").split())
+        # The list of commands has the first sentence of each, whole.
+        made.command(name, help=text, short_help=f"{text.partition('. ')[0].rstrip('.')}.")(
+            derive_command(name, command, _compose if name in COMPOSED else None)
+        )
     return made
 
 

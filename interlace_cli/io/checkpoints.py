@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 
-from interlace_cli.demo import CHECKPOINT as DEMO_CHECKPOINT
 from interlace_cli.errors import CheckpointError, MissingInputError
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import TensorInfo, read_header
@@ -19,6 +18,8 @@ from interlace_cli.io.headers import TensorInfo, read_header
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DEMO = "demo"
+BUILT_IN = {DEMO: Path(__file__).parents[1] / "demo" / "checkpoint"}
+"""Name -> folder of the checkpoints that come with the package."""
 NOT_DOWNLOADED = (
     *("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel"),
     *("original/*", "onnx/*", "openvino/*", "metal/*", "consolidated*.safetensors"),
@@ -95,7 +96,7 @@ def open_checkpoint(location: str | Path) -> Checkpoint:
 def resolve_location(location: str, config_only: bool = False) -> tuple[Path, str]:
     """The folder of a model, downloaded if need be, and how to name it in an artifact."""
     if location == DEMO:
-        return DEMO_CHECKPOINT, DEMO
+        return BUILT_IN[DEMO], DEMO
     path = Path(location).expanduser()
     if path.is_dir():
         return path, str(path.resolve())
