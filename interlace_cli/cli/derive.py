@@ -5,6 +5,7 @@ The values go as text to the record, which reads and checks them as it does thos
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from inspect import Parameter, Signature
@@ -51,27 +52,32 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
 
 def settle_rank() -> None:
     """Of several processes of one command the first one speaks, and all let their launcher know that they live."""
-    from interlace_cli.runtime.launch import show_life
     from interlace_cli.runtime.processes import find_processes
 
-    show_life()
-    output.quiet = output.quiet or not find_processes().is_main
+    here = find_processes()
+    if here.is_launched:
+        from interlace_cli.runtime.launch import show_life
+
+        show_life()
+    output.quiet = output.quiet or not here.is_main
 
 
 def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> value of what the command line says, over what the file of `--config` says."""
+    """Name -> value: what the command line says, over the file of `--config`, over the environment."""
     typed = {
         name.removeprefix(OLDER): value
         for name, value in words.items()
         if name not in ("config", "save_config", "as_json", "quiet", "debug") and value is not None and value != []
     }
+    entries = [(entry.name, entry.slot.option.environment) for entry in list_entries(record)]
+    from_environment = {name: os.environ[variable] for name, variable in entries if os.environ.get(variable)}
     given = read_names(record, typed)
     if words["config"] is None:
-        return given
+        return {**from_environment, **given}
     from interlace_cli.cli.config_file import load_config
 
     path = Path(words["config"])
-    return {**read_names(record, load_config(path), str(path)), **given}
+    return {**from_environment, **read_names(record, load_config(path), str(path)), **given}
 
 
 def _save_config(made: Options, path: str) -> None:
@@ -152,7 +158,7 @@ def _describe_parameter(entry: Entry) -> Any:
         return typer.Argument(**shown)
     flag = f"{entry.flag}/{o.negative}" if o.negative else entry.flag
     names = [flag, *([o.short] if o.short else [])]
-    return typer.Option(*names, envvar=o.environment or None, rich_help_panel=o.group or None, **shown)
+    return typer.Option(*names, rich_help_panel=o.group or None, **shown)
 
 
 def describe_help(slot: Slot) -> str:
@@ -167,6 +173,8 @@ def describe_help(slot: Slot) -> str:
         notes.append(f"{'between' if o.is_open else 'from'} {o.low:g} {'and' if o.is_open else 'to'} {o.high:g}")
     elif o.low is not None and o.low > 0:
         notes.append(f"at least {o.low:g}")
+    if o.environment:
+        notes.append(f"or ${o.environment}")
     return f"{o.help} ({'; '.join(notes)})" if notes else o.help
 
 

@@ -251,7 +251,8 @@ class Grid:
             "drop": list(drop),
             "tune": list(tune),
             "compensate": compensation,
-            "device": self.device,
+            # Not the number of threads, which moves figures by rounding alone.
+            "device": self.device.partition(",")[0],
             "dtype": self.dtype,
             **o.evaluate.build_settings(*SCORED),
         }

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from interlace_cli.core import evaluate
 from interlace_cli.core.cells import Grid, Method, open_grid
+from interlace_cli.core.checks import check_machine
 from interlace_cli.core.inputs import hash_model, hash_split
 from interlace_cli.core.run import StepCallback, ignore_step, measure_model
 from interlace_cli.core.tasks import read_specs
@@ -52,6 +53,8 @@ def compare(options: CompareOptions, progress: Progress, on_step: StepCallback =
     ExistsError if rows of the table that is there would be lost."""
     grid = _check_options(options)
     _check_replaceable(options)
+    if options.anew or not (Workspace(options.workspace).root / "compare.json").exists():
+        check_machine(options)
     needed = {name for one in grid for name in find_importances(one.options)}
     groups = find_groupings(options.plan)
     analysis = replace(
