@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlace_cli.report.card import describe_samples
 from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def build_result_table(evaluation: Evaluation) -> Table:
     from rich.table import Table
 
     count = sum(evaluation.samples.values())
-    title = f"{count} held-out samples; {evaluation.device}, {evaluation.dtype}"
+    title = f"{count} {describe_samples(evaluation)}; {evaluation.device}, {evaluation.dtype}"
     table = Table("", title=title, title_justify="left")
     for column in RESULT_COLUMNS:
         table.add_column(column, justify="right")

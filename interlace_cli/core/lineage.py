@@ -120,7 +120,7 @@ def check_overlap(seen: Mapping[str, Seen], samples: int, is_allowed: bool) -> l
             found.append(f"{name} was calibrated on {one.calibrated} of the {samples} samples that it is judged on")
     if found and not is_allowed:
         raise OverlapError(
-            f"{found[0]}.",
+            f"{'; '.join(found)}.",
             "Evaluate on the dataset that it was made with, or on others (--dataset, --tasks); with --allow-overlap it"
             " is done all the same, and the card says so.",
         )

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.core.step import Step
+from interlace_cli.core.step import INPUTS, Step, describe_differences
 from interlace_cli.data.files_read import describe_source_changes, find_source_inputs, hash_files_read, save_files_read
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
@@ -50,7 +50,7 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
 
     # What is read is known once it was read: what lies there says which files these are.
     has_dataset = (out / MANIFEST).exists()
-    return Step(
+    step = Step(
         name="prepare",
         settings=build_settings(options),
         inputs=find_source_inputs(options.source, location, out) if has_dataset else {},
@@ -58,7 +58,18 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
         file=MANIFEST,
         record=Manifest,
         make=make,
+        find_differences=lambda manifest: _find_differences(manifest, step, options),
     )
+    return step
+
+
+def _find_differences(manifest: Manifest, step: Step[Manifest], options: PrepareOptions) -> list[str]:
+    """Of files of the source that have changed, which ones."""
+    reasons = describe_differences(manifest, step.settings, step.inputs)
+    if manifest.inputs.get("source") == step.inputs.get("source"):
+        return reasons
+    changes = describe_source_changes(options.source, find_location(options), step.out)
+    return [reason for reason in reasons if not reason.startswith(INPUTS["source"])] + (changes or reasons[-1:])
 
 
 def build_settings(options: PrepareOptions) -> Settings:
@@ -97,12 +108,6 @@ def load_origin(dataset: Path) -> dict[str, Any] | None:
     path = dataset / ORIGIN
     found = parse_json(path.read_bytes()) if path.exists() else None
     return found if isinstance(found, dict) else None
-
-
-def describe_changes(options: PrepareOptions) -> list[str]:
-    """What is different in the source since the dataset was made, a sentence each."""
-    out = options.out or Workspace(options.workspace).dataset
-    return describe_source_changes(options.source, find_location(options), out)
 
 
 def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_replace: bool) -> Manifest:

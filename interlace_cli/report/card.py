@@ -108,11 +108,16 @@ def _table(evaluation: Evaluation | None) -> str:
     metrics = "exact match" if evaluation.is_exact_match else ", ".join(sorted(set(evaluation.metrics.values())))
     note = (
         f"Score: {metrics} of greedy answers in percent, macro mean over {len(evaluation.samples)} kinds, on {count}"
-        f" held-out samples. Retention: mean over kinds of score / score of {evaluation.results[0].name}. All rows were"
+        f" {describe_samples(evaluation)}. Retention: mean over kinds of score / score of {evaluation.results[0].name}. All rows were"
         f" measured in one run on {evaluation.device}, {evaluation.dtype}."
     )
     warnings = describe_overlap(evaluation)
     return "\n".join([*head, *map(_row, evaluation.results), "", note, *(f"\n**{line}**" for line in warnings)])
+
+
+def describe_samples(evaluation: Evaluation) -> str:
+    """`held-out samples`, if no checkpoint has seen one of them."""
+    return "samples" if describe_overlap(evaluation) else "held-out samples"
 
 
 def describe_overlap(evaluation: Evaluation) -> list[str]:
