@@ -70,7 +70,7 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
         file=METADATA,
         record=CheckpointCard,
         make=make,
-        find_differences=lambda exported: _find_differences(exported, card, text, options, out),
+        find_differences=lambda exported, step: _find_differences(exported, card, text, options, out),
     )
 
 

@@ -50,7 +50,7 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
 
     # What is read is known once it was read: what lies there says which files these are.
     has_dataset = (out / MANIFEST).exists()
-    step = Step(
+    return Step(
         name="prepare",
         settings=build_settings(options),
         inputs=find_source_inputs(options.source, location, out) if has_dataset else {},
@@ -58,9 +58,8 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
         file=MANIFEST,
         record=Manifest,
         make=make,
-        find_differences=lambda manifest: _find_differences(manifest, step, options),
+        find_differences=lambda manifest, step: _find_differences(manifest, step, options),
     )
-    return step
 
 
 def _find_differences(manifest: Manifest, step: Step[Manifest], options: PrepareOptions) -> list[str]:

@@ -96,7 +96,7 @@ class Step(Generic[A]):
     file: str = ""
     find_lacks: Callable[[A], list[str]] = lambda artifact: []
     is_completed: bool = False
-    find_differences: Callable[[A], list[str]] | None = None
+    find_differences: Callable[[A, Step[A]], list[str]] | None = None
 
     @property
     def path(self) -> Path:
@@ -125,7 +125,7 @@ class Step(Generic[A]):
         except ArtifactError as error:
             return State(Condition.STALE, (error.what,))
         if self.find_differences is not None:
-            reasons = self.find_differences(artifact)
+            reasons = self.find_differences(artifact, self)
         else:
             reasons = describe_differences(artifact, self.settings, self.inputs)
         if reasons:

@@ -108,8 +108,8 @@ def _table(evaluation: Evaluation | None) -> str:
     metrics = "exact match" if evaluation.is_exact_match else ", ".join(sorted(set(evaluation.metrics.values())))
     note = (
         f"Score: {metrics} of greedy answers in percent, macro mean over {len(evaluation.samples)} kinds, on {count}"
-        f" {describe_samples(evaluation)}. Retention: mean over kinds of score / score of {evaluation.results[0].name}. All rows were"
-        f" measured in one run on {evaluation.device}, {evaluation.dtype}."
+        f" {describe_samples(evaluation)}. Retention: mean over kinds of score / score of {evaluation.results[0].name}."
+        f" All rows were measured in one run on {evaluation.device}, {evaluation.dtype}."
     )
     warnings = describe_overlap(evaluation)
     return "\n".join([*head, *map(_row, evaluation.results), "", note, *(f"\n**{line}**" for line in warnings)])
