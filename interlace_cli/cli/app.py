@@ -1,4 +1,4 @@
-"""The commands, and the only place that catches an error."""
+"""The commands, and the only module that catches an error."""
 
 from __future__ import annotations
 

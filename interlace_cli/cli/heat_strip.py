@@ -23,11 +23,11 @@ def build_heat_strip(rows: Rows, num_layers: int) -> Text:
         strip.append(f"{layer:>{WIDTH}}", style="dim")
     for (name, _), scaled in zip(rows, scale_rows(rows), strict=True):
         strip.append(f"\n{name:<10}")
-        for place in scaled:
-            if place is None:
+        for level in scaled:
+            if level is None:
                 strip.append(" " * WIDTH)
             else:
-                color = heat(place)
-                strip.append(f"{round(99 * place):>{WIDTH}}", style=f"{contrast(color)} on {color}")
+                color = heat(level)
+                strip.append(f"{round(99 * level):>{WIDTH}}", style=f"{contrast(color)} on {color}")
     strip.append("\n99: the span that changes the hidden state least; scale: -log10(1 - S)", style="dim")
     return strip

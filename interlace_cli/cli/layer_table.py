@@ -26,11 +26,11 @@ def build_layer_table(plan: Plan) -> Table:
     title = f"{name}: {plan.strategy}, {len(plan.drop)} of {plan.num_layers} {whose}layers dropped"
     table = Table("layer", "new", "span", "role", title=title, title_justify="left")
     has_damage = any(note.loss_increase is not None for note in plan.layers)
-    for column in ("S1", "S2", "S3", *(["loss_increase"] if has_damage else []), "parameters"):
+    for column in ("S1", "S2", "S3", *(["loss increase"] if has_damage else []), "parameters"):
         table.add_column(column, justify="right")
     table.add_column("why")
     drawing = _draw_spans(plan)
-    position = {layer: place for place, layer in enumerate(plan.kept)}
+    position = {layer: new for new, layer in enumerate(plan.kept)}
     notes = {note.index: note for note in plan.layers}
     for layer, role in enumerate(plan.roles):
         note = notes.get(layer)

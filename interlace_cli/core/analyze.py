@@ -185,7 +185,7 @@ def _open_measuring(
     from interlace_cli.io.models import load_model, load_processor
 
     path, processes = opened.checkpoint.path, find_processes()
-    model = load_model(path, options.dtype, processes.place(options.device), options.attention)
+    model = load_model(path, options.dtype, processes.choose_device(options.device), options.attention)
     return _Measuring(
         opened=opened,
         samples=samples,

@@ -93,7 +93,7 @@ def open_grid(options: CompareOptions, grid: Sequence[Method], progress: Progres
         file = evaluate.find_file(options.evaluate.tasks)
         tasks = load_tasks(file, space.tasks, options.evaluate.samples, progress)
         asked = hash_specs(file, space.tasks)
-    device, dtype = evaluate.describe_place(options.evaluate)
+    device, dtype = evaluate.describe_machine(options.evaluate)
     return Grid(options, grid, space, dense, tasks, asked, device, dtype, progress)
 
 

@@ -113,7 +113,7 @@ def _evaluate(
         progress.say(f"{line}.")
     opened = [(one.name, one.opened) for one in named]
     answered, speeds = _measure(opened, tasks, options, progress)
-    device, dtype = describe_place(options)
+    device, dtype = describe_machine(options)
     results = _build_results(opened, answered, speeds, seen, options.seed)
     evaluation = Evaluation(
         kind=Evaluation.KIND,
@@ -197,7 +197,7 @@ def has_sparse_kernels(options: EvaluateOptions) -> bool:
     return has_kernels(choose_device(options.device))
 
 
-def describe_place(options: EvaluateOptions) -> tuple[str, str]:
+def describe_machine(options: EvaluateOptions) -> tuple[str, str]:
     """The device and the dtype that `options` come to."""
     from interlace_cli.io.models import choose_device, choose_dtype
 
@@ -207,8 +207,8 @@ def describe_place(options: EvaluateOptions) -> tuple[str, str]:
 
 def find_sparsity(path: Path) -> str | None:
     """The pattern in which a checkpoint of ours lacks weights."""
-    passport = path / METADATA
-    return load_artifact(passport, CheckpointCard).sparsity if passport.exists() else None
+    path_of_card = path / METADATA
+    return load_artifact(path_of_card, CheckpointCard).sparsity if path_of_card.exists() else None
 
 
 def _load(path: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Any]:

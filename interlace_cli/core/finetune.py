@@ -229,7 +229,7 @@ def _heal(
 
 def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
     """What `auto` is here."""
-    how = replace(how, device=find_processes().place(how.device))
+    how = replace(how, device=find_processes().choose_device(how.device))
     return replace(recipe, dtype=_choose_dtype(recipe.dtype, how.device)), how
 
 

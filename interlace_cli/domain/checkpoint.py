@@ -1,4 +1,4 @@
-"""`interlace.json`, the passport inside a pruned, healed or exported folder. `from_pretrained` needs none of it."""
+"""`interlace.json`, the metadata inside a pruned, healed or exported folder. `from_pretrained` needs none of it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class PruneDraft(Record):
 
 
 class PruneOutcome(Record):
-    """What `prune` prints: the checkpoint's passport, and the comparison if there was one."""
+    """What `prune` prints: the checkpoint's metadata, and the comparison if there was one."""
 
     checkpoint: CheckpointCard
     fidelity: Fidelity | None

@@ -96,9 +96,9 @@ class Plan(Artifact):
             listed, said = getattr(self, role.value), [i for i, r in enumerate(self.roles) if r is role]
             if listed != said:
                 layer = min(set(listed) ^ set(said), default=None)
-                place = f"differ at layer {layer}" if layer is not None else "are not in ascending order"
+                difference = f"differ at layer {layer}" if layer is not None else "are not in ascending order"
                 raise ValueError(
-                    f"{role.value} and roles {place}; roles gives {role.value} as {said}:"
+                    f"{role.value} and roles {difference}; roles gives {role.value} as {said}:"
                     f" correct one of them, or delete {role.value}"
                 )
         if not self.drop:
@@ -116,7 +116,7 @@ class Plan(Artifact):
 
     @property
     def kept(self) -> list[int]:
-        """Dense indices of the layers that stay; the place in the list is the new position."""
+        """Dense indices of the layers that stay; the index in the list is the new position."""
         return kept_layers(self.drop, self.num_layers)
 
     @property

@@ -77,8 +77,8 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
 
 def find_cut_stack(location: str | Path) -> str:
     """Which stack a folder says it was cut in, if it is one of ours; else the language model's."""
-    passport = Path(location).expanduser() / METADATA
-    return load_artifact(passport, CheckpointCard).stack if passport.exists() else LANGUAGE
+    metadata = Path(location).expanduser() / METADATA
+    return load_artifact(metadata, CheckpointCard).stack if metadata.exists() else LANGUAGE
 
 
 def collect_stored(

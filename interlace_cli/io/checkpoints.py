@@ -232,7 +232,7 @@ def find_inside(folder: Path, name: str) -> Path:
         real = path.resolve()
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be followed to a file.", "Fetch the checkpoint again.") from error
-    if not any(real.is_relative_to(place) for place in roots):
+    if not any(real.is_relative_to(allowed) for allowed in roots):
         raise CheckpointError(
             f"{folder}: {name} leads out of the folder, to {real}.", "Put the file itself there, if you trust it."
         )

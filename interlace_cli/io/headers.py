@@ -81,13 +81,13 @@ def read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             raise CheckpointError(f"{shard}: tensor {name} has {fault}.", _FETCH)
         start, end = entry["data_offsets"]
         tensors[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), shard, data + start, data + end)
-    place = data
+    offset = data
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.end)):
-        if tensor.start != place:
-            what = "overlaps another" if tensor.start < place else "leaves bytes in front of it that are no tensor's"
+        if tensor.start != offset:
+            what = "overlaps another" if tensor.start < offset else "leaves bytes in front of it that are no tensor's"
             raise CheckpointError(f"{shard}: tensor {tensor.name} {what}.", _FETCH)
-        place = tensor.end
-    if place != size:
+        offset = tensor.end
+    if offset != size:
         raise CheckpointError(f"{shard} is cut off or has bytes too many.", _FETCH)
     return tensors, metadata
 

@@ -1,7 +1,7 @@
 """Whether the files of a folder that interlace made are still what it wrote.
 
-Its passport holds a checksum of each, made of the XXH3 (128 bits) of its blocks, which finds flipped bits and files cut
-off at the speed of reading them. It is no defence against somebody who changes the passport too.
+Its metadata (`interlace.json`) hold a checksum of each, made of the XXH3 (128 bits) of its blocks, which finds flipped
+bits and files cut off at the speed of reading them. It is no defence against somebody who changes the metadata too.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def record_files(folder: Path, source: Path | None = None, known: Mapping[str, s
 def check_files(folder: Path) -> None:
     """Does nothing for a folder that interlace has not made. Raises CheckpointError that names the first file which is
     missing or has other bytes than were written."""
-    passport = folder / METADATA
-    if not passport.exists():
+    metadata = folder / METADATA
+    if not metadata.exists():
         return
-    recorded = load_artifact(passport, CheckpointCard).files
+    recorded = load_artifact(metadata, CheckpointCard).files
     missing = sorted(name for name in recorded if not (folder / name).is_file())
     if missing:
         raise CheckpointError(f"{folder} lacks {missing[0]}, which {METADATA} names.", "Make it again.")

@@ -82,7 +82,7 @@ Chunk = bytes | tuple[Path, int, int] | NewTensor
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Some bytes of a new file, and what writes them at their place. Pieces may be written in any order."""
+    """Some bytes of a new file, and what writes them at their offset. Ranges may be written in any order."""
 
     bytes: int
     write: Callable[[], object]
@@ -100,7 +100,7 @@ def select_tensors(
     stays.
     """
     replaced, sliced = replaced or {}, sliced or {}
-    order = {shard: place for place, shard in enumerate(source.shards)}
+    order = {shard: number for number, shard in enumerate(source.shards)}
     chosen = [tensor for tensor in source.tensors.values() if tensor.name in names]
     chosen.sort(key=lambda tensor: (order[tensor.file], tensor.start))
     for tensor in chosen:
@@ -221,7 +221,7 @@ def _begin_shard(
     # the copy. A process that is killed leaves nothing under the final name all the same.
     target = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     files.callback(os.close, target)
-    place = _write_all(target, len(encoded).to_bytes(8, "little") + encoded, 0)
+    offset = _write_all(target, len(encoded).to_bytes(8, "little") + encoded, 0)
     opened: dict[Path, int] = {}
     for chunk in _join_ranges(tensors):
         if isinstance(chunk, tuple):
@@ -231,14 +231,14 @@ def _begin_shard(
                 files.callback(os.close, opened[file])
             for begin in range(start, end, BLOCK):
                 count = min(BLOCK, end - begin)
-                yield ByteRange(count, partial(_copy_range, opened[file], target, begin, count, place))
-                place += count
+                yield ByteRange(count, partial(_copy_range, opened[file], target, begin, count, offset))
+                offset += count
         elif isinstance(chunk, bytes):
-            yield ByteRange(len(chunk), partial(_write_all, target, chunk, place))
-            place += len(chunk)
+            yield ByteRange(len(chunk), partial(_write_all, target, chunk, offset))
+            offset += len(chunk)
         else:
-            yield ByteRange(chunk.bytes, partial(_write_columns, target, chunk, place))
-            place += chunk.bytes
+            yield ByteRange(chunk.bytes, partial(_write_columns, target, chunk, offset))
+            offset += chunk.bytes
 
 
 def _encode_header(tensors: Sequence[NewTensor], metadata: dict[str, str]) -> bytes:
@@ -299,7 +299,7 @@ def _iter_chunks(tensor: NewTensor) -> Iterator[Chunk]:
         yield tensor
 
 
-def _write_columns(target: int, tensor: NewTensor, place: int) -> None:
+def _write_columns(target: int, tensor: NewTensor, offset: int) -> None:
     """The kept columns, a few MiB of rows at a time."""
     source, slices = tensor.source, tensor.slices
     assert slices is not None
@@ -315,18 +315,18 @@ def _write_columns(target: int, tensor: NewTensor, place: int) -> None:
                 for begin in range(0, len(block), row)
                 for index in slices.kept
             )
-            place = _write_all(target, kept, place)
+            offset = _write_all(target, kept, offset)
 
 
-def _copy_range(source: int, target: int, start: int, count: int, place: int) -> None:
-    """Copies `count` bytes of `source` from `start` to `place` in `target`, inside the kernel where it can."""
+def _copy_range(source: int, target: int, start: int, count: int, offset: int) -> None:
+    """Copies `count` bytes of `source` from `start` to `offset` in `target`, inside the kernel where it can."""
     end = start + count
     in_kernel = hasattr(os, "copy_file_range")
     while start < end:
         copied = 0
         if in_kernel:
             try:
-                copied = os.copy_file_range(source, target, end - start, offset_src=start, offset_dst=place)
+                copied = os.copy_file_range(source, target, end - start, offset_src=start, offset_dst=offset)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
                     raise
@@ -336,14 +336,14 @@ def _copy_range(source: int, target: int, start: int, count: int, place: int) ->
             data = os.pread(source, min(end - start, PIECE), start)
             if not data:
                 raise OSError(errno.EIO, "the source file became shorter while it was copied")
-            copied = _write_all(target, data, place) - place
-        start, place = start + copied, place + copied
+            copied = _write_all(target, data, offset) - offset
+        start, offset = start + copied, offset + copied
 
 
-def _write_all(target: int, data: bytes, place: int) -> int:
-    """Writes at `place`, and returns the place behind it."""
+def _write_all(target: int, data: bytes, offset: int) -> int:
+    """Writes at `offset`, and returns the one behind it."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(target, view, place)
-        view, place = view[written:], place + written
-    return place
+        written = os.pwrite(target, view, offset)
+        view, offset = view[written:], offset + written
+    return offset

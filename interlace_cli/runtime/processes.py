@@ -31,7 +31,7 @@ class Processes:
         """Whether somebody has started this process as one of a number, if only of one."""
         return "WORLD_SIZE" in os.environ
 
-    def place(self, device: str) -> str:
+    def choose_device(self, device: str) -> str:
         """`cuda` and `auto` become this process's own GPU, where there are several processes."""
         if self.size == 1 or device not in ("auto", "cuda"):
             return device
