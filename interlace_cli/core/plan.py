@@ -56,6 +56,9 @@ def plan(options: PlanOptions, progress: Progress) -> Plan:
     state = step.find_state()
     if state.is_current and not options.force and isinstance(state.artifact, Plan) and not state.artifact.is_edited:
         return state.artifact
+    if state.is_stale and not options.force:
+        # What cannot be decided is said first: --force would be of no use.
+        _decide(options, find_basis(options))
     return step.run(progress, options.force)
 
 

@@ -123,7 +123,7 @@ class Step(Generic[A]):
         try:
             artifact = load_artifact(self.path, self.record)
         except ArtifactError as error:
-            return State(Condition.STALE, (error.what,))
+            return State(Condition.STALE, (error.what.rstrip("."),))
         if self.find_differences is not None:
             reasons = self.find_differences(artifact, self)
         else:
@@ -148,7 +148,9 @@ class Step(Generic[A]):
     def build_refusal(self, state: State) -> ExistsError:
         """What is there, of what, whether it is current, and the command that would replace it."""
         there = f" ({describe_artifact(state.artifact)})" if state.artifact else ""
-        why = "it is up to date" if state.is_current else "; ".join(state.reasons)
+        is_edited = state.artifact is not None and state.artifact.is_edited
+        current = "it was edited by hand" if is_edited else "it is up to date"
+        why = current if state.is_current else "; ".join(state.reasons)
         return ExistsError(
             f"{self.out} exists already{there}: {why}.",
             f"`interlace {self.name} --force` replaces it, or name another place.",
@@ -232,6 +234,10 @@ def _is_telling(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
 def _show(value: Any) -> str:
     if isinstance(value, list):
         return _join(value)
+    if isinstance(value, dict):
+        return _join(f"{name}={_show(one)}" for name, one in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
