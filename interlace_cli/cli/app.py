@@ -16,6 +16,7 @@ from interlace_cli.cli.console import output
 from interlace_cli.cli.derive import derive_command
 from interlace_cli.cli.interruption import LINE, watch_interruptions
 from interlace_cli.errors import InterlaceError
+from interlace_cli.options.option import find_nearest
 
 COMMANDS = {
     name: {"eval": "evaluate"}.get(name, name)
@@ -63,6 +64,9 @@ class Commands(typer.core.TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
+            if type(error).__name__ == "NoSuchOption":
+                output.fail(_describe_unknown_option(error))
+                raise typer.Exit(2) from error
             if output.debug or type(error).__module__.startswith(("typer", "click")):
                 raise
             from interlace_cli.runtime.memory import is_out_of_memory
@@ -76,6 +80,14 @@ class Commands(typer.core.TyperGroup):
             hint = "This is a bug of interlace: please report it with what --debug shows." if is_bug else ""
             output.fail(f"{name}{' ...' if rest else ''} {hint or '(--debug shows where)'}")
             raise typer.Exit(1) from error
+
+
+def _describe_unknown_option(error: Any) -> str:
+    """In our words, without the names that options had once."""
+    shown = [name for one in error.ctx.command.params if not getattr(one, "hidden", False) for name in one.opts]
+    near = find_nearest(error.option_name, [name for name in shown if name.startswith("--")])
+    advice = f"Did you mean {near}?" if near else f"`{error.ctx.command_path} --help` lists them."
+    return f"there is no option {error.option_name}. {advice}"
 
 
 def _print_version(value: bool) -> None:

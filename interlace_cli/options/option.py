@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from interlace_cli.errors import UsageError
@@ -90,7 +90,7 @@ class Slot:
         if value is None:
             if self.is_optional:
                 return None
-            raise UsageError(f"{flag} needs a value.")
+            raise UsageError(f"{flag} needs a value.", suggest("", o.choices) if o.choices else "")
         if o.parse is not None:
             return self._parse(o.parse, value, flag)
         if self.count == 1:
@@ -98,7 +98,9 @@ class Slot:
         if isinstance(value, str):
             parts: Sequence[Any] = value.split(o.separator) if o.separator else [value]
         elif isinstance(value, Sequence):
-            texts = [part.split(o.separator) if isinstance(part, str) and o.separator else [part] for part in value]
+            # A path that stands by itself may have the separator in its name.
+            splits = o.separator and self.kind is not Path
+            texts = [part.split(o.separator) if isinstance(part, str) and splits else [part] for part in value]
             parts = [part for text in texts for part in text]
         else:
             parts = [value]
@@ -109,10 +111,11 @@ class Slot:
         return read
 
     def _parse(self, parse: Callable[[str, str], Any], value: Any, flag: str) -> tuple[Any, ...]:
-        """Of a text in its notation, of several, or of what it stands for: "0-2", ["0-1", 2], (0, 1, 2)."""
+        """Of a text in its notation, of several, or of what it stands for: "0-2", ["0-1", 2], (0, 1, 2); "text=2",
+        (("text", 2.0),)."""
         parts = value if isinstance(value, (list, tuple)) else [value]
-        read = [(part,) if isinstance(part, tuple) else parse(str(part), flag) for part in parts]
-        unique = dict.fromkeys(one for part in read for one in part)
+        texts = ["=".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in parts]
+        unique = dict.fromkeys(one for text in texts for one in parse(text, flag))
         return tuple(sorted(unique) if self.kind is int else unique)
 
     def _read_one(self, value: Any, flag: str) -> Any:
@@ -127,7 +130,8 @@ class Slot:
         if self.kind is str and isinstance(value, (str, int, float, Path)) and not isinstance(value, bool):
             text = self.option.spellings.get(str(value), str(value))
             if self.option.choices and text not in self.option.choices:
-                raise UsageError(f"{flag} does not take {str(value)!r}.", suggest(str(value), self.option.choices))
+                advice = suggest(str(value), self.option.choices, self.option.spellings)
+                raise UsageError(f"{flag} does not take {str(value)!r}.", advice)
             return text
         if self.kind not in (bool, int, float, str, Path) and isinstance(value, self.kind):
             return value
@@ -135,18 +139,20 @@ class Slot:
 
     def _check_bounds(self, number: float, flag: str) -> float:
         low, high, is_open = self.option.low, self.option.high, self.option.is_open
-        is_finite = math.isfinite(number)
+        # An int may be too large for a float, and is finite.
+        is_finite = isinstance(number, int) or math.isfinite(number)
+        shown = str(number) if isinstance(number, int) else f"{number:g}"
         too_low = not is_finite or (low is not None and (number <= low if is_open else number < low))
         too_high = high is not None and (number >= high if is_open else number > high)
         if not too_low and not too_high:
             return number
         if low is not None and high is not None:
-            raise UsageError(f"{flag} {number:g} is not between {low:g} and {high:g}.", self._give_example())
+            raise UsageError(f"{flag} {shown} is not between {low:g} and {high:g}.", self._give_example())
         if not is_finite or (low is None and high is None):
-            raise UsageError(f"{flag} {number:g} is not a finite number.")
+            raise UsageError(f"{flag} {shown} is not a finite number.")
         if too_low:
-            raise UsageError(f"{flag} {number:g} is {'not more' if is_open else 'less'} than {low:g}.")
-        raise UsageError(f"{flag} {number:g} is {'not less' if is_open else 'more'} than {high:g}.")
+            raise UsageError(f"{flag} {shown} is {'not more' if is_open else 'less'} than {low:g}.")
+        raise UsageError(f"{flag} {shown} is {'not less' if is_open else 'more'} than {high:g}.")
 
     def _give_example(self) -> str:
         return f"Such as {self.flag} {self.option.metavar}." if self.option.metavar[:1].isdigit() else ""
@@ -205,9 +211,10 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def suggest(given: str, known: Sequence[str]) -> str:
-    """`"Did you mean prompt? It takes prompt or conversation."`"""
-    near = find_nearest(given, known)
+def suggest(given: str, known: Sequence[str], spellings: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`"Did you mean prompt? It takes prompt or conversation."` `spellings`: older words for some of them."""
+    near = find_nearest(given, [*known, *spellings])
+    near = spellings.get(near, near) if near else None
     listed = " or ".join([", ".join(known[:-1]), known[-1]]) if len(known) > 1 else "".join(known)
     return f"{f'Did you mean {near}? ' if near else ''}It takes {listed}."
 
@@ -234,7 +241,7 @@ def _read_number(kind: type, value: Any, flag: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError
         number = kind(value)
-        if kind is int and number != float(value):
+        if isinstance(value, float) and number != value and kind is int:
             raise ValueError
     except (ValueError, OverflowError):
         raise UsageError(f"{flag} does not take {value!r}.", f"It takes {_name_kind(kind)}.") from None
