@@ -17,7 +17,7 @@ def read_scienceqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> li
         raise UnusableRecordError("the question has no picture")
     choices, answer = read_texts(row, "choices"), row.get("answer")
     if not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise UnusableRecordError("field answer is not the place of a choice")
+        raise UnusableRecordError("field answer is not the index of a choice")
     lettered = [f"{chr(65 + i)}) {choice}" for i, choice in enumerate(choices)]
     question = "\n".join([read_text(row, "question", ""), *lettered])
     made = build_answers(record, images, question, (lettered[answer],), "multiple_choice", choices)

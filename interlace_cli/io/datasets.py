@@ -15,7 +15,7 @@ from interlace_cli.errors import DatasetError
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.images import decode_image
-from interlace_cli.io.sample_tables import ImageStore, read_samples
+from interlace_cli.io.sample_tables import ImageStore, open_image_store, read_samples
 from interlace_cli.io.workspace import require
 
 if TYPE_CHECKING:
@@ -93,4 +93,4 @@ def load_images(folder: Path, sample: Sample) -> list[Image]:
 @lru_cache(maxsize=4)
 def _open_store(folder: Path, version: int) -> ImageStore:
     del version
-    return ImageStore(find_files(folder))
+    return open_image_store(find_files(folder))

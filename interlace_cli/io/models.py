@@ -202,8 +202,9 @@ def _settle_deepspeed() -> None:
 def _do_without_video_processors() -> None:
     """Lets processors with a video part work on images where torchvision, which only that part needs, is missing.
 
-    `ProcessorMixin` builds every part its constructor names and fails on the one; taking `video_processor` off that
-    list is enough (architectures.md, section 7). `tests/unit/test_models.py` fails when this is no longer needed.
+    `ProcessorMixin` builds every part that its constructor names, and fails on the video part. With `video_processor`
+    off that list, loading, chat templates, batches of images and saving work, also on folders that were written with
+    torchvision. `tests/unit/test_models.py` fails when this is no longer needed.
     """
     from transformers import ProcessorMixin
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 from threading import Lock
@@ -142,16 +142,11 @@ class SampleStore:
 
 
 class ImageStore:
-    """The images of such files by name, for any number of threads. The last `_OPEN_GROUPS` row groups that were read
-    stay in memory."""
+    """The images of such files by name, for any number of threads; `groups_by_name`: image -> file and row group. The
+    last `_OPEN_GROUPS` row groups that were read stay in memory."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.groups_by_name: dict[str, tuple[Path, int]] = {}
-        for path in files:
-            for number, table in enumerate(_iter_groups(path, [IMAGE_NAME])):
-                for row in table.column("images").to_pylist():
-                    for image in row:
-                        self.groups_by_name.setdefault(image["path"], (path, number))
+    def __init__(self, groups_by_name: Mapping[str, tuple[Path, int]]) -> None:
+        self.groups_by_name = groups_by_name
         self.groups: OrderedDict[tuple[Path, int], dict[str, bytes]] = OrderedDict()
         self.opened: dict[Path, pq.ParquetFile] = {}
         self.lock = Lock()
@@ -183,6 +178,18 @@ class ImageStore:
         except (OSError, pa.ArrowException) as error:
             raise _broken(path) from error
         return _decode_images(images)
+
+
+def open_image_store(paths: Iterable[Path]) -> ImageStore:
+    """The store of the files' images, whose names are read here. Of an image in several row groups the first counts.
+    Raises DatasetError if a file is broken."""
+    groups_by_name: dict[str, tuple[Path, int]] = {}
+    for path in paths:
+        for number, table in enumerate(_iter_groups(path, [IMAGE_NAME])):
+            for row in table.column("images").to_pylist():
+                for image in row:
+                    groups_by_name.setdefault(image["path"], (path, number))
+    return ImageStore(groups_by_name)
 
 
 def _decode_images(column: pa.ChunkedArray) -> dict[str, bytes]:

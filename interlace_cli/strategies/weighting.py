@@ -43,7 +43,8 @@ def weigh_scores(analysis: Analysis, weights: Mapping[str, float]) -> Scores:
     Example: {"text": 2, "image": 1} -> s1 = (2 s1 of text + s1 of image) / 3.
     """
     groups = _list_groups(analysis)
-    chosen = [(_find_group(groups, name), weight) for name, weight in weights.items()]
+    # In one order: sums are the same bits however the weights were written.
+    chosen = [(_find_group(groups, name), weight) for name, weight in sorted(weights.items())]
     total = sum(weight for _, weight in chosen)
     if total <= 0 or min(weights.values()) < 0:
         raise UsageError("--weight needs weights of at least 0, and one that is more.", "Such as --weight text=2.")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from interlace_cli.io.datasets import find_files, load_split
-from interlace_cli.io.sample_tables import ImageStore
+from interlace_cli.io.sample_tables import open_image_store
 
 pytestmark = [
     pytest.mark.harness,
@@ -56,7 +56,7 @@ def doc_to_messages(doc, lmms_eval_specific_kwargs=None):
 
 
 def test_a_local_task_is_run_and_read(small_dataset: Path, tmp_path: Path) -> None:
-    store = ImageStore(find_files(small_dataset))
+    store = open_image_store(find_files(small_dataset))
     samples = load_split(small_dataset, "heldout")[:20]
     rows = [{"image": {"bytes": store.load(s.image[0])}, "question": s.question, "answer": s.answer} for s in samples]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import save_clip
 
-from interlace_cli.core.evaluate import EvaluateOptions, evaluate_checkpoints
-from interlace_cli.core.tasks import load_heldout, load_tasks, read_specs
+from interlace_cli.core.evaluate import evaluate
+from interlace_cli.core.tasks import load_tasks, read_specs
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.labels import keep_label_positions
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UsageError
 from interlace_cli.evaluation.aggregation import Points, score_kinds, score_macro, score_retention
@@ -25,7 +28,14 @@ from interlace_cli.evaluation.quality import compute_loss, generate_answers
 from interlace_cli.evaluation.statistics import bootstrap_retention
 from interlace_cli.io.datasets import find_files, load_split
 from interlace_cli.io.models import load_model, load_processor
-from interlace_cli.io.sample_tables import ImageStore
+from interlace_cli.io.sample_tables import open_image_store
+from interlace_cli.options import EvaluateOptions
+
+
+def compare(folder: Path, dataset: Path, *checkpoints: Path | str, **options: Any) -> Evaluation:
+    """`interlace eval CHECKPOINTS --dataset DATASET` in a workspace."""
+    given = tuple(map(str, checkpoints))
+    return evaluate(EvaluateOptions(checkpoints=given, dataset=dataset, workspace=folder, **options), Silent())
 
 
 @pytest.mark.parametrize(
@@ -97,10 +107,9 @@ def test_batched_answers_and_losses_equal_those_one_by_one(small_dataset: Path) 
 
 
 def test_the_dense_model_retains_itself(small_dataset: Path, tmp_path: Path) -> None:
-    options = EvaluateOptions(repeats=1)
-    pair = [("dense", "demo"), ("again", str(CHECKPOINT))]
-    found = evaluate_checkpoints(pair, load_heldout(small_dataset, 22), tmp_path / "eval.json", options, Silent())
+    found = compare(tmp_path, small_dataset, "demo", CHECKPOINT, samples=22, repeats=1)
     dense, again = found.results
+    assert (dense.name, again.name) == ("demo", CHECKPOINT.name)
     assert dense.retention is None
     assert again.retention == pytest.approx(100.0)
     assert again.retention_interval == pytest.approx((100.0, 100.0))
@@ -121,7 +130,7 @@ tasks:
 
 def write_tasks(folder: Path, dataset: Path) -> Path:
     """Two local tasks of the demo's own pictures; numbers may be 5% off, letters are of two kinds."""
-    store = ImageStore(find_files(dataset))
+    store = open_image_store(find_files(dataset))
     for name, kinds in {"numbers": ("bar_value", "total"), "letters": ("color_at", "shape_at")}.items():
         lines = []
         for number, sample in enumerate(s for s in load_split(dataset, "train") if s.kind in kinds):
@@ -136,17 +145,14 @@ def write_tasks(folder: Path, dataset: Path) -> Path:
 
 def test_tasks_of_a_file(small_dataset: Path, tmp_path: Path) -> None:
     path = write_tasks(tmp_path, small_dataset)
-    tasks = load_tasks(path, tmp_path / "tasks", Silent())
-    found = evaluate_checkpoints(
-        [("dense", "demo")], tasks, tmp_path / "eval.json", EvaluateOptions(speed=False), Silent()
-    )
+    found = compare(tmp_path, small_dataset, "demo", tasks=str(path), speed=False)
     assert found.samples["numbers"] == 12
     assert sum(count for kind, count in found.samples.items() if kind.startswith("letters: ")) == 6
     assert found.metrics["numbers"] == "relaxed_accuracy"
     assert found.categories == {"Charts": ["numbers"]}
     assert found.results[0].kinds["numbers"] > 0.6
     made = (tmp_path / "tasks/numbers/manifest.json").stat().st_mtime_ns
-    load_tasks(path, tmp_path / "tasks", Silent())
+    load_tasks(path, tmp_path / "tasks", None, Silent())
     assert (tmp_path / "tasks/numbers/manifest.json").stat().st_mtime_ns == made, "prepared once"
 
 
@@ -169,9 +175,8 @@ def test_a_broken_file_of_tasks_is_one_sentence(text: str, sentence: str, tmp_pa
 
 def test_a_model_that_matches_images_with_texts_is_scored_by_recall(small_dataset: Path, tmp_path: Path) -> None:
     save_clip(tmp_path / "clip")
-    tasks = load_heldout(small_dataset, 12)
-    pair = [("dense", str(tmp_path / "clip")), ("again", str(tmp_path / "clip"))]
-    found = evaluate_checkpoints(pair, tasks, tmp_path / "eval.json", EvaluateOptions(batch_size=5), Silent())
+    shutil.copytree(tmp_path / "clip", tmp_path / "again")
+    found = compare(tmp_path, small_dataset, tmp_path / "clip", tmp_path / "again", samples=12, batch_size=5)
     kinds = {f"{way} R@{k}" for way in ("image to text", "text to image") for k in (1, 5, 10)}
     assert found.metrics == dict.fromkeys(sorted(kinds), "recall")
     dense, again = found.results

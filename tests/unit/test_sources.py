@@ -13,17 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finevision import make_card, make_image, make_row, write_card, write_subset
+from making import make_dataset
 from PIL import Image
 
-from interlace_cli.core.prepare import draw_source, prepare_dataset
-from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import SourceLocation
-from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
-from interlace_cli.domain.progress import Silent
+from interlace_cli.core.prepare import draw_source
+from interlace_cli.domain.dataset import SPLITS, Sample, SourceDraw
 from interlace_cli.errors import DatasetError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.io.datasets import load_images, load_manifest, load_split
 from interlace_cli.io.images import MOST_BYTES, inspect_image
 from interlace_cli.io.repositories import Repository, find_tables
+from interlace_cli.options import PrepareOptions
 
 NAMES = ["CoSyn_400k_chart", "cambrian(filtered)_processed", "text_openorca", "yesbut", "zz_added_later"]
 
@@ -41,8 +40,9 @@ def mirror(tmp_path: Path) -> Path:
     return root
 
 
-def prepare(source: str, out: Path, place: SourceLocation = SourceLocation(), **options: Any) -> Manifest:  # noqa: B008
-    return prepare_dataset(source, out, Selection(**options), Silent(), place)
+def look(mirror: Path, **options: Any) -> SourceDraw:
+    """What would be read of the copy."""
+    return draw_source(PrepareOptions(source="finevision", mirror=mirror, **options))
 
 
 def every_sample(folder: Path) -> list[Sample]:
@@ -57,7 +57,7 @@ def numbers(folder: Path) -> list[int]:
 
 
 def test_a_tenth_of_every_subset_up_to_yesbut(mirror: Path, tmp_path: Path) -> None:
-    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=0.1)
+    manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=0.1)
     assert (manifest.source, manifest.location) == ("finevision", "HuggingFaceM4/FineVision")
     assert manifest.selection == "clusters"
     assert [(draw.part, draw.available, draw.taken) for draw in manifest.draws] == [(name, 60, 6) for name in NAMES[:4]]
@@ -75,7 +75,7 @@ def test_a_tenth_of_every_subset_up_to_yesbut(mirror: Path, tmp_path: Path) -> N
 
 
 def test_the_default_is_a_percent_and_at_least_one_of_each(mirror: Path, tmp_path: Path) -> None:
-    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror))
+    manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror)
     assert [draw.taken for draw in manifest.draws] == [1, 1, 1, 1]
 
 
@@ -83,7 +83,7 @@ def test_the_released_selection_to_the_letter(mirror: Path, tmp_path: Path) -> N
     """The first rows of each subset; then those with more than three images fall away, and turns after the fifth."""
     rows = [make_row(i, images=i % 5, turns=1 + i % 6) for i in range(40)]
     write_subset(mirror, NAMES[0], rows)
-    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=0.26, method="head")
+    manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=0.26, selection="head")
     assert [draw.taken for draw in manifest.draws] == [10, 15, 15, 15]
     assert manifest.skipped == {"more than 3 images": 2}
     found = {s.question: s for s in every_sample(tmp_path / "out") if s.source == NAMES[0]}
@@ -98,8 +98,7 @@ def test_the_released_selection_to_the_letter(mirror: Path, tmp_path: Path) -> N
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(mirror: Path, tmp_path: Path) -> None:
     def made(name: str, threads: int, seed: int = 0) -> dict[str, bytes]:
-        chosen = Selection(portion=0.2, seed=seed)
-        prepare_dataset("finevision", tmp_path / name, chosen, Silent(), SourceLocation(mirror=mirror), threads=threads)
+        make_dataset("finevision", tmp_path / name, mirror=mirror, portion=0.2, seed=seed, threads=threads)
         files = (tmp_path / name).rglob("*.*")
         return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files if path.is_file()}
 
@@ -109,18 +108,17 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(mirror: Path, t
 
 
 def test_subsets_and_ratings_choose(mirror: Path, tmp_path: Path) -> None:
-    place = SourceLocation(mirror=mirror)
-    chosen = prepare("finevision", tmp_path / "a", place, portion=1.0, subsets=("yesbut", NAMES[0]))
+    chosen = make_dataset("finevision", tmp_path / "a", mirror=mirror, portion=1.0, subset=("yesbut", NAMES[0]))
     assert chosen.kinds == {NAMES[0]: 60, "yesbut": 60}
-    left = prepare("finevision", tmp_path / "b", place, portion=1.0, exclude=tuple(NAMES[:2]))
+    left = make_dataset("finevision", tmp_path / "b", mirror=mirror, portion=1.0, exclude=tuple(NAMES[:2]))
     assert left.kinds == {"text_openorca": 60, "yesbut": 60}
-    ratings = (("relevance", 3), ("formatting", 4))
-    good = prepare("finevision", tmp_path / "c", place, portion=1.0, subsets=("yesbut",), ratings=ratings)
+    ratings = {"min_relevance": 3, "min_formatting": 4}
+    good = make_dataset("finevision", tmp_path / "c", mirror=mirror, portion=1.0, subset=("yesbut",), **ratings)
     assert good.kinds == {"yesbut": 24}
     assert good.skipped == {"relevance below 3": 24, "formatting below 4": 12}
     assert numbers(tmp_path / "c") == [300 + i for i in range(60) if 1 + i % 5 >= 4]
     with pytest.raises(UsageError, match=r"has no subset chartqa\. It has CoSyn"):
-        prepare("finevision", tmp_path / "d", place, subsets=("chartqa",))
+        make_dataset("finevision", tmp_path / "d", mirror=mirror, subset=("chartqa",))
 
 
 def test_broken_rows_are_counted_and_the_others_taken(mirror: Path, tmp_path: Path) -> None:
@@ -138,7 +136,7 @@ def test_broken_rows_are_counted_and_the_others_taken(mirror: Path, tmp_path: Pa
         make_row(11),
     ]
     write_subset(mirror, "yesbut", bad)
-    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=1.0, subsets=("yesbut",))
+    manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=1.0, subset=("yesbut",))
     assert manifest.skipped == {
         "more than 3 images": 1,
         "field conversations is missing or empty": 1,
@@ -159,26 +157,26 @@ def test_a_broken_row_group_is_skipped_and_a_broken_file_is_named(mirror: Path, 
     begin = pq.read_metadata(path).row_group(1).column(0).dictionary_page_offset or 0
     data[begin + 10 : begin + 3000] = bytes(2990)
     path.write_bytes(bytes(data))
-    manifest = prepare("finevision", tmp_path / "out", SourceLocation(mirror=mirror), portion=1.0, subsets=("yesbut",))
+    manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=1.0, subset=("yesbut",))
     assert manifest.skipped == {"row group cannot be read": 10}
     assert manifest.kinds == {"yesbut": 50}
     path.write_bytes(bytes(data[:-20]))
     with pytest.raises(DatasetError, match=r"yesbut/train-00000-of-00002\.parquet of mirror is not a Parquet file"):
-        prepare("finevision", tmp_path / "other", SourceLocation(mirror=mirror), subsets=("yesbut",))
+        make_dataset("finevision", tmp_path / "other", mirror=mirror, subset=("yesbut",))
 
 
 def test_an_incomplete_copy_is_said(mirror: Path) -> None:
     write_card(mirror, make_card(NAMES, {"yesbut": 61, NAMES[0]: 60, NAMES[1]: 60, NAMES[2]: 60}))
-    drawn = draw_source("finevision", Selection(), SourceLocation(mirror=mirror))
+    drawn = look(mirror)
     assert "1 of 4 subsets are incomplete here: yesbut has 60 of 61 records" in drawn.description
     write_card(mirror, make_card(NAMES))
-    assert "yesbut has" not in draw_source("finevision", Selection(), SourceLocation(mirror=mirror)).description
-    known = draw_source("finevision", Selection(), SourceLocation(mirror=mirror)).description
+    assert "yesbut has" not in look(mirror).description
+    known = look(mirror).description
     assert "4 of 4 subsets are incomplete here: CoSyn_400k_chart has 60 of 116,814 records" in known
 
 
 def test_what_will_be_read_is_said_before(mirror: Path) -> None:
-    drawn = draw_source("finevision", Selection(portion=0.1), SourceLocation(mirror=mirror))
+    drawn = look(mirror, portion=0.1)
     groups = sum(part.groups for part in drawn.draws)
     assert f"24 of 240 records, from {groups} row groups" in drawn.description
     assert "This is a cluster sample" in drawn.description
@@ -187,7 +185,7 @@ def test_what_will_be_read_is_said_before(mirror: Path) -> None:
         metadata = [pq.read_metadata(path) for path in files]
         sizes = [m.row_group(g).total_byte_size for m in metadata for g in range(m.num_row_groups)]
         assert part.groups * min(sizes) * 0.5 < part.bytes <= sum(sizes)
-    uniform = draw_source("finevision", Selection(portion=0.1, method="uniform"), SourceLocation(mirror=mirror))
+    uniform = look(mirror, portion=0.1, selection="uniform")
     assert sum(part.bytes for part in uniform.draws) > sum(part.bytes for part in drawn.draws)
     assert "cluster" not in uniform.description
 
@@ -219,7 +217,7 @@ def test_parquet_in_each_layout_gives_the_same_sample(row: dict[str, Any], tmp_p
     (tmp_path / "in/pictures/1.png").write_bytes(make_image(1))
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in/rows.parquet")
     for source in ("in/rows.parquet", "in"):
-        prepare(str(tmp_path / source), tmp_path / source.replace("/", "-") / "out")
+        make_dataset(tmp_path / source, tmp_path / source.replace("/", "-") / "out")
         (sample,) = every_sample(tmp_path / source.replace("/", "-") / "out")
         assert (sample.question, sample.answer) == ("Who?", "Me.")
         assert len(load_images(tmp_path / source.replace("/", "-") / "out", sample)) == 1
@@ -231,7 +229,7 @@ def test_paths_in_a_table_stay_in_its_folder(tmp_path: Path) -> None:
     rows = [{**TALK, "image": name} for name in ("../secret.png", str(tmp_path / "secret.png"), "none.png")]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in/rows.parquet")
     with pytest.raises(DatasetError, match="leads out of the folder"):
-        prepare(str(tmp_path / "in/rows.parquet"), tmp_path / "out")
+        make_dataset(tmp_path / "in/rows.parquet", tmp_path / "out")
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
@@ -253,18 +251,18 @@ def test_webdataset(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     write_tar(tmp_path / "shards/000.tar", members)
     write_tar(tmp_path / "shards/001.tar", {"0.png": make_image(60), "0.json": json.dumps(talk).encode()})
-    manifest = prepare(str(tmp_path / "shards"), tmp_path / "out")
+    manifest = make_dataset(tmp_path / "shards", tmp_path / "out")
     assert manifest.kinds == {"who": 7, "all": 1}
     assert manifest.skipped == {"the JSON is not an object": 1, "there is neither a conversation nor a caption": 2}
     found = {sample.id: sample for sample in every_sample(tmp_path / "out")}
     assert len(found["000.tar:a/5"].image) == 2
     caption = found["000.tar:6"]
     assert (caption.answer, caption.metric, caption.references) == ("A dog.", "cider", ["A dog."])
-    one = prepare(str(tmp_path / "shards/001.tar"), tmp_path / "one")
+    one = make_dataset(tmp_path / "shards/001.tar", tmp_path / "one")
     assert one.kinds == {"who": 1}
     (tmp_path / "shards/001.tar").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match="is not a tar file"):
-        prepare(str(tmp_path / "shards"), tmp_path / "other")
+        make_dataset(tmp_path / "shards", tmp_path / "other")
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "text files"])
@@ -284,7 +282,7 @@ def test_a_folder_of_images(form: str, tmp_path: Path) -> None:
     if form == "text files":
         for i in range(4):
             (folder / f"in/{i}.txt").write_text(f"Picture {i}.\n")
-    manifest = prepare(str(folder), tmp_path / "out")
+    manifest = make_dataset(folder, tmp_path / "out")
     assert sum(manifest.kinds.values()) == 4
     assert manifest.skipped == ({} if form == "text files" else {"image path leads out of the folder": 1})
     assert sorted(sample.answer for sample in every_sample(tmp_path / "out")) == [f"Picture {i}." for i in range(4)]
@@ -292,33 +290,33 @@ def test_a_folder_of_images(form: str, tmp_path: Path) -> None:
 
 def test_what_is_no_source_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"there is no source nothing\. Give one of demo, finevision"):
-        prepare("nothing", tmp_path / "out")
+        make_dataset("nothing", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingInputError, match="has no Parquet, tar or metadata file"):
-        prepare(str(tmp_path / "empty"), tmp_path / "out")
+        make_dataset(tmp_path / "empty", tmp_path / "out")
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     with pytest.raises(InterlaceError, match="is not a Parquet file"):
-        prepare(str(tmp_path / "bad.parquet"), tmp_path / "out")
+        make_dataset(tmp_path / "bad.parquet", tmp_path / "out")
 
 
-def write_questions(folder: Path, rows: list[dict[str, Any]]) -> SourceLocation:
+def write_questions(folder: Path, rows: list[dict[str, Any]]) -> Path:
     (folder / "data").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "data/train-00000-of-00001.parquet")
     pq.write_table(pa.Table.from_pylist(rows[:1]), folder / "data/test-00000-of-00001.parquet")
-    return SourceLocation(mirror=folder)
+    return folder
 
 
 def test_textvqa_has_a_sample_for_each_distinct_answer_and_asks_once(tmp_path: Path) -> None:
     image = {"bytes": make_image(1), "path": None}
     answers = ["nokia", "nokia", "Nokia", "toshiba"] + ["nokia"] * 6
     rows = [{"question_id": 7, "question": "what brand?", "answers": answers, "image": image}]
-    place = write_questions(tmp_path / "textvqa", rows)
-    manifest = prepare("textvqa", tmp_path / "out", place, calibration=0.0, holdout=0.0)
+    mirror = write_questions(tmp_path / "textvqa", rows)
+    manifest = make_dataset("textvqa", tmp_path / "out", mirror=mirror, calibration=0.0, holdout=0.0)
     assert manifest.location == "lmms-lab/textvqa"
     found = load_split(tmp_path / "out", "train")
     assert [sample.answer for sample in found] == ["nokia", "Nokia", "toshiba"]
     assert {(sample.metric, tuple(sample.answers)) for sample in found} == {("vqa_accuracy", tuple(answers))}
-    prepare("textvqa", tmp_path / "held", place, calibration=0.0, holdout=1.0)
+    make_dataset("textvqa", tmp_path / "held", mirror=mirror, calibration=0.0, holdout=1.0)
     assert [sample.answer for sample in load_split(tmp_path / "held", "heldout")] == ["nokia"]
 
 
@@ -328,17 +326,17 @@ def test_chartqa_and_scienceqa(tmp_path: Path) -> None:
         {"image": image, "query": "How many?", "label": ["12"], "human_or_machine": 0},
         {"image": image, "query": "", "label": ["12"], "human_or_machine": 1},
     ]
-    manifest = prepare("chartqa", tmp_path / "a", write_questions(tmp_path / "chartqa", charts))
+    manifest = make_dataset("chartqa", tmp_path / "a", mirror=write_questions(tmp_path / "chartqa", charts))
     assert (manifest.kinds, manifest.skipped) == ({"human": 1}, {"the question or its answer is missing": 1})
     lessons = [
         {"image": image, "question": "Which?", "choices": ["cat", "dog"], "answer": 1, "subject": "natural science"},
         {"image": None, "question": "Which?", "choices": ["cat", "dog"], "answer": 1, "subject": "x"},
         {"image": image, "question": "Which?", "choices": ["cat", "dog"], "answer": 2, "subject": "x"},
     ]
-    manifest = prepare("scienceqa", tmp_path / "b", write_questions(tmp_path / "scienceqa", lessons))
+    manifest = make_dataset("scienceqa", tmp_path / "b", mirror=write_questions(tmp_path / "scienceqa", lessons))
     assert manifest.skipped == {
         "the question has no picture": 1,
-        "field answer is not the place of a choice": 1,
+        "field answer is not the index of a choice": 1,
     }
     (sample,) = every_sample(tmp_path / "b")
     assert (sample.question, sample.answer) == ("Which?\nA) cat\nB) dog", "B) dog")
@@ -349,8 +347,8 @@ def test_chartqa_and_scienceqa(tmp_path: Path) -> None:
 def test_split_names_the_files(split: str, count: int, tmp_path: Path) -> None:
     image = {"bytes": make_image(1), "path": None}
     rows = [{"image": image, "query": f"How many {i}?", "label": ["12"], "human_or_machine": 0} for i in range(3)]
-    place = write_questions(tmp_path / "chartqa", rows)
-    manifest = prepare("chartqa", tmp_path / "out", place, hub_split=split)
+    mirror = write_questions(tmp_path / "chartqa", rows)
+    manifest = make_dataset("chartqa", tmp_path / "out", mirror=mirror, split=split)
     assert manifest.kinds == {"human": count}
 
 
@@ -403,13 +401,13 @@ def test_what_was_read_from_one_place_is_not_gone_on_from_in_another(tmp_path: P
     for name, seed in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(make_image(seed))
-    source, left = str(tmp_path / "rows.json"), tmp_path / "left"
-    prepare(source, tmp_path / "first", SourceLocation(tmp_path / "one"))
+    source, left = tmp_path / "rows.json", tmp_path / "left"
+    make_dataset(source, tmp_path / "first", image_root=tmp_path / "one")
     with pytest.MonkeyPatch.context() as patch:
         # As if the call had been ended while it wrote the dataset.
         patch.setattr("interlace_cli.core.prepare.folder_being_made", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(source, left, SourceLocation(tmp_path / "one"))
-    prepare(source, left, SourceLocation(tmp_path / "two"))
+            make_dataset(source, left, image_root=tmp_path / "one")
+    make_dataset(source, left, image_root=tmp_path / "two")
     images = [every_sample(folder)[0].image for folder in (tmp_path / "first", left)]
     assert images[0] != images[1]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-from interlace_cli.cli.options import parse_weights
-from interlace_cli.core.plan import PlanOptions, plan_from_analysis
+from interlace_cli.core.plan import plan
 from interlace_cli.domain.analysis import Analysis, Calibration, Group, SpanSimilarity
 from interlace_cli.domain.importance import GreedyStep, LossImportance, TaylorImportance
 from interlace_cli.domain.model import ModelFacts
-from interlace_cli.domain.scores import Rank
+from interlace_cli.domain.plan import Plan
+from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import MissingInputError, RatioError, UsageError
 from interlace_cli.io.artifacts import build_origin, save_artifact
+from interlace_cli.options import PlanOptions
+from interlace_cli.options.shared import parse_weights
 from interlace_cli.strategies.weighting import build_scores, weigh_scores
 
 LAYERS = 8
@@ -86,6 +90,11 @@ def loss(path: list[int]) -> LossImportance:
     )
 
 
+def decide(folder: Path, **options: Any) -> Plan:
+    """By the analysis in the folder, with nothing written."""
+    return plan(PlanOptions(workspace=folder, dry_run=True, **options), Silent())
+
+
 def chosen(analysis: Analysis, weights: dict[str, float]) -> list[int]:
     """The layers whose S1 is above the others'."""
     s1 = weigh_scores(analysis, weights).s1
@@ -104,6 +113,14 @@ def test_only_what_is_named_counts_and_text_is_the_modality() -> None:
     assert s1[2] == pytest.approx(0.5 + 0.4 * 1 / 4)
 
 
+def test_the_order_of_weights_moves_no_bit(tmp_path: Path) -> None:
+    weights = {"charts": 0.1, "text": 0.7, "image": 0.3}
+    save_artifact(build_analysis(), tmp_path / "analysis.json")
+    orders = list(permutations(f"{name}={weight}" for name, weight in weights.items()))
+    plans = [decide(tmp_path, drop=1, weight=order) for order in orders]
+    assert len({str(plan.inputs) for plan in plans}) == 1, "another plan, as far as `run` knows"
+
+
 def test_the_loss_increase_is_weighed_where_every_group_has_one() -> None:
     analysis = build_analysis()
     loss_increase = weigh_scores(analysis, {"charts": 1, "source:text": 1}).loss_increase
@@ -120,54 +137,59 @@ def test_senseless_weights(weights: dict[str, float]) -> None:
 @pytest.mark.parametrize("text", ["text", "text=", "=2", "text=much", "text=-1", "text=inf", "text=nan"])
 def test_weights_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--weight does not take"):
-        parse_weights(text)
+        parse_weights(text, "--weight")
+    with pytest.raises(UsageError, match="--weight does not take"):
+        PlanOptions(weight=text)
 
 
 def test_weights_are_read() -> None:
-    assert parse_weights("text=2, charts=0.5") == (("charts", 0.5), ("text", 2.0))
-    assert parse_weights(None) == ()
+    assert parse_weights("text=2, charts=0.5", "--weight") == (("charts", 0.5), ("text", 2.0))
+    assert parse_weights("", "--weight") == ()
+    for given in ("text=2, charts=0.5", ["text=2", "charts=0.5"], (("text", 2.0), ("charts", 0.5))):
+        assert dict(PlanOptions(weight=given).weight) == {"charts": 0.5, "text": 2.0}
+    assert PlanOptions().weight == ()
 
 
 def test_what_was_not_measured_is_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "analysis.json"
-    save_artifact(build_analysis(), path)
+    save_artifact(build_analysis(), tmp_path / "analysis.json")
     for strategy, importance in (("sleb", "loss"), ("taylor", "taylor")):
         with pytest.raises(MissingInputError, match=f"analyze --importance {importance}"):
-            plan_from_analysis(path, PlanOptions(drop=2, strategy=strategy))
+            decide(tmp_path, drop=2, strategy=strategy)
     with pytest.raises(MissingInputError, match="analyze --importance loss"):
-        plan_from_analysis(path, PlanOptions(drop=2, rank=Rank.LOSS))
+        decide(tmp_path, drop=2, criterion="loss")
     with pytest.raises(UsageError, match="angular needs"):
-        plan_from_analysis(path, PlanOptions(drop=2, strategy="angular"))
+        decide(tmp_path, drop=2, strategy="angular")
 
 
 def test_what_was_measured_over_all_cannot_be_weighed(tmp_path: Path) -> None:
-    path = tmp_path / "analysis.json"
     taylor = TaylorImportance(taylor_weight=[1.0] * LAYERS, taylor_activation=[1.0] * LAYERS, samples=4)
-    save_artifact(build_analysis(loss=loss([4, 2]), taylor=taylor), path)
-    for options in (PlanOptions(drop=2, strategy="sleb"), PlanOptions(drop=2, strategy="taylor")):
-        assert plan_from_analysis(path, options).drop
-        with pytest.raises(UsageError, match="cannot be weighed by charts"):
-            plan_from_analysis(path, PlanOptions(drop=2, strategy=options.strategy, weights=(("charts", 1.0),)))
-    by_loss = PlanOptions(drop=1, rank=Rank.LOSS, weights=(("charts", 1.0),), protect=())
-    assert plan_from_analysis(path, by_loss).drop == [0], "the loss_increase grows with the layer on charts"
-    other = PlanOptions(drop=1, rank=Rank.LOSS, weights=(("source:text", 1.0),), protect=())
-    assert plan_from_analysis(path, other).drop == [6], "and falls on text; 7 can only be an anchor"
+    save_artifact(build_analysis(loss=loss([4, 2]), taylor=taylor), tmp_path / "analysis.json")
+    for strategy in ("sleb", "taylor"):
+        assert len(decide(tmp_path, drop=2, strategy=strategy).drop) == 2
+        with pytest.raises(UsageError, match=f"{strategy} cannot be weighed by charts"):
+            decide(tmp_path, drop=2, strategy=strategy, weight="charts=1")
+    by_loss = {"drop": 1, "criterion": "loss", "protect": ()}
+    assert decide(tmp_path, **by_loss, weight="charts=1").drop == [0], (
+        "the loss increase grows with the layer on charts"
+    )
+    assert decide(tmp_path, **by_loss, weight="source:text=1").drop == [6], "it falls on text; 7 can only be an anchor"
 
 
 def test_a_search_that_ends_too_early_says_how_far_it_went(tmp_path: Path) -> None:
-    path = tmp_path / "analysis.json"
-    save_artifact(build_analysis(loss=loss([4, 2, 7, 3])), path)
-    assert plan_from_analysis(path, PlanOptions(drop=2, strategy="sleb")).drop == [2, 4]
+    save_artifact(build_analysis(loss=loss([4, 2, 7, 3])), tmp_path / "analysis.json")
+    assert decide(tmp_path, drop=2, strategy="sleb").drop == [2, 4]
     with pytest.raises(RatioError, match=r"sleb can drop 2 of 8 layers.*The greedy search by loss.*--search-ratio"):
-        plan_from_analysis(path, PlanOptions(drop=3, strategy="sleb"))
-    assert plan_from_analysis(path, PlanOptions(drop=4, strategy="sleb", protect=())).drop == [2, 3, 4, 7]
+        decide(tmp_path, drop=3, strategy="sleb")
+    assert decide(tmp_path, drop=4, strategy="sleb", protect=()).drop == [2, 3, 4, 7]
 
 
 def test_the_table_shows_the_loss_increase_and_whether_similarity_can_be_trusted(tmp_path: Path) -> None:
     save_artifact(build_analysis(loss=loss([4]), correlation=0.25), tmp_path / "analysis.json")
     done = CliRunner().invoke(app, ["plan", "--ratio", "0.25", "-w", str(tmp_path)])
     assert done.exit_code == 0, done.stderr
-    assert "loss_increase" in done.stdout
+    assert "loss increase" in done.stdout
+    assert "loss_increase" not in done.stdout
     assert "0.7000" in done.stdout
-    assert "Spearman +0.25" in done.stdout
-    assert "misleads on this model" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "Spearman correlation of 1 - S1 with the loss increase of dropping that layer: +0.25;" in said
+    assert "similarity misleads on this model" in said
