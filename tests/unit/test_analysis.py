@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from making import make_analysis
 from tiny import TINY
 
-from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import Batcher
-from interlace_cli.domain.progress import Silent
 from interlace_cli.families.modules import find_image_token, find_layers
 from interlace_cli.importance.rows import count_patches
 from interlace_cli.importance.similarity import SpanHook
@@ -86,8 +85,8 @@ def test_the_image_token_and_the_patches_are_found_for_every_family(name: str) -
 @pytest.fixture(scope="module")
 def analyzed(chain_model: Path, small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analysis")
-    options = AnalyzeOptions(samples=20, batch_size=8)
-    analyze_model(str(chain_model), small_dataset, folder / "analysis.json", options, Silent(), folder / "scores")
+    out, scores = folder / "analysis.json", folder / "scores"
+    make_analysis(chain_model, small_dataset, out, samples=20, batch_size=8, write_scores=scores)
     return folder
 
 
@@ -126,8 +125,7 @@ def test_batch_size_moves_nothing_but_rounding_and_same_call_gives_same_bytes(
     analyzed: Path, chain_model: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
     for name, batch_size in (("same", 8), ("other", 3)):
-        options = AnalyzeOptions(samples=20, batch_size=batch_size)
-        analyze_model(str(chain_model), small_dataset, tmp_path / f"{name}.json", options, Silent())
+        make_analysis(chain_model, small_dataset, tmp_path / f"{name}.json", samples=20, batch_size=batch_size)
     for suffix in (".json", ".safetensors"):
         assert (tmp_path / f"same{suffix}").read_bytes() == (analyzed / f"analysis{suffix}").read_bytes()
     ours, others = (load_arrays(path) for path in (tmp_path / "same.safetensors", tmp_path / "other.safetensors"))
@@ -139,9 +137,7 @@ def test_the_whole_conversation_has_more_tokens_than_the_prompt(
     chain_model: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
     found = [
-        analyze_model(
-            str(chain_model), small_dataset, tmp_path / f"{text}.json", AnalyzeOptions(samples=6, text=text), Silent()
-        )
+        make_analysis(chain_model, small_dataset, tmp_path / f"{text}.json", samples=6, text=text)
         for text in ("prompt", "conversation")
     ]
     assert found[0].calibration.tokens < found[1].calibration.tokens

@@ -37,7 +37,7 @@ TALK = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
 
 
 def stage(source: Path | str, out: Path, location: SourceLocation = SourceLocation(), **options: Any) -> Staged:  # noqa: B008
-    """As `prepare_dataset` reads a source; the list of files goes to `out`, and the staging folder stays."""
+    """As `prepare` reads a source; the list of files goes to `out`, and the staging folder stays."""
     opened, selection = open_source(str(source), location), Selection(**options)
     staged = stage_units(opened, opened.draw(selection), selection, Staging(out, "key"), Silent(), 2)
     out.mkdir(exist_ok=True)

@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlace_cli.core.evaluate import evaluate
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.progress import Silent
-from interlace_cli.errors import ArtifactError, InterlaceError, MissingInputError, UsageError
+from interlace_cli.errors import ArtifactError, ExistsError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.evaluation.harness import lmms_eval, vlmevalkit
 from interlace_cli.evaluation.harness.benchmarks import PAPER, choose_benchmarks
 from interlace_cli.evaluation.harness.retention import Found, build_rows
 from interlace_cli.evaluation.harness.runner import (
-    HarnessOptions,
-    check_replaceable,
     import_results,
     read_results,
     run_harness,
-    save_benchmarks,
 )
+from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact, save_artifact
+from interlace_cli.options import EvaluateOptions
 
 # The paper's rows (Qwen3-VL-8B-Instruct): Dense-FT and INTERLACE at 25%.
 CATEGORIES = {"Text/Chart": 4, "GVQA": 3, "Perception": 3, "Inst&Sci": 2}
@@ -194,7 +194,7 @@ def test_a_harness_is_run_for_each_checkpoint_and_goes_on(tmp_path: Path, monkey
     for key in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY"):
         monkeypatch.delenv(key, raising=False)
     pair, asked = [("dense", "demo"), ("short", str(CHECKPOINT))], choose_benchmarks("AI2D,POPE,MIABench")
-    options = HarnessOptions(vlmevalkit.NAME)
+    options = EvaluateOptions(harness=vlmevalkit.NAME)
     found = run_harness(pair, asked, tmp_path / "runs", options, Silent())
     assert [row.scores for row in found.rows] == [{"AI2D": pytest.approx(90.0)}, {"AI2D": pytest.approx(45.0)}]
     assert found.rows[1].relative == pytest.approx(50.0)
@@ -207,36 +207,67 @@ def test_a_harness_is_run_for_each_checkpoint_and_goes_on(tmp_path: Path, monkey
         run_harness(pair, choose_benchmarks("POPE"), tmp_path / "other", options, Silent())
 
 
+def import_into(folder: Path, *checkpoints: str, **options: Any) -> Evaluation:
+    """`interlace eval CHECKPOINTS --import NAME=a.json`, each checkpoint being at 80% of AI2D."""
+    (folder / "a.json").write_text('{"AI2D": 80}')
+    given = [f"{name}={folder / 'a.json'}" for name in checkpoints or ("dense",)]
+    return evaluate(
+        EvaluateOptions(checkpoints=checkpoints, import_results=given, workspace=folder, **options), Silent()
+    )
+
+
 def test_benchmarks_stand_beside_what_was_evaluated(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"AI2D": 80}')
-    (tmp_path / "b.json").write_text('{"AI2D": 60}')
-    found = import_results([("dense", tmp_path / "a.json"), ("healed", tmp_path / "b.json")], {})
-    save_benchmarks(found, tmp_path / "eval.json")
-    again = load_artifact(tmp_path / "eval.json", Evaluation)
-    assert (again.benchmarks, again.results) == (found, [])
+    out = tmp_path / "eval.json"
+    found = import_into(tmp_path)
+    again = load_artifact(out, Evaluation)
+    assert again == found
+    assert again.benchmarks is not None
+    assert [(row.name, row.scores) for row in again.benchmarks.rows] == [("dense", {"AI2D": 80.0})]
+    assert again.results == []
+    results = [make_result("demo", open_model("demo").facts.fingerprint)]
+    save_artifact(again.model_copy(update={"benchmarks": None, "results": results}), out)
+    beside = import_into(tmp_path, "demo")
+    assert beside.results == results
+    assert beside.benchmarks is not None
+    assert [(row.name, row.fingerprint) for row in beside.benchmarks.rows] == [("demo", results[0].fingerprint)]
 
 
-def test_what_was_scored_is_not_lost_without_a_word(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{"AI2D": 80}')
-    out, own = tmp_path / "eval.json", {"dense": "f1"}
-    check_replaceable(out, own, force=False)
-    save_benchmarks(import_results([("dense", tmp_path / "a.json")], own), out)
-    with pytest.raises(InterlaceError, match=r"has benchmarks already\. Add --force"):
-        check_replaceable(out, own, force=False)
-    check_replaceable(out, own, force=True)
-    evaluation = load_artifact(out, Evaluation).model_copy(update={"benchmarks": None, "results": [make_result("f1")]})
-    save_artifact(evaluation, out)
-    check_replaceable(out, own, force=False)
-    with pytest.raises(InterlaceError, match="has an evaluation of other checkpoints already"):
-        check_replaceable(out, {"dense": "f2"}, force=False)
+def test_what_was_scored_is_not_lost_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "eval.json"
+    made = import_into(tmp_path)
+    before = out.read_bytes()
+    with pytest.raises(ExistsError, match=r"has benchmarks already\. Add --force"):
+        import_into(tmp_path)
+    # Before hours are spent on it: the harness is not even looked for.
+    monkeypatch.delenv("VLMEVALKIT", raising=False)
+    with pytest.raises(ExistsError, match=r"has benchmarks already\. Add --force"):
+        evaluate(EvaluateOptions(checkpoints=("demo",), harness="vlmevalkit", workspace=tmp_path), Silent())
+    assert out.read_bytes() == before
+    assert import_into(tmp_path, force=True).benchmarks == made.benchmarks
+    other = made.model_copy(update={"benchmarks": None, "results": [make_result("demo", "f2")]})
+    save_artifact(other, out)
+    with pytest.raises(ExistsError, match="has an evaluation of other checkpoints already"):
+        import_into(tmp_path, "demo")
+    assert load_artifact(out, Evaluation).results == other.results
+    assert import_into(tmp_path, "demo", force=True).results == []
 
 
-def make_result(fingerprint: str) -> Result:
+def make_result(name: str, fingerprint: str) -> Result:
     fields = {"layers": 1, "parameters": 1, "bytes": 1, "score": 1.0, "loss": 1.0, "kinds": {"a": 1.0}}
-    return Result.model_validate({"name": "dense", "location": "x", "fingerprint": fingerprint, **fields})
+    return Result.model_validate({"name": name, "location": "x", "fingerprint": fingerprint, **fields})
 
 
-def test_options_that_a_harness_does_not_have_are_refused(tmp_path: Path) -> None:
-    options = HarnessOptions(vlmevalkit.NAME, limit=5)
+@pytest.mark.parametrize("given", [{"samples": 5}, {"include_path": "tasks"}])
+def test_options_that_a_harness_does_not_have_are_refused(given: dict[str, Any]) -> None:
+    assert EvaluateOptions(harness="lmms-eval", **given).harness == "lmms-eval"
     with pytest.raises(UsageError, match="VLMEvalKit takes neither --samples nor --include-path"):
-        run_harness([("dense", "demo")], choose_benchmarks("POPE"), tmp_path, options, Silent())
+        EvaluateOptions(harness="vlmevalkit", **given)
+
+
+def test_options_of_a_harness_need_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--harness-arg belongs to --harness"):
+        EvaluateOptions(harness_arg=("device=cpu",))
+    with pytest.raises(UsageError, match="--harness runs benchmarks, and --import reads results"):
+        EvaluateOptions(harness="lmms-eval", import_results=[f"dense={tmp_path}"])
+    with pytest.raises(UsageError, match=r"--harness does not take 'lmms'\. Did you mean lmms-eval\?"):
+        EvaluateOptions(harness="lmms")

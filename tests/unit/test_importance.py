@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from making import make_analysis
 from tiny import TINY
 from torch import Tensor
 
-from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.data.labels import keep_label_positions, sum_losses
 from interlace_cli.domain.analysis import Analysis
-from interlace_cli.domain.progress import Silent
 from interlace_cli.families.modules import bypassed, find_entangled, find_layers
 from interlace_cli.families.replay import Replay, can_replay
 from interlace_cli.importance.correlation import compute_spearman
@@ -228,24 +227,23 @@ def test_importances_are_added_to_the_analysis_and_measured_once(
 ) -> None:
     out = tmp_path / "analysis.json"
     few = {"samples": 20, "loss_samples": 12, "search_ratio": 0.4}
-    first = analyze_model(str(chain_model), small_dataset, out, AnalyzeOptions(**few), Silent())
+
+    def measure(**options: Any) -> Analysis:
+        return make_analysis(chain_model, small_dataset, out, **few, **options)
+
+    first = measure()
     assert first.loss is None
     assert [len(row) for row in first.angular or []] == list(range(8, 0, -1))
-    second = analyze_model(
-        str(chain_model), small_dataset, out, AnalyzeOptions(**few, importance=("loss",), by=("kind",)), Silent()
-    )
+    second = measure(importance=("loss",), by=("kind",))
     assert second.similarity == first.similarity
     assert second.loss is not None
     assert len(second.loss.path) == 3
     assert second.loss.samples == 12
     assert not out.with_suffix(".search.json").exists()
     stamp = out.stat().st_mtime_ns
-    asked = AnalyzeOptions(**few, importance=("similarity", "loss"), by=("kind",))
-    again = analyze_model(str(chain_model), small_dataset, out, asked, Silent())
+    again = measure(importance=("similarity", "loss"), by=("kind",))
     assert (again, out.stat().st_mtime_ns) == (second, stamp), "nothing is measured twice"
-    both = analyze_model(
-        str(chain_model), small_dataset, out, AnalyzeOptions(**few, importance=("taylor",), by=("kind",)), Silent()
-    )
+    both = measure(importance=("taylor",), by=("kind",))
     assert both.loss == second.loss
     assert both.taylor is not None
     assert load_artifact(out, Analysis) == both

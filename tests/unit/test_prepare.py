@@ -10,16 +10,16 @@ import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making import make_dataset
 from PIL import Image
 
-from interlace_cli.core.prepare import prepare_dataset
+from interlace_cli.core.prepare import ORIGIN
+from interlace_cli.data.files_read import FILES_READ
 from interlace_cli.data.source import Selection
-from interlace_cli.data.sources import SourceLocation
 from interlace_cli.data.splitting import assign_splits
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.datasets import find_files, load_images, load_manifest, load_split
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 def prepare(folder: Path, records: Any, out: str = "out", name: str = "data.json", **options: Any) -> Manifest:
     (folder / name).write_text(records if isinstance(records, str) else json.dumps(records))
-    return prepare_dataset(str(folder / name), folder / out, Selection(**options), Silent())
+    return make_dataset(folder / name, folder / out, **options)
 
 
 def samples(folder: Path) -> dict[str, list[Sample]]:
@@ -54,7 +54,10 @@ def every_sample(folder: Path) -> list[Sample]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Of all files but the two that hold times, inodes, and where the source lay on this machine: the same content
+    read again has others."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (FILES_READ, ORIGIN))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def twelve(**more: Any) -> list[dict[str, Any]]:
@@ -169,10 +172,10 @@ def test_a_file_without_a_usable_record_leaves_nothing(text: str, sentence: str,
 
 def test_images_are_looked_for_under_image_root(folder: Path) -> None:
     (folder.parent / "data.json").write_text(json.dumps(twelve()))
-    source = str(folder.parent / "data.json")
-    assert prepare_dataset(source, folder / "out", Selection(), Silent(), SourceLocation(folder)).skipped == {}
+    source = folder.parent / "data.json"
+    assert make_dataset(source, folder / "out", image_root=folder).skipped == {}
     with pytest.raises(DatasetError, match="image file is missing"):
-        prepare_dataset(source, folder / "none", Selection(), Silent())
+        make_dataset(source, folder / "none")
 
 
 def test_one_id_used_twice_stays_two_samples(folder: Path) -> None:
@@ -184,6 +187,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(folder
     for out, seed in {"a": 0, "b": 0, "c": 1}.items():
         prepare(folder, twelve(), out=out, holdout=0.3, calibration=0.3, seed=seed)
     assert contents(folder / "a") == contents(folder / "b")
+    assert {path.name for path in (folder / "a").iterdir()} == {"manifest.json", "data", FILES_READ, ORIGIN}
     homes = [{s.id: split for split, found in samples(folder / out).items() for s in found} for out in "ac"]
     assert homes[0].keys() == homes[1].keys()
     assert homes[0] != homes[1]
@@ -268,7 +272,7 @@ def cut(image: Image.Image, x: int, y: int | None = None) -> bytes:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 samples of the demo."""
     folder = tmp_path_factory.mktemp("demo") / "dataset"
-    prepare_dataset("demo", folder, Selection(max_samples=200, holdout=0.3, calibration=0.2), Silent())
+    make_dataset("demo", folder, max_samples=200, holdout=0.3, calibration=0.2)
     return folder
 
 
@@ -297,8 +301,7 @@ def test_held_out_pictures_of_the_demo_are_of_the_held_out_world_and_no_others(d
 
 def test_the_demo_is_the_same_bytes_twice_and_others_with_another_seed(demo: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        options = Selection(max_samples=200, holdout=0.3, calibration=0.2, seed=seed)
-        prepare_dataset("demo", tmp_path / str(seed), options, Silent())
+        make_dataset("demo", tmp_path / str(seed), max_samples=200, holdout=0.3, calibration=0.2, seed=seed)
     assert contents(tmp_path / "0") == contents(demo)
     other = contents(tmp_path / "1")
     assert not {data for name, data in other.items()} & set(contents(demo).values())

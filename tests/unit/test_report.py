@@ -21,10 +21,12 @@ from interlace_cli.domain.evaluation import BenchmarkRow, Benchmarks, Evaluation
 from interlace_cli.domain.layers import Role
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Origin
-from interlace_cli.errors import MissingInputError
+from interlace_cli.errors import MissingInputError, UsageError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import save_artifact
 from interlace_cli.io.workspace import Workspace
+from interlace_cli.options import AnalyzeOptions, PlanOptions
+from interlace_cli.options.option import Options
 from interlace_cli.report.curves import build_intervals, build_loss_curve
 from interlace_cli.report.drawing import DARK, LIGHT, Picture, build_png, build_svg, contrast, heat
 from interlace_cli.report.heatmap import Rows, build_heatmap, scale_rows
@@ -248,12 +250,11 @@ def test_a_picture_is_the_same_as_svg_and_as_png(number: int) -> None:
     assert build_png(picture) == build_png(picture)
 
 
-def test_a_figure_of_another_kind_is_refused(tmp_path: Path) -> None:
-    from interlace_cli.core.figure import check_figure
-    from interlace_cli.errors import UsageError
-
+@pytest.mark.parametrize("record", [AnalyzeOptions, PlanOptions])
+def test_a_figure_of_another_kind_is_refused(record: type[Options], tmp_path: Path) -> None:
+    assert record(figure=tmp_path / "x.SVG").figure == tmp_path / "x.SVG"
     with pytest.raises(UsageError, match=r"is neither an \.svg nor a \.png file"):
-        check_figure(tmp_path / "x.jpg")
+        record(figure=tmp_path / "x.jpg")
 
 
 similarity = st.none() | st.floats(-1, 1)
