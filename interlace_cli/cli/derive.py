@@ -119,7 +119,7 @@ def _find_older_names(record: type[Options]) -> dict[str, list[str]]:
     entries = {entry.name: entry for entry in list_entries(record) if not entry.slot.option.is_argument}
     found: dict[str, list[str]] = {}
     for older, name in index_names(record).items():
-        if name in entries and older not in (name, entries[name].flag.lstrip("-").replace("-", "_")):
+        if name in entries and older != entries[name].flag.lstrip("-").replace("-", "_"):
             found.setdefault(name, []).append(older)
     return found
 
@@ -154,7 +154,7 @@ def _describe_parameter(entry: Entry) -> Any:
     metavar = o.metavar if not o.metavar[:1].isdigit() else ""
     shown["metavar"] = " " if slot.kind is bool else metavar or KINDS.get(slot.kind, "TEXT")
     if o.is_argument:
-        shown["metavar"] = f"[{entry.name.upper()}]" + ("..." if slot.count == -1 else "")
+        shown["metavar"] = entry.name.upper()
         return typer.Argument(**shown)
     flag = f"{entry.flag}/{o.negative}" if o.negative else entry.flag
     names = [flag, *([o.short] if o.short else [])]

@@ -6,6 +6,7 @@ as a plain one: as a flat list of names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -133,11 +134,25 @@ def build_options(record: type[O], *layers: Mapping[str, Any]) -> O:
         for *owner, field_name in entry.targets:
             by_owner.setdefault(tuple(owner), {})[field_name] = read
     steps = {
-        item.name: _find_type(record, item.name)(**by_owner.get((item.name,), {}))
+        item.name: _make_step(record, item.name, by_owner.get((item.name,), {}))
         for item in fields(record)  # type: ignore[arg-type]
         if STEP in item.metadata
     }
     return record(**by_owner[()], **steps)
+
+
+def _make_step(record: type[Options], step: str, values: Mapping[str, Any]) -> Options:
+    """The options of a step. An error names them as `record` calls them: --heal-min-pixels for --min-pixels."""
+    try:
+        return _find_type(record, step)(**values)
+    except UsageError as error:
+        targets = ((entry, path) for entry in list_entries(record) for path in entry.targets)
+        flags = {entry.slot.flag: entry.flag for entry, path in targets if path[0] == step}
+
+        def rename(text: str) -> str:
+            return re.sub(r"--[a-z][a-z-]*", lambda match: flags.get(match[0], match[0]), text)
+
+        raise UsageError(rename(error.what), rename(error.fix)) from None
 
 
 def find_preset(
@@ -170,8 +185,9 @@ def dump_options(made: Options, with_defaults: bool = True) -> dict[str, Any]:
 
 
 def _dump(slot: Slot, value: Any) -> Any:
-    """In its notation, where it has one: (("text", 2.0),) -> "text=2.0", (0, 1) -> "0,1"."""
+    """In its notation, where it has one: (("text", 2.0),) -> ["text=2.0"], (0, 1) -> "0,1"."""
     if slot.option.parse is None:
         return to_plain(value)
-    parts = [f"{part[0]}={part[1]}" if isinstance(part, tuple) else str(part) for part in value]
-    return ",".join(parts)
+    if slot.kind is int:
+        return ",".join(map(str, value))
+    return [f"{name}={one}" for name, one in value]

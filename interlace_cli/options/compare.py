@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interlace_cli.errors import UsageError
@@ -68,9 +68,12 @@ class CompareOptions(Options):
     force: bool = FORCE.field()
 
     def check(self) -> None:
-        """Raises UsageError for a grid without cells."""
+        """Raises UsageError for a grid without cells, or with one that cannot be."""
         for flag, values in (("strategies", self.strategies), ("ratios", self.ratios), ("seeds", self.seeds)):
             if not values:
                 raise UsageError(f"--{flag} is empty.", f"Strategies are {', '.join(STRATEGIES)}.")
         if not self.objective or not self.compensate:
             raise UsageError("compare needs an objective and a compensation.", "Such as ce and none.")
+        for objective in self.objective:
+            # A cell's own options: they have to be such as `finetune` takes.
+            replace(self.finetune, objective=objective)

@@ -126,7 +126,10 @@ class Slot:
         if self.kind is Path and isinstance(value, (str, Path)):
             if not str(value):
                 raise UsageError(f"{flag} is an empty path.", "Name a file or a folder, or leave it out.")
-            return Path(value).expanduser()
+            try:
+                return Path(value).expanduser()
+            except RuntimeError:
+                raise UsageError(f"{flag} {value} is in the home folder of nobody here.") from None
         if self.kind is str and isinstance(value, (str, int, float, Path)) and not isinstance(value, bool):
             text = self.option.spellings.get(str(value), str(value))
             if self.option.choices and text not in self.option.choices:

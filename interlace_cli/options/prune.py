@@ -95,8 +95,10 @@ class PruneOptions(Options):
             "--compensate": self.is_compensated,
         }
         if self.method is not None and any(layers.values()):
+            given = join_flags(layers)
+            verb = "belong" if " and " in given else "belongs"
             raise UsageError(
-                f"--method drops weights, and {join_flags(layers)} belongs to dropping layers.",
+                f"--method drops weights, and {given} {verb} to dropping layers.",
                 "Give one or the other.",
             )
         if self.is_compensated and (self.verify or self.dry_run):
