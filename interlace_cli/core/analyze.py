@@ -6,43 +6,32 @@ What the analysis at hand has already is kept and not measured again.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import find_model, hash_model, hash_split
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Step
-from interlace_cli.domain.analysis import Analysis, Calibration
-from interlace_cli.domain.dataset import Sample
-from interlace_cli.domain.importance import LossImportance, TaylorImportance
-from interlace_cli.domain.layers import count_drops
-from interlace_cli.domain.progress import Progress, Silent
-from interlace_cli.domain.record import Settings
-from interlace_cli.errors import ArtifactError, InterlaceError, UsageError
+from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.progress import Progress
+from interlace_cli.errors import ArtifactError
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.importance.correlation import compute_spearman
-from interlace_cli.importance.means import Arrays, average_angles, average_spans, build_groups
-from interlace_cli.io.arrays import load_arrays, save_arrays
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.importance.means import Arrays
+from interlace_cli.importance.measuring import build_settings, fits, open_measuring
+from interlace_cli.io.arrays import load_arrays
+from interlace_cli.io.artifacts import build_origin, load_artifact
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, hash_file
-from interlace_cli.io.sample_keys import build_keys
 from interlace_cli.io.score_files import save_scores
 from interlace_cli.io.workspace import Workspace, require
-from interlace_cli.options.analyze import SIMILARITY_SETTINGS, AnalyzeOptions
-from interlace_cli.runtime.processes import Processes, find_processes, leave_processes
+from interlace_cli.options.analyze import AnalyzeOptions
+from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import nn
-    from transformers import PreTrainedModel
-
-    from interlace_cli.data.batches import Batcher, Inputs
-    from interlace_cli.importance.search_state import SearchFile
+    pass
 
 SEARCH_SUFFIX = ".search.json"
 
@@ -90,16 +79,11 @@ def build_step(options: AnalyzeOptions) -> Step[Analysis]:
     )
 
 
-def build_settings(options: AnalyzeOptions) -> Settings:
-    """What the similarities depend on."""
-    return {**options.build_settings(*SIMILARITY_SETTINGS), "stack": options.stack or LANGUAGE}
-
-
 def find_lacks(analysis: Analysis, options: AnalyzeOptions) -> list[str]:
     """What is asked for and not there, or measured on another number of samples, a sentence each."""
     wanted = min(options.loss_samples, analysis.calibration.samples)
     lacks = []
-    if "loss" in options.importance and not _fits(analysis, options):
+    if "loss" in options.importance and not fits(analysis, options):
         lacks.append("the loss increase was not measured" + (" as it is asked for" if analysis.loss else ""))
     if "taylor" in options.importance and (analysis.taylor is None or analysis.taylor.samples != wanted):
         found = f" on {wanted} samples, but on {analysis.taylor.samples}" if analysis.taylor else ""
@@ -122,7 +106,7 @@ def _make_analysis(
     found = None if may_replace else _find_part(out, options, inputs)
     if found is None:
         check_free(out, may_replace)
-    analysis, _ = _open_measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
+    analysis, _ = open_measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
     leave_processes()
     return analysis
 
@@ -139,261 +123,3 @@ def _find_part(path: Path, options: AnalyzeOptions, inputs: Mapping[str, str]) -
     # A call that was killed between the two left others.
     is_own = beside.exists() and hash_file(beside) == analysis.arrays
     return (analysis, load_arrays(beside)) if is_own else None
-
-
-def _fits(analysis: Analysis, options: AnalyzeOptions) -> bool:
-    """Whether the loss was measured as it is wanted now, or deeper."""
-    loss, layers = analysis.loss, analysis.model.num_layers
-    if loss is None:
-        return False
-    wanted = min(options.loss_samples, analysis.calibration.samples)
-    protected = _choose_protected(options, layers, analysis.model.deepstack_layers)
-    depth = _count_depth(options, layers, protected | set(analysis.model.locked_layers))
-    return loss.samples == wanted and len(loss.path) >= depth and loss.protected == sorted(protected)
-
-
-def _count_depth(options: AnalyzeOptions, layers: int, kept: frozenset[int]) -> int:
-    """How many layers the greedy search drops: one at least stays."""
-    return min(count_drops(options.search_ratio, layers), layers - len(kept), layers - 1)
-
-
-def _choose_protected(options: AnalyzeOptions, layers: int, deepstack: int) -> frozenset[int]:
-    if options.protect is None:
-        return frozenset([*range(deepstack), layers - 1])
-    outside = [layer for layer in options.protect if layer >= layers]
-    if outside:
-        raise UsageError(f"--protect names layer {outside[0]}, and the layers are 0 to {layers - 1}.")
-    return frozenset(options.protect)
-
-
-def _keep(state: object) -> None:
-    """No-op on ranks other than 0."""
-
-
-def _open_measuring(
-    opened: OpenedModel,
-    dataset: Path,
-    samples: list[Sample],
-    out: Path,
-    options: AnalyzeOptions,
-    progress: Progress,
-    inputs: dict[str, str],
-) -> _Measuring:
-    """Loads the model."""
-    from interlace_cli.data.batches import Batcher
-    from interlace_cli.families.modules import find_layers
-    from interlace_cli.io.models import load_model, load_processor
-
-    path, processes = opened.checkpoint.path, find_processes()
-    model = load_model(path, options.dtype, processes.choose_device(options.device), options.attention)
-    return _Measuring(
-        opened=opened,
-        samples=samples,
-        out=out,
-        options=options,
-        processes=processes,
-        progress=progress if processes.is_main else Silent(),
-        inputs=inputs,
-        model=model,
-        batcher=Batcher(load_processor(path), dataset),
-        layers=find_layers(model, options.stack or LANGUAGE),
-    )
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    """One analysis being made: each part is saved as soon as it is there."""
-
-    opened: OpenedModel
-    samples: list[Sample]
-    out: Path
-    options: AnalyzeOptions
-    processes: Processes
-    progress: Progress
-    inputs: dict[str, str]
-    model: PreTrainedModel
-    batcher: Batcher
-    layers: nn.ModuleList
-
-    def complete(self, found: tuple[Analysis, Arrays] | None) -> tuple[Analysis, Arrays]:
-        """Measures what `found` lacks."""
-        analysis, arrays = found or self._measure_similarity()
-        wanted = self.options.importance
-        if "loss" in wanted and not _fits(analysis, self.options):
-            loss, more = self._measure_loss()
-            arrays |= more
-            pairs = [(1 - s1, rise) for s1, rise in zip(analysis.similarity.s1, loss.loss_increase, strict=True)]
-            known = [pair for pair in pairs if pair[1] != float("inf")]
-            correlation = compute_spearman([a for a, _ in known], [b for _, b in known])
-            analysis = self._save(analysis.model_copy(update={"loss": loss, "correlation": correlation}), arrays)
-            if self.processes.is_main:
-                self._find_search().remove()
-        samples = min(self.options.loss_samples, analysis.calibration.samples)
-        if "taylor" in wanted and (analysis.taylor is None or analysis.taylor.samples != samples):
-            taylor, more = self._measure_taylor()
-            arrays |= more
-            analysis = self._save(analysis.model_copy(update={"taylor": taylor}), arrays)
-        by = sorted({group.by for group in analysis.groups} | set(self.options.by) - {"modality"})
-        groups = build_groups(arrays, self.samples, by)
-        return self._save(analysis.model_copy(update={"groups": groups}), arrays), arrays
-
-    def _save(self, analysis: Analysis, arrays: Arrays) -> Analysis:
-        if self.processes.is_main:
-            path = self.out.with_suffix(".safetensors")
-            save_arrays(arrays, path)
-            analysis = analysis.model_copy(update={"arrays": hash_file(path)})
-            save_artifact(analysis, self.out)
-        return analysis
-
-    def _measure_similarity(self) -> tuple[Analysis, Arrays]:
-        from interlace_cli.importance.rows import build_arrays, measure_rows
-
-        o = self.options
-        with self.progress.task("analyze", len(self.samples), "samples") as advance:
-            found = measure_rows(
-                self.model,
-                self.layers,
-                o.stack or LANGUAGE,
-                self.batcher,
-                self.samples,
-                o.batch_size,
-                o.text,
-                advance,
-                self.progress.say,
-            )
-        arrays = build_arrays(found, self.opened.facts.num_layers) | {"sample_keys": build_keys(self.samples)}
-        similarity = average_spans(arrays, "all")
-        assert similarity is not None
-        analysis = Analysis(
-            kind=Analysis.KIND,
-            schema_version=Analysis.SCHEMA,
-            created_by=build_origin("analyze", build_settings(self.options)),
-            inputs=self.inputs,
-            model=self.opened.facts,
-            calibration=Calibration(
-                samples=len(found.rows),
-                tokens=float(arrays["tokens"].mean()),
-                image_tokens=float(arrays["image_tokens"].mean()),
-                vision_patches=found.patches / len(self.samples),
-            ),
-            similarity=similarity,
-            image=average_spans(arrays, "image"),
-            text=average_spans(arrays, "text"),
-            angular=None if found.angles is None else average_angles(found.angles, len(found.rows)),
-        )
-        return self._save(analysis, arrays), arrays
-
-    def _restore_order(self, values: Sequence[Any]) -> np.ndarray:
-        """What was measured sample by sample, last axis in the order of the batches -> in the order of the split."""
-        import numpy as np
-
-        from interlace_cli.data.batches import order_by_length
-
-        back = np.argsort(order_by_length(self.samples[: self.options.loss_samples]))
-        return np.array(values)[..., back]
-
-    def _iter_batches(self) -> Iterator[Inputs]:
-        """Whole conversations, with labels at the places where the model is asked for logits."""
-        from interlace_cli.data.labels import keep_label_positions
-        from interlace_cli.data.prefetch import iter_calibration
-
-        if self.model.config.is_encoder_decoder or not self.model.can_generate():
-            raise UsageError(
-                f"the loss of {type(self.model).__name__} cannot be measured layer by layer: it does not go on from a"
-                " prompt.",
-                "Only similarity can.",
-            )
-        samples = self.samples[: self.options.loss_samples]
-        return iter_calibration(self.batcher, samples, self.options.batch_size, self.model, keep_label_positions)
-
-    def _measure_loss(self) -> tuple[LossImportance, Arrays]:
-        from interlace_cli.families.replay import can_replay
-        from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
-
-        facts = self.opened.facts
-        layers, locked = facts.num_layers, frozenset(facts.locked_layers)
-        protected = _choose_protected(self.options, layers, facts.deepstack_layers)
-        depth = _count_depth(self.options, layers, protected | locked)
-        limits = Limits(locked, protected, depth)
-        batches = list(self._iter_batches())
-        self._check_memory(batches)
-        prompt = {name: value for name, value in batches[0].items() if name != "labels"}
-        is_replayable = can_replay(self.model, self.layers, prompt)
-        if not is_replayable:
-            self.progress.say(f"{type(self.model).__name__} cannot be run from the middle: every candidate runs whole.")
-        file = self._find_search()
-        state = file.load()
-        if not state.is_new:
-            self.progress.say(f"going on with the search by loss, {len(state.path)} layers into it")
-        total = count_candidates(layers, limits)
-        with self.progress.task("analyze loss", total, "candidates") as advance:
-            search_by_loss(
-                self.model,
-                self.layers,
-                self.options.stack or LANGUAGE,
-                batches,
-                limits,
-                state,
-                file.save if self.processes.is_main else _keep,
-                advance,
-                is_replayable,
-            )
-        tokens = sum(state.tokens)
-        importance = LossImportance(
-            dense=sum(state.dense) / tokens,
-            single=[None if losses is None else sum(losses) / tokens for losses in state.single],
-            path=state.path,
-            protected=sorted(protected),
-            samples=len(state.tokens),
-            answer_tokens=tokens,
-            layer_runs=state.layer_runs,
-            naive_layer_runs=state.naive_layer_runs,
-        )
-        missing = [float("nan")] * len(state.tokens)
-        return importance, {
-            "loss_tokens": self._restore_order(state.tokens).astype("int32"),
-            "loss_dense": self._restore_order(state.dense),
-            "loss_single": self._restore_order([missing if one is None else one for one in state.single]),
-        }
-
-    def _measure_taylor(self) -> tuple[TaylorImportance, Arrays]:
-        from interlace_cli.importance.taylor import measure_taylor
-
-        count = len(self.samples[: self.options.loss_samples])
-        with self.progress.task("analyze taylor", count, "samples") as advance:
-            found = measure_taylor(self.model, self.layers, self._iter_batches(), advance)
-        tokens = sum(found.tokens)
-        importance = TaylorImportance(
-            taylor_weight=found.taylor_weight,
-            taylor_activation=[sum(estimates) / tokens for estimates in found.taylor_activation],
-            samples=len(found.tokens),
-        )
-        return importance, {
-            "taylor_activation": self._restore_order(found.taylor_activation),
-            "taylor_tokens": self._restore_order(found.tokens).astype("int32"),
-        }
-
-    def _find_search(self) -> SearchFile:
-        from interlace_cli.importance.search_state import SearchFile
-
-        options = self.options
-        settings: Settings = {
-            **build_settings(options),
-            "loss_samples": options.loss_samples,
-            "search_ratio": options.search_ratio,
-            "protect": None if options.protect is None else list(options.protect),
-        }
-        return SearchFile(self.out.with_suffix(SEARCH_SUFFIX), settings, self.inputs)
-
-    def _check_memory(self, batches: Sequence[Inputs]) -> None:
-        """The search holds the hidden states of all layers, of the model as it is and of two candidates."""
-        width = self.model.get_input_embeddings().weight.shape[-1]
-        tokens = sum(batch["input_ids"].numel() for batch in batches)
-        need = 3 * tokens * width * len(self.layers) * self.model.dtype.itemsize
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if need > free:
-            raise InterlaceError(
-                f"the search by loss would hold {need / 1e9:.1f} GB of hidden states, and {free / 1e9:.1f} GB are"
-                " free.",
-                f"Give fewer --loss-samples than {self.options.loss_samples}.",
-            )

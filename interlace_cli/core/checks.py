@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from interlace_cli.core.finetune import settle
 from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.session import settle
 from interlace_cli.options.compare import CompareOptions
 from interlace_cli.options.run import RunOptions
 from interlace_cli.runtime.processes import find_processes

@@ -1,0 +1,134 @@
+"""One healing, from loading to the tensors that are to be written: the model, its teacher where the objective needs
+one, and the proof that nothing else than the tuned layers has moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.progress import Progress
+from interlace_cli.errors import PlanMismatchError, TrainableSetError
+from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
+from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.state import State
+from interlace_cli.io.datasets import load_split
+from interlace_cli.runtime.processes import find_processes
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from interlace_cli.healing.heal import Healer, History
+
+
+def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
+    """What `auto` is here."""
+    how = replace(how, device=find_processes().choose_device(how.device))
+    return replace(recipe, dtype=_choose_dtype(recipe.dtype, how.device)), how
+
+
+def open_session(
+    opened: OpenedModel,
+    card: CheckpointCard,
+    dataset: Path,
+    recipe: Recipe,
+    how: Execution,
+    state: State,
+    progress: Progress,
+) -> Session:
+    """Loads the model, and its teacher where the objective needs one. Raises TrainableSetError if anything else than
+    the tuned layers would train."""
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.healing.engine import Engine
+    from interlace_cli.healing.heal import Dense, Healer, Student
+    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+    from interlace_cli.healing.trainer import check_arguments
+    from interlace_cli.io.models import choose_device, load_model, load_processor
+
+    samples = load_split(dataset, "train")
+    path = opened.checkpoint.path
+    check_arguments(recipe, how, state.folder, choose_device(how.device))
+    engine = Engine(how.engine, find_processes().size)
+    model = load_model(path, recipe.dtype, "cpu" if engine.shards_weights else how.device)
+    layers = find_layers(model, card.stack)
+    apply_trainable_set(model, layers, card.tune)
+    check_trainable_set(model, layers, card.tune)
+    collect_stored(opened, model, layers, card.tune, "meta")
+    dense = None
+    if any(stage.needs_teacher for stage in recipe.stages):
+        teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, "cpu")
+        dense = Dense(teacher, find_layers(teacher, card.stack))
+    processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
+    return Session(
+        opened=opened,
+        positions=card.tune,
+        samples=len(samples),
+        model=model,
+        layers=layers,
+        frozen_sha256=hash_frozen(model),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        healer=Healer(
+            Student(model, layers, card.dense_index, card.tune, card.compensated),
+            dense,
+            Batcher(processor, dataset, recipe.max_length),
+            samples,
+            recipe,
+            how,
+            engine,
+            state,
+            progress,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Session:
+    """`positions` are those of the tuned layers; `frozen_sha256` is over all other tensors."""
+
+    opened: OpenedModel
+    positions: list[int]
+    samples: int
+    model: PreTrainedModel
+    layers: nn.ModuleList
+    frozen_sha256: str
+    trained_parameters: int
+    healer: Healer
+
+    def run(self) -> History:
+        """Trains. Raises TrainableSetError if a frozen tensor has moved."""
+        from interlace_cli.healing.trainable import hash_frozen
+
+        history = self.healer.heal()
+        if hash_frozen(self.model) != self.frozen_sha256:
+            raise TrainableSetError(
+                "a frozen tensor has changed while training.", "Nothing was written; please report it."
+            )
+        return history
+
+    def collect(self) -> dict[str, bytes]:
+        """Name on disk -> bytes of each tensor that was tuned."""
+        from interlace_cli.healing.engine import gather
+        from interlace_cli.healing.trainable import to_bytes
+
+        stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu", gather)
+        return {name: to_bytes(value) for name, value in stored.items()}
+
+
+def _open_base(card: CheckpointCard) -> OpenedModel:
+    """The dense model, which the teacher is. Raises PlanMismatchError if another lies there now."""
+    opened = open_model(card.base.pinned, card.stack)
+    if opened.facts.fingerprint != card.base.fingerprint:
+        raise PlanMismatchError(
+            f"{card.base.pinned} is not the model any more that the checkpoint was cut from.",
+            "Prune again, or take --objective ce, which needs no dense model.",
+        )
+    return opened
+
+
+def _choose_dtype(dtype: str, device: str) -> str:
+    from interlace_cli.io.models import choose_device, choose_dtype
+
+    return str(choose_dtype(dtype, choose_device(device))).removeprefix("torch.")
