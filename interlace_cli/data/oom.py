@@ -13,7 +13,7 @@ from interlace_cli.runtime.memory import is_out_of_memory
 
 Made = tuple[Inputs, ...]
 Result = TypeVar("Result")
-MOST_PLACES = 1 << 15
+MOST_TOKENS = 1 << 15
 """Tokens of a batch, padding included. A batch with more is halved at once, so that one long sample does not pad its
 neighbours to its length."""
 
@@ -27,16 +27,16 @@ class Halving:
         batcher: Batcher,
         make: Callable[[Batcher, Sequence[int]], Made],
         say: Callable[[str], None],
-        most_places: int = MOST_PLACES,
+        max_tokens: int = MOST_TOKENS,
     ) -> None:
-        self.batcher, self.make, self.say, self.most_places = batcher, make, say, most_places
+        self.batcher, self.make, self.say, self.max_tokens = batcher, make, say, max_tokens
         self.has_said = False
         self._own: Batcher | None = None
 
     def run(self, chosen: Sequence[int], made: Made, work: Callable[[Sequence[int], Any], Result]) -> list[Result]:
         """The results of `work(chosen, made)`: one of the whole batch, or those of its parts in order. Raises
         InterlaceError if a single sample does not fit into memory."""
-        if len(chosen) == 1 or all(batch["input_ids"].numel() <= self.most_places for batch in made):
+        if len(chosen) == 1 or all(batch["input_ids"].numel() <= self.max_tokens for batch in made):
             try:
                 return [work(chosen, made)]
             except Exception as error:

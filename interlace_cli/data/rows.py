@@ -62,7 +62,7 @@ class PackedRow:
         return self.targets_BK != IGNORE
 
     @property
-    def places(self) -> int:
+    def padded_tokens(self) -> int:
         """The number of tokens, padding included: B times N."""
         return self.inputs["input_ids"].numel()
 
@@ -70,7 +70,7 @@ class PackedRow:
     def tokens(self) -> int:
         """The number of tokens without padding."""
         mask_BN = self.inputs.get("attention_mask")
-        return self.places if mask_BN is None else int(mask_BN.sum())
+        return self.padded_tokens if mask_BN is None else int(mask_BN.sum())
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PackedRow:
         """The same on `device`; floating-point tensors (pixels) in `dtype`."""

@@ -96,7 +96,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         if self.args.world_size == 1 and self.save_memory():
             return
         longest = max(sample.length for sample in samples)
-        tokens = max(row.places for row in self._rows(samples)) // 2
+        tokens = max(row.padded_tokens for row in self._rows(samples)) // 2
         if self.args.world_size > 1 or tokens < longest:
             raise InterlaceError(
                 f"a row of {max(2 * tokens, longest)} tokens does not fit into this device's memory.",

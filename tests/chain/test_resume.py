@@ -183,7 +183,7 @@ def limit_memory(patch: pytest.MonkeyPatch, tokens: int, in_backward: bool) -> N
 
     def accumulate(self: Any, model: Any, samples: Any) -> Any:
         rows = self._rows(samples)
-        if max(row.places for row in rows) > tokens:
+        if max(row.padded_tokens for row in rows) > tokens:
             if in_backward:
                 original(self, model, samples)
             raise torch.OutOfMemoryError("CUDA out of memory.")

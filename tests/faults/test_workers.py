@@ -147,7 +147,7 @@ def test_a_long_sample_does_not_make_its_neighbours_long(small_dataset: Path) ->
 
     said: list[str] = []
     chosen = list(range(8))
-    sizes = Halving(batcher, make, said.append, most_places=100).run(
+    sizes = Halving(batcher, make, said.append, max_tokens=100).run(
         chosen, make(batcher, chosen), lambda part, made: (list(part), made[0]["input_ids"].numel())
     )
     assert [index for part, _ in sizes for index in part] == chosen
