@@ -4,30 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from typing import Literal
 
-
-class Rank(str, Enum):
-    """The criterion by which the strategy `interlace` sorts triplets."""
-
-    SIMILARITY = "similarity"
-    LOSS = "loss"
-    TAYLOR = "taylor"
-
-
-class Assign(str, Enum):
-    """How the strategy `interlace` selects triplets: one after another, best first, or the best set as a whole."""
-
-    GREEDY = "greedy"
-    OPTIMAL = "optimal"
-
-
-class Tune(str, Enum):
-    """Which layers are tuned for a given set of dropped layers (`strategies/tuning.py`)."""
-
-    PAIRED = "paired"
-    NEAREST = "nearest"
-    NONE = "none"
+Criterion = Literal["similarity", "loss", "taylor"]
+"""What the strategy `interlace` ranks triplets by: similarity, or the loss increase of the drop, measured (loss) or
+estimated to first order (taylor)."""
+Search = Literal["greedy", "optimal"]
+"""How the strategy `interlace` selects triplets: one after another, best first, or the best set as a whole."""
+TuneRule = Literal["paired", "nearest", "none"]
+"""Which layers are tuned for a given set of dropped layers (`strategies/tuning.py`)."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +72,6 @@ class SelectionTask:
     count: int
     protected: frozenset[int] = frozenset()
     seed: int = 0
-    rank: Rank = Rank.SIMILARITY
-    assign: Assign = Assign.GREEDY
+    criterion: Criterion = "similarity"
+    search: Search = "greedy"
     pair_bar: float | None = None

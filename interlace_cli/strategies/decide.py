@@ -1,20 +1,21 @@
-"""The whole decision of a plan: scores and options -> a role for each layer, the reasons, and what it saves. Pure.
+"""Scores and options -> a plan: a role for each layer, the reason for it, and what the cut saves. Pure.
 
-`strategies/<name>.py` chooses; here is what holds for all of them: how many layers go, which are left alone, which are
-tuned, and what to say when it cannot be done.
+`strategies/<name>.py` selects the layers. Here is what holds for every strategy: how many layers are dropped, which are
+protected, which are tuned, and the error message if not that many can be dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from interlace_cli.domain.analysis import Calibration
 from interlace_cli.domain.layers import Role, count_drops, describe_layers, kept_layers
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.plan import Pick, Plan, PlanSummary
 from interlace_cli.domain.record import Origin
-from interlace_cli.domain.scores import Assign, Rank, Scores, SelectionTask, Tune
+from interlace_cli.domain.scores import Criterion, Scores, Search, SelectionTask, TuneRule
 from interlace_cli.errors import RatioError, UsageError
 from interlace_cli.options.plan import PlanOptions
 from interlace_cli.strategies import DROP_ONLY, STRATEGIES
@@ -54,24 +55,32 @@ def decide_plan(
     inputs: dict[str, str],
     has_scores: bool = True,
 ) -> Plan:
-    """Chooses, explains and counts. Raises UsageError for senseless options, RatioError for too high a ratio."""
+    """Selects layers by the strategy of `options`, gives each its role and reason, and counts what is saved.
+
+    `has_scores` False: the scores are placeholders, and the reasons show none. Raises UsageError for options that make
+    no sense for these scores, RatioError if so many layers cannot be dropped.
+    """
     check_amount(options)
     _check_scores(scores, options)
     layers, model = scores.num_layers, constraints.model
     if options.paper:
         scores = scores.without_last()
-    protected = _protected(options, layers, constraints) | {
-        layer for lock in constraints.locked for layer in lock.layers
-    }
+    locked = {layer for lock in constraints.locked for layer in lock.layers}
+    # The record of options holds only values of these types (`options/plan.py`).
     task = SelectionTask(
-        scores, _count(options, layers), protected, options.seed, Rank(options.criterion), Assign(options.selection)
+        scores,
+        count=_count_drops(options, layers),
+        protected=_find_protected(options, layers, constraints) | locked,
+        seed=options.seed,
+        criterion=cast(Criterion, options.criterion),
+        search=cast(Search, options.selection),
     )
     if options.chosen_strategy == "interlace" and not options.paper:
         task = replace(task, pair_bar=find_pair_bar(task) if options.threshold is None else options.threshold)
     picks = _select(task, options, constraints)
-    tune = Tune(options.tune) if options.tune else Tune.NEAREST if options.chosen_strategy in DROP_ONLY else None
-    if tune is not None:
-        picks = assign_tuned(picks, scores, protected, tune)
+    rule = options.tune or ("nearest" if options.chosen_strategy in DROP_ONLY else None)
+    if rule is not None:
+        picks = assign_tuned(picks, scores, task.protected, cast(TuneRule, rule))
     roles = [Role.KEEP] * layers
     for pick in picks:
         for role, members in ((Role.DROP, pick.drop), (Role.TUNE, pick.tune), (Role.ANCHOR, pick.anchor)):
@@ -125,13 +134,16 @@ def check_amount(options: PlanOptions) -> None:
 
 
 def check_reach(options: PlanOptions, constraints: ModelConstraints) -> None:
-    """Raises UsageError or RatioError if so many layers cannot go whatever the scores: of n free layers in a row a
-    strategy that tunes one for each dropped can drop n/2, others n."""
+    """Raises UsageError or RatioError if so many layers cannot be dropped whatever the scores: of n free layers in a
+    row, a strategy that tunes a neighbour of each dropped layer can drop n/2, others n."""
     check_amount(options)
     layers = constraints.num_layers
-    count = _count(options, layers)
+    count = _count_drops(options, layers)
     left_alone = {layer for lock in constraints.locked for layer in lock.layers}
-    left_alone |= {layers - 1} if options.paper else _protected(options, layers, constraints)
+    left_alone |= _find_protected(options, layers, constraints)
+    if options.paper and options.chosen_strategy != "interlace_tn":
+        # Nothing that holds it has a score (`Scores.without_last`); interlace_tn may tune it all the same.
+        left_alone.add(layers - 1)
     share = 2 if options.chosen_strategy in ("interlace", "interlace_oa", "interlace_tn") else 1
     runs, length = [], 0
     for layer in range(layers + 1):
@@ -148,7 +160,7 @@ def check_reach(options: PlanOptions, constraints: ModelConstraints) -> None:
         )
 
 
-def _count(options: PlanOptions, layers: int) -> int:
+def _count_drops(options: PlanOptions, layers: int) -> int:
     if options.drop is not None:
         if not 0 < options.drop < layers:
             raise UsageError(
@@ -162,7 +174,7 @@ def _count(options: PlanOptions, layers: int) -> int:
     return count
 
 
-def _protected(options: PlanOptions, layers: int, constraints: ModelConstraints) -> frozenset[int]:
+def _find_protected(options: PlanOptions, layers: int, constraints: ModelConstraints) -> frozenset[int]:
     if options.paper:
         return frozenset()
     if options.protect is None:
@@ -210,9 +222,9 @@ def _advise(options: PlanOptions) -> str:
 
 def _check_scores(scores: Scores, options: PlanOptions) -> None:
     """Raises UsageError if what the strategy chooses by was not measured, or not in the groups that are asked for."""
-    by_rank = {Rank.LOSS: scores.loss_increase, Rank.TAYLOR: scores.taylor_activation}
+    by_criterion = {"loss": scores.loss_increase, "taylor": scores.taylor_activation}
     by_strategy = {"angular": scores.angular, "sleb": scores.path, "taylor": scores.taylor_weight}
-    chosen: Sequence[object] = by_strategy.get(options.chosen_strategy, by_rank.get(Rank(options.criterion), [None]))
+    chosen: Sequence[object] = by_strategy.get(options.chosen_strategy, by_criterion.get(options.criterion, [None]))
     if chosen:
         return
     what = options.chosen_strategy if options.chosen_strategy in by_strategy else f"--criterion {options.criterion}"

@@ -5,9 +5,9 @@ layers are dropped. Of its first two layers, the one with the higher S_1 is drop
 is tuned; the third is the frozen anchor. If triplets run out, pairs are taken by S_2 among the layers left, by the same
 rule, without an anchor.
 
-Beyond the paper: `SelectionTask.rank` ranks by the loss increase of the drop, measured or estimated to first order,
-instead of by similarity; `SelectionTask.assign` `optimal` takes the best set of spans (`strategies/optimal.py`) instead
-of the best span each time; `SelectionTask.pair_bar` excludes pairs that are less redundant than it.
+Beyond the paper, three fields of `SelectionTask`: `criterion` ranks by the loss increase of the drop, measured or
+estimated to first order, instead of by similarity; `search` "optimal" takes the best set of spans
+(`strategies/optimal.py`) instead of the best span each time; `pair_bar` excludes pairs that are less redundant than it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Assign, Rank, SelectionTask
-from interlace_cli.strategies.optimal import Option, find_best_set
+from interlace_cli.domain.scores import SelectionTask
+from interlace_cli.strategies.optimal import Candidate, find_best_set
 from interlace_cli.strategies.spans import iter_free_spans
 
 TRIPLET, PAIR = "triplet", "pair"
@@ -25,7 +25,7 @@ TRIPLET, PAIR = "triplet", "pair"
 
 def select_interlace(task: SelectionTask) -> list[Pick]:
     """At most `task.count` picks, triplets and then pairs; each drops one layer and tunes one."""
-    if task.assign is Assign.OPTIMAL:
+    if task.search == "optimal":
         return _select_optimal(task)
     taken = set(task.protected)
     picks: list[Pick] = []
@@ -43,16 +43,16 @@ def select_interlace(task: SelectionTask) -> list[Pick]:
 def find_pair_bar(task: SelectionTask) -> float | None:
     """The default of `pair_bar`: the lowest S_3 of the triplets that are taken before any pair, so that a pair is at
     least as redundant as they are. None if no triplet is taken."""
-    greedy = replace(task, assign=Assign.GREEDY, pair_bar=float("inf"))
+    greedy = replace(task, search="greedy", pair_bar=float("inf"))
     return min((task.scores.s3[pick.layers[0]] for pick in select_interlace(greedy)), default=None)
 
 
 def rate_spans(task: SelectionTask, length: int) -> Sequence[float]:
     """How redundant the span of `length` (3 or 2) layers at each start is; higher = drop sooner. S_3 or S_2, or minus
-    the loss increase of its better drop, by `task.rank`."""
+    the loss increase of its better drop, by `task.criterion`."""
     scores = task.scores
     similarity = scores.s3 if length == 3 else scores.s2
-    if task.rank is Rank.SIMILARITY:
+    if task.criterion == "similarity":
         return similarity
     loss_increase = _get_loss_increase(task)
     return [-min(loss_increase[i], loss_increase[i + 1]) for i in range(min(len(loss_increase) - 1, len(similarity)))]
@@ -60,8 +60,8 @@ def rate_spans(task: SelectionTask, length: int) -> Sequence[float]:
 
 def more_redundant_first(first: int, second: int, task: SelectionTask) -> tuple[int, int]:
     """The two layers, the one to drop first: that with the higher S_1, or with the smaller loss increase, by
-    `task.rank`. A tie leaves them in order."""
-    if task.rank is Rank.SIMILARITY:
+    `task.criterion`. A tie leaves them in order."""
+    if task.criterion == "similarity":
         s1 = task.scores.s1
         return (second, first) if s1[second] > s1[first] else (first, second)
     loss_increase = _get_loss_increase(task)
@@ -69,7 +69,7 @@ def more_redundant_first(first: int, second: int, task: SelectionTask) -> tuple[
 
 
 def _get_loss_increase(task: SelectionTask) -> Sequence[float]:
-    return task.scores.loss_increase if task.rank is Rank.LOSS else task.scores.taylor_activation
+    return task.scores.loss_increase if task.criterion == "loss" else task.scores.taylor_activation
 
 
 def _passes(task: SelectionTask, span: list[int]) -> bool:
@@ -84,23 +84,23 @@ def _build_pick(task: SelectionTask, rule: str, span: list[int], value: float) -
 def _select_optimal(task: SelectionTask) -> list[Pick]:
     """Triplets alone if `task.count` of them fit; else triplets and pairs. Then both have to reach `pair_bar`, so that
     no poor triplet is taken only to save a pair."""
-    chosen = find_best_set(_list_options(task, [3], None), task.count, task.scores.num_layers)
+    chosen = find_best_set(_list_candidates(task, [3], None), task.count, task.scores.num_layers)
     if len(chosen) < task.count:
-        chosen = find_best_set(_list_options(task, [3, 2], task.pair_bar), task.count, task.scores.num_layers)
-    chosen.sort(key=lambda option: (-option.length, -option.value, option.start))
+        chosen = find_best_set(_list_candidates(task, [3, 2], task.pair_bar), task.count, task.scores.num_layers)
+    chosen.sort(key=lambda span: (-span.length, -span.value, span.start))
     return [
-        _build_pick(task, TRIPLET if o.length == 3 else PAIR, list(range(o.start, o.start + o.length)), o.value)
-        for o in chosen
+        _build_pick(task, TRIPLET if c.length == 3 else PAIR, list(range(c.start, c.start + c.length)), c.value)
+        for c in chosen
     ]
 
 
-def _list_options(task: SelectionTask, lengths: Sequence[int], bar: float | None) -> list[Option]:
-    scores, options = task.scores, []
+def _list_candidates(task: SelectionTask, lengths: Sequence[int], bar: float | None) -> list[Candidate]:
+    scores, candidates = task.scores, []
     for length in lengths:
         similarity = scores.s3 if length == 3 else scores.s2
         for start, value in enumerate(rate_spans(task, length)):
             span = range(start, start + length)
             is_free = span[-1] < scores.num_layers and task.protected.isdisjoint(span)
             if is_free and (bar is None or similarity[start] >= bar):
-                options.append(Option(start, length, value))
-    return options
+                candidates.append(Candidate(start, length, value))
+    return candidates

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Option:
+class Candidate:
     """A span `start ... start + length - 1` that may be taken; a higher `value` is better."""
 
     start: int
@@ -21,40 +21,40 @@ Worth = tuple[int, float]
 with a triplet's S_3."""
 
 
-def find_best_set(options: Sequence[Option], count: int, num_layers: int) -> list[Option]:
-    """The best `count` options without overlap: with the most triplets, and of such sets the one with the highest sum
-    of values. If fewer than `count` fit, as many as fit. From first layer to last. O(layers x count)."""
-    ending: list[list[Option]] = [[] for _ in range(num_layers + 1)]
-    for option in options:
-        ending[option.start + option.length].append(option)
+def find_best_set(candidates: Sequence[Candidate], count: int, num_layers: int) -> list[Candidate]:
+    """The best `count` candidates without overlap: with the most triplets, and of such sets the one with the highest
+    sum of values. If fewer than `count` fit, as many as fit. From first layer to last. O(layers x count)."""
+    ending: list[list[Candidate]] = [[] for _ in range(num_layers + 1)]
+    for candidate in candidates:
+        ending[candidate.start + candidate.length].append(candidate)
     best: list[list[Worth | None]] = [[(0, 0.0)] + [None] * count]
-    taken: list[list[Option | None]] = [[None] * (count + 1)]
+    taken: list[list[Candidate | None]] = [[None] * (count + 1)]
     for end in range(1, num_layers + 1):
         worths = list(best[-1])
-        choices: list[Option | None] = [None] * (count + 1)
-        for option in ending[end]:
+        choices: list[Candidate | None] = [None] * (count + 1)
+        for candidate in ending[end]:
             for spans in range(1, count + 1):
-                before = best[option.start][spans - 1]
+                before = best[candidate.start][spans - 1]
                 if before is None:
                     continue
-                worth = (before[0] + (option.length == 3), before[1] + option.value)
+                worth = (before[0] + (candidate.length == 3), before[1] + candidate.value)
                 so_far = worths[spans]
                 if so_far is None or worth > so_far:
-                    worths[spans], choices[spans] = worth, option
+                    worths[spans], choices[spans] = worth, candidate
         best.append(worths)
         taken.append(choices)
     spans = max(number for number in range(count + 1) if best[-1][number] is not None)
     return _walk_back(taken, spans)
 
 
-def _walk_back(taken: list[list[Option | None]], spans: int) -> list[Option]:
-    chosen: list[Option] = []
+def _walk_back(taken: list[list[Candidate | None]], spans: int) -> list[Candidate]:
+    chosen: list[Candidate] = []
     end = len(taken) - 1
     while spans:
-        option = taken[end][spans]
-        if option is None:
+        candidate = taken[end][spans]
+        if candidate is None:
             end -= 1
             continue
-        chosen.append(option)
-        end, spans = option.start, spans - 1
+        chosen.append(candidate)
+        end, spans = candidate.start, spans - 1
     return chosen

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from interlace_cli.domain.layers import Role, describe_layers
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.plan import LayerNote, Pick
-from interlace_cli.domain.scores import Rank, SelectionTask
+from interlace_cli.domain.scores import Criterion, SelectionTask
 
-RANKED_BY = {
+SCORE_NAMES = {
     "triplet": "S3",
     "pair": "S2",
     "next": "S1",
@@ -51,10 +51,10 @@ def build_notes(
 
 
 def _explain(layer: int, pick: Pick, rank: int, roles: Sequence[Role], task: SelectionTask) -> str:
-    found = f"{pick.rule} {_name_span(pick)}, pick {rank}{_describe_score(pick, task.rank)}"
+    found = f"{pick.rule} {_name_span(pick)}, pick {rank}{_describe_score(pick, task.criterion)}"
     if roles[layer] is not Role.DROP or pick.rule not in SPANS or not pick.tune:
         return found
-    if task.rank is Rank.SIMILARITY:
+    if task.criterion == "similarity":
         own, other = _get(task.scores.s1, layer), _get(task.scores.s1, pick.tune[0])
         sign = ">" if (own or 0) > (other or 0) else "=" if own == other else "first, despite"
         return f"{found}; S1 {own:.4f} {sign} {other:.4f} of layer {pick.tune[0]}"
@@ -67,13 +67,13 @@ def _name_span(pick: Pick) -> str:
     return describe_layers(pick.layers if pick.rule in (*SPANS, "next", "block") else pick.drop)
 
 
-def _describe_score(pick: Pick, rank: Rank) -> str:
+def _describe_score(pick: Pick, criterion: Criterion) -> str:
     if pick.score is None:
         return " of the greedy search by loss" if pick.rule == "loss" else ""
-    if pick.rule in SPANS and rank is not Rank.SIMILARITY:
-        how = "the drop adds" if rank is Rank.LOSS else "to first order the drop changes the loss by"
-        return f": {how} {-pick.score:.4f}{' to the loss' if rank is Rank.LOSS else ''}"
-    return f" by {RANKED_BY[pick.rule]} {pick.score:.4f}" if pick.rule in RANKED_BY else ""
+    if pick.rule in SPANS and criterion != "similarity":
+        how = "the drop adds" if criterion == "loss" else "to first order the drop changes the loss by"
+        return f": {how} {-pick.score:.4f}{' to the loss' if criterion == 'loss' else ''}"
+    return f" by {SCORE_NAMES[pick.rule]} {pick.score:.4f}" if pick.rule in SCORE_NAMES else ""
 
 
 def _get(values: Sequence[float], index: int) -> float | None:

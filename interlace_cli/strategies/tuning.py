@@ -13,19 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interlace_cli.domain.plan import Pick
-from interlace_cli.domain.scores import Scores, Tune
+from interlace_cli.domain.scores import Scores, TuneRule
 
 
-def assign_tuned(picks: Sequence[Pick], scores: Scores, protected: frozenset[int], how: Tune) -> list[Pick]:
-    """Copies of the picks with the same dropped layers, and with tuned layers and anchors by `how`. Protected layers
+def assign_tuned(picks: Sequence[Pick], scores: Scores, protected: frozenset[int], rule: TuneRule) -> list[Pick]:
+    """Copies of the picks with the same dropped layers, and with tuned layers and anchors by `rule`. Protected layers
     are neither. Earlier picks choose first."""
     dropped = {layer for pick in picks for layer in pick.drop}
     free = set(range(scores.num_layers)) - dropped - protected
     tuned: dict[int, int] = {}
-    if how is not Tune.NONE:
+    if rule != "none":
         for layer in (layer for pick in picks for layer in pick.drop):
             _take(tuned, layer, _find_neighbour(layer, scores, free), free)
-    if how is Tune.NEAREST:
+    if rule == "nearest":
         for layer in (layer for pick in picks for layer in pick.drop if layer not in tuned):
             _take(tuned, layer, min(free, key=lambda other: (abs(other - layer), -other), default=None), free)
     result = []

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlace_cli.core.plan import ModelConstraints, PlanOptions, build_plan
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
 from interlace_cli.domain.scores import Scores
 from interlace_cli.errors import ArtifactError
-from interlace_cli.io.artifacts import load_artifact, save_artifact, to_json
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json
+from interlace_cli.options import PlanOptions
+from interlace_cli.strategies.decide import ModelConstraints, decide_plan
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 cosines = st.floats(-1.001, 1.001)
@@ -131,11 +132,16 @@ FALLING = [0.9 - layer / 100 for layer in range(8)]
 DERIVED = ["drop", "tune", "anchor", "picks", "layers", "summary"]
 
 
+def make_plan() -> dict[str, Any]:
+    """A plan as parsed JSON: of 8 layers 0 and 3 go, 1 and 4 are tuned, 2 and 5 are anchors."""
+    scores, origin = Scores(8, FALLING, FALLING[:7], FALLING[:6]), build_origin("plan", {})
+    made = decide_plan(scores, PlanOptions(drop=2), ModelConstraints(), None, origin, {})
+    return dict(json.loads(to_json(made)))
+
+
 @pytest.fixture
 def plan() -> dict[str, Any]:
-    """A plan as parsed JSON: of 8 layers 0 and 3 go, 1 and 4 are tuned, 2 and 5 are anchors."""
-    made = build_plan(Scores(8, FALLING, FALLING[:7], FALLING[:6]), PlanOptions(drop=2), ModelConstraints(), None, {})
-    return dict(json.loads(to_json(made)))
+    return make_plan()
 
 
 @pytest.fixture
@@ -255,8 +261,7 @@ def test_a_plan_as_it_was_made_is_not_edited(plan: dict[str, Any]) -> None:
 
 @given(roles=st.lists(st.sampled_from(["drop", "tune", "anchor", "keep"]), min_size=6, max_size=6))
 def test_an_edited_plan_needs_only_its_roles(roles: list[str]) -> None:
-    scores = Scores(8, FALLING, FALLING[:7], FALLING[:6])
-    plan = json.loads(to_json(build_plan(scores, PlanOptions(drop=2), ModelConstraints(), None, {})))
+    plan = make_plan()
     plan["roles"] = ["drop", "keep", *roles]
     edited = read(without(plan, *DERIVED))
     assert edited.is_edited

@@ -5,19 +5,23 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import combinations
+from typing import Any, get_args
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from naive_selection import NAIVE, NAIVE_DROPS, most_random_drops
 
-from interlace_cli.core.plan import ModelConstraints, PlanOptions, build_plan
 from interlace_cli.domain.layers import Role, count_drops, describe_layers
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.scores import Assign, Rank, Scores, SelectionTask, Tune
+from interlace_cli.domain.scores import Criterion, Scores, Search, SelectionTask, TuneRule
 from interlace_cli.errors import RatioError, UsageError
+from interlace_cli.io.artifacts import build_origin
+from interlace_cli.options import PlanOptions
+from interlace_cli.options import plan as plan_options
 from interlace_cli.strategies import STRATEGIES
+from interlace_cli.strategies.decide import ModelConstraints, check_reach, decide_plan
 from interlace_cli.strategies.interlace import rate_spans
 from interlace_cli.strategies.tuning import assign_tuned
 
@@ -75,13 +79,13 @@ def test_a_drop_only_strategy_drops_what_the_naive_one_does(name: str, task: Sel
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), count=st.integers(1, 5), rank=st.sampled_from(Rank))
-def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int, rank: Rank) -> None:
+@given(data=st.data(), count=st.integers(1, 5), criterion=st.sampled_from(get_args(Criterion)))
+def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int, criterion: Criterion) -> None:
     """Against all sets of spans of a small model."""
     table = data.draw(score_tables(most=12))
     protected = data.draw(st.frozensets(st.integers(0, table.num_layers - 1), max_size=3))
     bar = data.draw(st.none() | st.floats(-1, 1))
-    task = SelectionTask(table, count, protected, 0, rank, Assign.OPTIMAL, bar)
+    task = SelectionTask(table, count, protected, 0, criterion, "optimal", bar)
     both = [
         (list(range(start, start + length)), value, bar is None or similarity[start] >= bar)
         for length, similarity in ((3, table.s3), (2, table.s2))
@@ -106,18 +110,18 @@ def test_the_optimal_set_is_the_best_of_all_sets(data: st.DataObject, count: int
     picks = STRATEGIES["interlace"](task)
     assert worth([(pick.layers, pick.score or 0.0) for pick in picks]) == pytest.approx(best)
     loss_increase = {
-        Rank.LOSS: table.loss_increase,
-        Rank.TAYLOR: table.taylor_activation,
-        Rank.SIMILARITY: [-s for s in table.s1],
-    }[rank]
+        "loss": table.loss_increase,
+        "taylor": table.taylor_activation,
+        "similarity": [-s for s in table.s1],
+    }[criterion]
     assert all(loss_increase[pick.drop[0]] <= loss_increase[pick.tune[0]] for pick in picks)
 
 
 @settings(max_examples=300, deadline=None)
-@given(task=tasks(), name=st.sampled_from(sorted(STRATEGIES)), how=st.sampled_from(Tune))
-def test_any_drop_set_is_interleaved_by_one_rule(task: SelectionTask, name: str, how: Tune) -> None:
+@given(task=tasks(), name=st.sampled_from(sorted(STRATEGIES)), rule=st.sampled_from(get_args(TuneRule)))
+def test_any_drop_set_is_interleaved_by_one_rule(task: SelectionTask, name: str, rule: TuneRule) -> None:
     picks = STRATEGIES[name](task)
-    done = assign_tuned(picks, task.scores, task.protected, how)
+    done = assign_tuned(picks, task.scores, task.protected, rule)
     assert [pick.drop for pick in done] == [pick.drop for pick in picks]
     flat = [layer for pick in done for layer in pick.drop + pick.tune + pick.anchor]
     assert len(flat) == len(set(flat)), "roles overlap"
@@ -125,9 +129,9 @@ def test_any_drop_set_is_interleaved_by_one_rule(task: SelectionTask, name: str,
     drop = {layer for pick in done for layer in pick.drop}
     tune = {layer for pick in done for layer in pick.tune}
     free = set(range(task.scores.num_layers)) - drop - task.protected
-    if how is Tune.NONE:
+    if rule == "none":
         assert not tune
-    elif how is Tune.NEAREST:
+    elif rule == "nearest":
         assert len(tune) == min(len(drop), len(free)), "as many tuned as dropped, if there can be"
     else:
         lonely = [layer for layer in drop if not {layer - 1, layer + 1} & tune]
@@ -142,7 +146,7 @@ def test_a_pair_that_carries_the_model_is_not_taken() -> None:
     with pytest.raises(RatioError, match=r"can drop 2 of 8 layers.*S2 below 0\.9300"):
         plan(scores, options)
     assert plan(scores, replace(options, threshold=0.3)).tune[0] == 0
-    best = plan(scores, replace(options, assign=Assign.OPTIMAL))
+    best = plan(scores, replace(options, selection="optimal"))
     assert 0 not in best.drop + best.tune
     assert best.pair_bar == 0.93
     assert plan(scores.without_last(), PlanOptions(drop=2, paper=True)).pair_bar is None
@@ -213,7 +217,8 @@ def facts(layers: int, deepstack: int) -> ModelFacts:
 
 
 def plan(scores: Scores, options: PlanOptions, deepstack: int = 0) -> Plan:
-    return build_plan(scores, options, ModelConstraints.by_facts(facts(scores.num_layers, deepstack)), None, {})
+    constraints = ModelConstraints.by_facts(facts(scores.num_layers, deepstack))
+    return decide_plan(scores, options, constraints, None, build_origin("plan", {}), {})
 
 
 def refusal(scores: Scores, options: PlanOptions) -> RatioError | None:
@@ -249,6 +254,42 @@ def test_a_plan_drops_exactly_k_or_names_a_count_that_it_can(name: str, table: S
     assert [note.index for note in made.layers] == list(range(layers))
     assert set(made.protect).isdisjoint(made.drop + made.tune + made.anchor)
     assert not made.is_edited
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@settings(max_examples=100, deadline=None)
+@given(layers=st.integers(2, 16), data=st.data())
+def test_what_can_be_planned_is_not_refused_beforehand(name: str, layers: int, data: st.DataObject) -> None:
+    """`run` checks the reach before anything is measured: it must not turn away what the scores would allow. Scores
+    that rise from layer to layer leave no gaps between the spans that are taken, so that the reach is largest."""
+    rising = [0.5 + layer / 100 for layer in range(layers)]
+    table = Scores(
+        layers,
+        *(rising[: layers + 1 - length] for length in (1, 2, 3)),
+        angular=[[0.5] * (layers - length) for length in range(layers)],
+        taylor_weight=rising,
+        path=range(layers),
+    )
+    protect = data.draw(st.none() | st.frozensets(st.integers(0, layers - 1), max_size=2).map(sorted).map(tuple))
+    paper = protect is None and data.draw(st.booleans())
+    count = data.draw(st.integers(1, layers - 1))
+    options = PlanOptions(drop=count, strategy=name, protect=protect, paper=paper)
+    if (error := refusal(table, options)) is not None:
+        count = int(error.what.split("can drop ")[1].split(f" of {layers} layers")[0])
+        assume(count)
+        options = replace(options, drop=count)
+        plan(table, options)
+    check_reach(options, ModelConstraints.by_facts(facts(layers, 0)))
+
+
+@pytest.mark.parametrize(("name", "reach"), [("interlace", 5), ("shortgpt", 10), ("random", 10)])
+def test_what_no_scores_allow_is_refused_beforehand(name: str, reach: int) -> None:
+    """Of 12 layers the last is protected, and 4: runs of 4 and 6 layers are free."""
+    constraints = ModelConstraints.by_facts(facts(12, 0))
+    options = PlanOptions(drop=reach, strategy=name, protect=(4, 11))
+    check_reach(options, constraints)
+    with pytest.raises(RatioError, match=rf"{name} can drop at most {reach} of 12 layers .* 4, 11 are left alone"):
+        check_reach(replace(options, drop=reach + 1), constraints)
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -288,30 +329,40 @@ def test_what_is_protected_by_default_on_paper_and_by_choice() -> None:
     assert (made.protect, made.drop, made.tune, made.anchor) == ([0, 1, 2, 11], [3, 6], [4, 7], [5, 8])
     assert plan(TWELVE, PlanOptions(drop=2, paper=True), deepstack=3).drop == [0, 3]
     assert plan(TWELVE, PlanOptions(drop=2, protect=(4,)), deepstack=3).drop == [0, 5]
-    assert build_plan(TWELVE, PlanOptions(drop=2), ModelConstraints(), None, {}).protect == [11], (
-        "no model, no DeepStack"
-    )
+    unknown = decide_plan(TWELVE, PlanOptions(drop=2), ModelConstraints(), None, build_origin("plan", {}), {})
+    assert unknown.protect == [11], "no model, no DeepStack"
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (PlanOptions(), "either --ratio or --drop"),
-        (PlanOptions(ratio=0.2, drop=2), "either --ratio or --drop"),
-        (PlanOptions(drop=0), "--drop 0 is not between 1 and 11"),
-        (PlanOptions(drop=12), "--drop 12 is not between 1 and 11"),
-        (PlanOptions(ratio=0.0), "--ratio 0 is not between 0 and 1"),
-        (PlanOptions(ratio=1.0), "--ratio 1 is not between 0 and 1"),
-        (PlanOptions(ratio=float("nan")), "--ratio nan is not between 0 and 1"),
-        (PlanOptions(ratio=0.08), "--ratio 0.08 of 12 layers is no whole layer"),
-        (PlanOptions(drop=2, strategy="best"), "no strategy 'best'"),
-        (PlanOptions(drop=2, protect=(3, 12)), "--protect names layer 12, and the layers are 0 to 11"),
-        (PlanOptions(drop=2, protect=(3,), paper=True), "--paper protects nothing"),
+        ({}, "either --ratio or --drop"),
+        ({"ratio": 0.2, "drop": 2}, "either --ratio or --drop"),
+        ({"drop": 0}, "--drop 0 is less than 1"),
+        ({"drop": 12}, "--drop 12 is not between 1 and 11"),
+        ({"ratio": 0.0}, "--ratio 0 is not between 0 and 1"),
+        ({"ratio": 1.0}, "--ratio 1 is not between 0 and 1"),
+        ({"ratio": float("nan")}, "--ratio nan is not between 0 and 1"),
+        ({"ratio": 0.08}, "--ratio 0.08 of 12 layers is no whole layer"),
+        ({"drop": 2, "strategy": "best"}, "--strategy does not take 'best'"),
+        ({"drop": 2, "criterion": "rank"}, "--criterion does not take 'rank'"),
+        ({"drop": 2, "selection": "best"}, "--selection does not take 'best'"),
+        ({"drop": 2, "tune": "all"}, "--tune does not take 'all'"),
+        ({"drop": 2, "protect": (3, 12)}, "--protect names layer 12, and the layers are 0 to 11"),
+        ({"drop": 2, "protect": (3,), "paper": True}, "--paper protects nothing"),
     ],
 )
-def test_a_senseless_option_is_named(options: PlanOptions, sentence: str) -> None:
+def test_a_senseless_option_is_named(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        plan(TWELVE, options)
+        plan(TWELVE, PlanOptions(**options))
+
+
+def test_what_options_and_strategies_name_is_the_same() -> None:
+    """Options are read without the domain, and the domain knows no options: each has these words of its own."""
+    assert get_args(Criterion) == plan_options.CRITERIA
+    assert get_args(Search) == plan_options.SEARCHES
+    assert get_args(TuneRule) == plan_options.TUNED
+    assert tuple(STRATEGIES) == plan_options.STRATEGIES
 
 
 def test_a_ratio_out_of_reach_names_the_reach_and_what_stands_in_the_way() -> None:
