@@ -21,7 +21,8 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.progress import Progress, Silent
+from interlace_cli.domain.record import Artifact, Settings
 from interlace_cli.domain.run import PlanOutcome, RunRecord, StepOutlook, build_outcome
 from interlace_cli.errors import ExistsError, InterlaceError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
@@ -32,6 +33,7 @@ from interlace_cli.io.workspace import METADATA, Workspace
 from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.build import build_options, dump_options, find_preset, read_names
 from interlace_cli.options.compare import CompareOptions
+from interlace_cli.options.export import ExportOptions
 from interlace_cli.options.option import describe
 from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.run import RunOptions
@@ -90,13 +92,15 @@ def measure_model(options: CompareOptions, progress: Progress, on_step: StepCall
 
 @dataclass(frozen=True)
 class Chain:
-    """The steps of one call, each built when its turn comes: what it depends on may be made just before."""
+    """The steps of one call, each built when its turn comes: what it depends on may be made just before. `current` are
+    those that were up to date when the call began."""
 
     options: RunOptions
     progress: Progress
     on_step: StepCallback
     seconds: dict[str, float] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    current: list[str] = field(default_factory=list)
 
     @property
     def space(self) -> Workspace:
@@ -119,7 +123,12 @@ class Chain:
             return finetune.build_step(replace(o.finetune, **common))
         if name == "eval":
             return evaluate.build_step(replace(o.evaluate, **common), self.progress)
-        return export.build_step(replace(o.export, push_to_hub=None, **common), self.progress)
+        return export.build_step(replace(self._name_export(), push_to_hub=None, **common), self.progress)
+
+    def _name_export(self) -> ExportOptions:
+        """With the name of the repository that it goes to, where it has no other."""
+        o = self.options.export
+        return replace(o, name=o.name or o.push_to_hub)
 
     def build_own_dataset_step(self) -> Step[Any] | None:
         """The step that the workspace's dataset was made by, from where its source lay then; None if nobody knows."""
@@ -161,43 +170,63 @@ class Chain:
         refusals, is_known = [], True
         for name in STEPS:
             try:
-                step = self.build_step(name)
+                step = self._look(name)
             except InterlaceError:
                 if is_known:
                     raise
-                # What it is made of is made first.
-                break
+                # What it is made of is made first; what it is asked for can be compared all the same.
+                step = self._sketch_step(name)
             if step is None:
                 continue
-            state = step.find_state()
-            if state.is_stale and (is_known or self._differs_by_settings(step, state)):
+            state = step.find_state() if is_known else _find_settings_state(step)
+            if state.is_stale or self._would_lose_edit(state):
                 refusals.append((step, state))
             is_known = is_known and state.is_current
+            if is_known:
+                self.current.append(name)
         if refusals:
             raise _build_refusal(refusals)
 
-    @staticmethod
-    def _differs_by_settings(step: Step[Any], state: State) -> bool:
-        """Whether it is stale whatever comes of the steps before it."""
-        artifact = state.artifact
-        if artifact is None or step.name == "export":
-            return False
-        return bool(describe_differences(artifact, step.settings, artifact.inputs))
+    def _look(self, name: str) -> Step[Any] | None:
+        """The step, built without a word: it is not its turn."""
+        return replace(self, progress=Silent()).build_step(name)
+
+    def _sketch_step(self, name: str) -> Step[Any] | None:
+        """The step with nothing but its settings; None for one that is compared in another way."""
+        o, space = self.options, self.space
+        sketches: dict[str, tuple[Settings, Path, str, type[Artifact]]] = {
+            "plan": (plan.build_settings(o.plan), space.plan, "", Plan),
+            "prune": (
+                prune.build_settings(o.prune, o.analyze.stack or LANGUAGE),
+                space.pruned,
+                METADATA,
+                CheckpointCard,
+            ),
+            "finetune": (o.finetune.build_recipe_settings(), space.healed, METADATA, CheckpointCard),
+            "eval": (evaluate.build_settings(o.evaluate), space.evaluation, "", Evaluation),
+        }
+        if name not in sketches:
+            return None
+        settings, out, file, record = sketches[name]
+        return Step(name=name, settings=settings, inputs={}, out=out, file=file, record=record, make=_make_nothing)
 
     def bring_up_to_date(self, name: str) -> None:
         """Makes what is not up to date, and times it."""
         step = self.build_step(name)
         state = step.find_state() if step is not None else State(Condition.CURRENT)
         if step is None or (state.is_current and not self.options.anew):
+            self._push(name)
             self.skipped.append(name)
             self.on_step(name, "skipped", 0.0)
             return
-        if state.is_stale and not self.options.force:
+        # What was up to date when this call began may be made anew whatever came of the steps before it.
+        may_replace = self.options.force or (self.options.anew and name in self.current)
+        if (state.is_stale and not may_replace) or self._would_lose_edit(state):
             raise _build_refusal([(step, state)])
         self.on_step(name, "running", 0.0)
         began = time.monotonic()
         is_in_the_way = state.condition not in (Condition.MISSING, Condition.INCOMPLETE)
-        step.make(self.progress, is_in_the_way)
+        step.make(self.progress, is_in_the_way or self.options.anew)
         self._finish(name)
         self.seconds[name] = round(time.monotonic() - began, 3)
         self.on_step(name, "done", self.seconds[name])
@@ -208,27 +237,44 @@ class Chain:
         if name == "prune" and o.prune.verify:
             card = load_artifact(self.space.pruned / METADATA, CheckpointCard)
             prune.verify(replace(o.prune, model=o.model), card, self.space.pruned, self.progress)
-        if name == "export" and o.export.push_to_hub:
-            export.export(replace(o.export, workspace=o.workspace), self.progress)
+        self._push(name)
+
+    def _push(self, name: str) -> None:
+        """What is exported, whether it was there already or not."""
+        if name == "export" and self.options.export.push_to_hub:
+            export.export(replace(self._name_export(), workspace=self.options.workspace), self.progress)
+
+    def _would_lose_edit(self, state: State) -> bool:
+        """Whether what is made anew was edited by hand."""
+        is_edited = state.is_current and state.artifact is not None and state.artifact.is_edited
+        return is_edited and self.options.anew and not self.options.force
 
     def iter_outlooks(self) -> Iterator[StepOutlook]:
-        """What each step would do; what depends on one that is made first cannot be known before."""
+        """What each step would do; of what depends on one that is made first not all can be known before."""
         is_known = True
         for name in STEPS:
             try:
-                step = self.build_step(name)
+                step = self._look(name)
             except InterlaceError as error:
-                action = "refuse" if is_known else "make"
-                yield StepOutlook(step=name, action=action, reasons=[error.what.rstrip(".")])
+                sketch = None if is_known else self._sketch_step(name)
+                state = State(Condition.MISSING) if sketch is None else _find_settings_state(sketch)
+                action = "refuse" if is_known else self._choose_action(state) if state.is_stale else "make"
+                yield StepOutlook(step=name, action=action, reasons=list(state.reasons) or [error.what.rstrip(".")])
                 continue
             if step is None:
                 yield StepOutlook(step=name, action="skip", reasons=["the workspace's dataset is taken"])
                 continue
             state = step.find_state()
-            is_known = is_known and state.is_current
-            yield StepOutlook(step=name, action=self._choose_action(state), reasons=list(state.reasons))
+            action, reasons = self._choose_action(state), list(state.reasons)
+            if action == "skip" and not is_known:
+                action = "skip or replace" if self.options.force else "skip or refuse"
+                reasons = ["it depends on what comes of the steps before"]
+            is_known = is_known and state.is_current and not self.options.anew
+            yield StepOutlook(step=name, action=action, reasons=reasons)
 
     def _choose_action(self, state: State) -> str:
+        if self._would_lose_edit(state):
+            return "refuse"
         if state.is_current:
             return "make anew" if self.options.anew else "skip"
         if state.is_stale:
@@ -255,6 +301,19 @@ class Chain:
             seconds=self.seconds,
             skipped=self.skipped,
         )
+
+
+def _find_settings_state(step: Step[Any]) -> State:
+    """Whether it is stale whatever comes of the steps before it: by what it is asked for alone."""
+    state = step.find_state()
+    if state.artifact is None or step.find_differences is not None:
+        return State(Condition.MISSING)
+    reasons = describe_differences(state.artifact, step.settings, state.artifact.inputs)
+    return State(Condition.STALE if reasons else Condition.CURRENT, tuple(reasons), state.artifact)
+
+
+def _make_nothing(progress: Progress, may_replace: bool) -> Any:
+    raise AssertionError("a sketch of a step is not made")
 
 
 def _build_refusal(found: list[tuple[Step[Any], State]]) -> ExistsError:

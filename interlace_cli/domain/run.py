@@ -52,7 +52,8 @@ class RunRecord(Record):
 
 
 class StepOutlook(Record):
-    """What would be done in a step: `action` is skip, make, complete, make anew, replace or refuse."""
+    """What would be done in a step: `action` is skip, make, complete, make anew, replace or refuse; of what
+    depends on a step that is made first also "skip or replace" or "skip or refuse"."""
 
     step: str
     action: str

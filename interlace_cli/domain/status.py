@@ -9,7 +9,7 @@ from interlace_cli.domain.record import Record
 
 class Holding(Record):
     """One artifact: `condition` is missing, up to date, incomplete, damaged or stale, by the settings that it was made
-    with and by what lies there now; `run_would` is skip, make, complete, make anew or refuse, with `run`'s defaults."""
+    with and by what lies there now; `run_would` is an action as in `StepOutlook`, with `run`'s defaults."""
 
     step: str
     path: str
