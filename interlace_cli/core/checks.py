@@ -10,13 +10,15 @@ from interlace_cli.runtime.processes import find_processes
 
 
 def check_machine(options: RunOptions | CompareOptions) -> None:
-    """Raises UsageError or InterlaceError for a device, an engine, an optimizer or a tracker that is not here."""
+    """Raises UsageError or InterlaceError for a device, a way to attend, an engine, an optimizer or a tracker that is
+    not here."""
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.trainer import check_arguments
-    from interlace_cli.io.models import choose_device
+    from interlace_cli.io.models import check_attention, choose_device
 
-    for device in {options.analyze.device, options.evaluate.device}:
-        choose_device(device)
+    for step in (options.analyze, options.evaluate):
+        choose_device(step.device)
+        check_attention(step.attention)
     recipe, how = settle(Recipe.of(options.finetune), Execution.of(options.finetune))
     Engine(how.engine, max(find_processes().size, options.finetune.processes))
     check_arguments(recipe, how, options.workspace, choose_device(how.device))

@@ -16,6 +16,7 @@ from interlace_cli.core import evaluate
 from interlace_cli.core.cells import Grid, Method, open_grid
 from interlace_cli.core.checks import check_machine
 from interlace_cli.core.inputs import hash_model, hash_split
+from interlace_cli.core.plan import load_constraints
 from interlace_cli.core.run import StepCallback, ignore_step, measure_model
 from interlace_cli.core.tasks import read_specs
 from interlace_cli.domain.analysis import Analysis
@@ -91,6 +92,9 @@ def _check_options(options: CompareOptions) -> list[Method]:
     for objective in options.objective:
         parse_objective(objective)
     Pattern.parse(options.sparsity)
+    assert options.model is not None
+    # Whether there is such a model, and such a stack in it. A method that cannot drop so much is left out of the table.
+    load_constraints(options.model, options.analyze.stack)
     if options.evaluate.tasks is not None:
         read_specs(evaluate.find_file(options.evaluate.tasks))
     if "linear" in options.compensate and (options.analyze.stack or LANGUAGE) != LANGUAGE:

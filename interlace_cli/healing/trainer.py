@@ -238,9 +238,11 @@ def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -
     except (ValueError, ImportError) as error:
         raise UsageError(f"--optim {recipe.optim} cannot be used here: {error}") from error
     try:
-        transformers.integrations.get_reporting_integration_callbacks(arguments.report_to)
-    except ValueError as error:
-        raise UsageError(f"--report-to: {error}") from error
+        # That one is known is not to say that it is installed: its constructor does.
+        for callback in transformers.integrations.get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise UsageError(f"--report-to {how.report_to} cannot be used here: {first_line(error)}") from error
 
 
 def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advance) -> list[float]:

@@ -143,6 +143,19 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return result
 
 
+def check_attention(name: str | None) -> None:
+    """Raises UsageError for a way to attend that transformers does not know. One of a kernel repository of the Hub
+    (`owner/name`) is looked for when it is used."""
+    if name is None or "/" in name:
+        return
+    import_transformers()
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    known = sorted({"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()})
+    if name not in known:
+        raise UsageError(f"--attn does not take {name!r}.", f"It takes {', '.join(known)}.")
+
+
 def import_transformers() -> Any:
     """transformers, with the two troubles of torchvision out of the way and its own progress bars and hints off."""
     _repair_torchvision()
