@@ -242,7 +242,7 @@ def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -
         for callback in transformers.integrations.get_reporting_integration_callbacks(arguments.report_to):
             callback()
     except (ValueError, RuntimeError, ImportError) as error:
-        raise UsageError(f"--report-to {how.report_to} cannot be used here: {first_line(error)}") from error
+        raise UsageError(f"--report-to: {first_line(error)}") from error
 
 
 def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advance) -> list[float]:
