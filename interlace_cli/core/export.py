@@ -7,11 +7,12 @@ from pathlib import Path
 
 from interlace_cli.core.inputs import hash_model, hash_split
 from interlace_cli.core.lineage import find_strangers
-from interlace_cli.core.step import Step
+from interlace_cli.core.step import Step, describe_changes
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.record import Settings
 from interlace_cli.errors import InterlaceError, PlanMismatchError
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.io.artifacts import load_artifact, save_artifact
@@ -64,7 +65,7 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
 
     return Step(
         name="export",
-        settings=options.build_settings(),
+        settings=build_settings(options),
         inputs=hash_model(opened.facts),
         out=out,
         file=METADATA,
@@ -72,6 +73,11 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
         make=make,
         find_differences=lambda exported, step: _find_differences(exported, card, text, options, out),
     )
+
+
+def build_settings(options: ExportOptions) -> Settings:
+    """What the card says beside what it knows of the checkpoint; the repository only as the model's name."""
+    return {"name": options.name or options.push_to_hub, **options.build_settings("base_model", "license", "format")}
 
 
 def _write(
@@ -95,20 +101,23 @@ def _write(
         if keys:
             save_keys(draft, keys)
         _complete(draft)
-        save_artifact(card.model_copy(update={"files": record_files(draft)}), draft / METADATA)
+        made = card.model_copy(update={"files": record_files(draft), "exported": build_settings(options)})
+        save_artifact(made, draft / METADATA)
         if "gguf" in options.format:
             convert_gguf(draft, draft / "gguf", _find_name(card, options).split("/")[-1], progress)
-    return card
+    return made
 
 
 def _find_differences(
     exported: CheckpointCard, card: CheckpointCard, text: str, options: ExportOptions, out: Path
 ) -> list[str]:
     """What an export would write otherwise than it lies there: another checkpoint, another card, more formats."""
-    if exported.model_copy(update={"files": card.files}) != card:
+    if exported.model_copy(update={"files": card.files, "exported": card.exported}) != card:
         return ["it is of another checkpoint"]
+    before, now = ({**made, "format": None} for made in (exported.exported, build_settings(options)))
     page = out / "README.md"
-    reasons = [] if page.exists() and page.read_bytes().decode(errors="replace") == text else ["its card differs"]
+    is_same = page.exists() and page.read_bytes().decode(errors="replace") == text
+    reasons = [] if is_same else describe_changes(before, now) or ["its card would say something else now"]
     if "gguf" in options.format and not any((out / "gguf").glob("*.gguf")):
         reasons.append("it has no GGUF files")
     return reasons

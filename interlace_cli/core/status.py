@@ -25,6 +25,7 @@ from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.workspace import METADATA, Workspace
+from interlace_cli.options.option import describe
 from interlace_cli.options.plan import PlanOptions
 from interlace_cli.options.presets import DEMO
 from interlace_cli.options.report import StatusOptions
@@ -39,7 +40,7 @@ def describe_workspace(options: StatusOptions) -> Status:
     holdings = [_describe_step(name, space, chain, outlooks.get(name)) for name in STEPS]
     table = space.root / "compare.json"
     if table.exists():
-        holdings.append(_describe_file("compare", table, Comparison))
+        holdings.append(_describe_file("compare", table, Comparison)[0])
     return Status(
         workspace=str(space.root),
         model=find_workspace_model(space),
@@ -88,41 +89,76 @@ def _describe_step(name: str, space: Workspace, chain: Chain, outlook: StepOutlo
         ahead = {"run_would": outlook.action, "run_because": outlook.reasons}
     if not path.exists():
         return Holding(step=name, path=out, what="", condition="missing", **ahead)
-    held = _describe_file(name, path / file if file else path, record)
-    if held.condition == "damaged":
-        return held.model_copy(update={"path": out, **ahead})
-    try:
-        state = _find_state(name, space, chain, held)
-    except InterlaceError as error:
-        state = None
-        held = held.model_copy(update={"condition": "stale", "reasons": [error.what]})
+    held, artifact = _describe_file(name, path / file if file else path, record)
+    state = None
+    if artifact is not None:
+        try:
+            state = _find_state(name, chain, artifact)
+        except InterlaceError as error:
+            held = held.model_copy(update={"condition": "stale", "reasons": [error.what.rstrip(".")]})
     if state is not None:
         held = held.model_copy(update={"condition": state.condition.value, "reasons": list(state.reasons)})
     return held.model_copy(update={"path": out, **ahead})
 
 
-def _find_state(name: str, space: Workspace, chain: Chain, held: Holding) -> State | None:
-    """By the settings that it was made with: what is different is what it was made from."""
+def _find_state(name: str, chain: Chain, artifact: Artifact) -> State | None:
+    """By the settings that it was made with: what is different is what it was made from. None where nobody knows where
+    that is."""
     if name == "prepare":
         step: Step[Any] | None = chain.build_own_dataset_step()
+    elif isinstance(artifact, Plan) and "scores1" in artifact.inputs:
+        return None
     else:
-        step = chain.build_step(name)
-    return None if step is None else replace(step, settings=held.settings, find_lacks=lambda artifact: []).find_state()
+        step = replace(chain, options=_recall_options(name, chain.options, artifact)).build_step(name)
+    if step is None:
+        return None
+    inputs = dict(step.inputs)
+    if name == "eval" and "heldout" not in artifact.inputs:
+        # Where the file of tasks lies is not known.
+        inputs.pop("heldout", None)
+        inputs |= {task: digest for task, digest in artifact.inputs.items() if task.startswith("task ")}
+    settings = artifact.created_by.settings
+    return replace(step, settings=settings, inputs=inputs, find_lacks=lambda artifact: []).find_state()
 
 
-def _describe_file(name: str, path: Path, record: type[Artifact]) -> Holding:
+def _recall_options(name: str, options: RunOptions, artifact: Artifact) -> RunOptions:
+    """With the options of the step that the artifact was made with, as far as it says."""
+    part = {"eval": "evaluate"}.get(name, name)
+    made: Any = getattr(options, part)
+    settings: dict[str, Any] = dict(artifact.created_by.settings)
+    if isinstance(artifact, CheckpointCard) and name == "export":
+        settings = dict(artifact.exported)
+    if isinstance(artifact, Plan):
+        settings["weight"] = [f"{group}={weight}" for group, weight in dict(settings.get("weight") or {}).items()]
+        if "scores" not in artifact.inputs and artifact.model is not None:
+            settings["model"] = artifact.model.pinned
+    if isinstance(artifact, CheckpointCard) and name == "prune":
+        is_by_hand = artifact.strategy == "by hand"
+        settings |= {"drop_layers": tuple(artifact.dropped), "model": options.model} if is_by_hand else {"stack": None}
+    known = {slot.name for slot in describe(type(made))}
+    changed: dict[str, Any] = {option: value for option, value in settings.items() if option in known}
+    recalled: dict[str, Any] = {part: replace(made, **changed)}
+    return replace(options, **recalled)
+
+
+def _describe_file(name: str, path: Path, record: type[Artifact]) -> tuple[Holding, Artifact | None]:
     try:
         artifact = load_artifact(path, record)
     except InterlaceError as error:
-        return Holding(step=name, path=path.name, what="", condition="damaged", reasons=[error.what])
-    return Holding(
+        reasons = [error.what.rstrip(".")]
+        return Holding(step=name, path=path.name, what="", condition="damaged", reasons=reasons), None
+    settings = artifact.created_by.settings
+    if isinstance(artifact, CheckpointCard) and name == "export":
+        settings = artifact.exported
+    held = Holding(
         step=name,
         path=path.name,
         what=describe_artifact(artifact),
         condition="up to date",
-        settings=artifact.created_by.settings,
+        settings=settings,
         inputs=artifact.inputs,
     )
+    return held, artifact
 
 
 def _find_mismatches(space: Workspace) -> list[str]:

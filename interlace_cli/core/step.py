@@ -159,11 +159,8 @@ class Step(Generic[A]):
 
 def describe_differences(artifact: Artifact, settings: Settings, inputs: Mapping[str, str]) -> list[str]:
     """What it was made from that is different now, a sentence each; nothing for what would be made again the same."""
-    origin, reasons = artifact.created_by, []
-    before, now = origin.settings, dict(settings)
-    for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            reasons.append(f"{name} was {_show(before.get(name))}, and is {_show(now.get(name))} now")
+    origin = artifact.created_by
+    reasons = describe_changes(origin.settings, settings)
     for name in sorted({*artifact.inputs, *inputs}):
         old, new = artifact.inputs.get(name), inputs.get(name)
         if old == new:
@@ -174,6 +171,15 @@ def describe_differences(artifact: Artifact, settings: Settings, inputs: Mapping
     if not reasons and origin.interlace != __version__:
         reasons.append(f"interlace {origin.interlace} made it, and this is {__version__}")
     return reasons
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which settings have another value, a sentence each."""
+    return [
+        f"{name} was {_show(before.get(name))}, and is {_show(now.get(name))} now"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
 
 
 def find_damage(out: Path, artifact: Artifact) -> str | None:

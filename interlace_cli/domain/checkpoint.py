@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from interlace_cli.domain.model import ModelFacts
-from interlace_cli.domain.record import Artifact, Record
+from interlace_cli.domain.record import Artifact, Record, Settings
 
 
 class Healing(Record):
@@ -48,6 +48,7 @@ class CheckpointCard(Artifact):
     notes: list[str] = []
     healing: Healing | None = None
     files: dict[str, str] = Field(default={}, description="name -> checksum of what was written (io/integrity.py)")
+    exported: Settings = Field(default={}, description="the options of `export`, of a folder that it wrote")
 
 
 class HealingEstimate(Record):
