@@ -29,6 +29,35 @@ def call(*words: str | Path) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+def list_files(space: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(space)): path.read_bytes() for path in space.rglob("*") if path.is_file()}
+
+
+def refuse_whole(space: Path, *words: str | Path) -> str:
+    """The one sentence of a call that ends before its first step: nothing is made, nothing touched."""
+    before = list_files(space)
+    code, out, err = call(*words)
+    assert (code, out) == (1, ""), err
+    assert list_files(space) == before
+    assert err.startswith("Error: "), "no step was begun"
+    assert err.count("Error: ") == 1
+    return " ".join(err.split())
+
+
+def look_ahead(*words: str | Path) -> dict[str, tuple[str, list[str]]]:
+    """Step -> what a dry run says of it."""
+    code, out, err = call(*words, "--dry-run", "--json")
+    assert (code, err) == (0, "")
+    return {one["step"]: (one["action"], one["reasons"]) for one in json.loads(out)["steps"]}
+
+
+def copy(finished: tuple[list[str | Path], dict], to: Path) -> tuple[list[str | Path], Path]:
+    """The same call in a copy of its workspace."""
+    words, record = finished
+    shutil.copytree(record["workspace"], to / "space")
+    return [to / "space" if word == Path(record["workspace"]) else word for word in words], to / "space"
+
+
 @pytest.fixture(scope="module")
 def finished(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str | Path], dict]:
     """The words of the call and the record it printed."""
@@ -93,11 +122,34 @@ def test_a_run_measures_what_its_strategy_chooses_by(chain_model: Path, tmp_path
     assert analysis["loss"]["samples"] > 0
     assert {group["by"] for group in analysis["groups"]} == {"kind", "source"}
     record = json.loads(out)
-    code, out, err = call(*words, "--strategy", "sleb", "--drop", "2", "--json")
+    sleb = [*words, "--strategy", "sleb", "--drop", "2"]
+    sentence = refuse_whole(tmp_path, *sleb)
+    for change in ("criterion was loss, and is similarity now", "strategy was interlace, and is sleb now"):
+        assert change in sentence
+    assert "weight was chart=1, and is none now" in sentence
+    code, out, err = call(*sleb, "--force", "--json")
     assert code == 0, err
     assert json.loads(out)["skipped"] == ["prepare", "analyze"], "the loss is measured once"
     assert json.loads(out)["plan"]["strategy"] == "sleb"
     assert record["plan"]["strategy"] == "interlace"
+
+
+def test_what_a_run_would_replace_is_known_before_it_measures(
+    finished: tuple[list[str | Path], dict], tmp_path: Path
+) -> None:
+    """Also where what the plan, or the healed checkpoint, would be made from is not there yet."""
+    words, space = copy(finished, tmp_path)
+    sentence = refuse_whole(space, *words, "--strategy", "sleb")
+    assert "plan.json exists already" in sentence
+    assert "strategy was interlace, and is sleb now" in sentence
+    shutil.rmtree(space / "pruned")
+    words[words.index("1e-3")] = "2e-3"
+    sentence = refuse_whole(space, *words)
+    assert "healed exists already" in sentence
+    assert "lr was 0.001, and is 0.002 now" in sentence
+    steps = look_ahead(*words)
+    assert [steps[name][0] for name in STEPS] == ["skip"] * 3 + ["make", "refuse", "make", "skip or refuse"]
+    assert steps["finetune"][1] == ["lr was 0.001, and is 0.002 now"]
 
 
 @pytest.mark.parametrize(("stack", "layers"), [("language", [8, 6, 6]), ("vision", [6, 5, 5])])
@@ -161,44 +213,79 @@ def test_an_interruption_that_a_library_dropped_is_not_lost(monkeypatch: pytest.
 
 
 def test_an_edited_plan_is_taken_by_the_later_steps(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
-    words, record = finished
-    space = tmp_path / "space"
-    shutil.copytree(record["workspace"], space)
+    words, space = copy(finished, tmp_path)
     plan = json.loads((space / "plan.json").read_text())
-    freed = plan["drop"][0]
+    freed, left = plan["drop"]
     plan["roles"][freed] = "keep"
     for name in ("drop", "tune", "anchor", "summary", "layers"):
         del plan[name]
     (space / "plan.json").write_text(json.dumps(plan))
-    changed = [space if word == Path(record["workspace"]) else word for word in words]
-    code, out, err = call(*changed)
+    # What was cut by the plan as it was stays until somebody says that it may go.
+    sentence = refuse_whole(space, *words)
+    assert "pruned exists already" in sentence
+    assert f"the layers that the plan drops: {freed}, {left} then, {left} now" in sentence
+    assert "Add --force" in sentence
+    assert look_ahead(*words)["prune"][0] == "refuse"
+    edit = (space / "plan.json").read_bytes()
+    code, out, err = call(*words, "--force")
     assert code == 0, err
     again = json.loads(out)
-    assert freed not in again["plan"]["drop"]
-    assert again["pruned"]["layers"] == 7
-    assert "plan" in again["skipped"]
-    assert "prune" in again["seconds"]
-    # Asking for another plan must not lose the edit.
-    code, _, err = call(*changed, "--strategy", "random")
-    assert code == 1
-    assert "edited by hand" in err
+    assert again["plan"]["drop"] == [left]
+    assert again["pruned"]["layers"] == again["healed"]["layers"] == 7
+    assert again["skipped"] == ["prepare", "analyze", "plan"]
+    assert set(again["seconds"]) == {"prune", "finetune", "eval", "export"}
+    assert (space / "plan.json").read_bytes() == edit
+    # Asking for another plan, or for the same one anew, must not lose the edit.
+    assert "edited by hand" in refuse_whole(space, *words, "--strategy", "random")
+    assert "it was edited by hand" in refuse_whole(space, *words, "--anew")
+    assert look_ahead(*words, "--anew")["plan"][0] == "refuse"
+    assert "it was edited by hand" in refuse_whole(space, "plan", "--ratio", "0.25", "-w", space)
 
 
 def test_another_ratio_redoes_only_what_depends_on_it(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
-    words, record = finished
-    space = tmp_path / "space"
-    shutil.copytree(record["workspace"], space)
-    changed = [space if word == Path(record["workspace"]) else word for word in words]
-    code, out, err = call(*changed, "--drop", "1")
+    words, space = copy(finished, tmp_path)
+    code, out, err = call(*words, "--drop", "1")
     assert code == 2
     assert "either --ratio or --drop" in err
-    changed[changed.index("0.25")] = "0.13"
-    code, out, err = call(*changed, "--no-speed")
+    words[words.index("0.25")] = "0.13"
+    words.append("--no-speed")
+    sentence = refuse_whole(space, *words)
+    assert "plan.json exists already" in sentence
+    assert "ratio was 0.25, and is 0.13 now" in sentence
+    assert "eval.json would be replaced too" in sentence
+    code, out, err = call(*words, "--force")
     assert code == 0, err
     again = json.loads(out)
-    assert set(again["skipped"]) == {"prepare", "analyze"}
+    assert again["skipped"] == ["prepare", "analyze"]
+    assert set(again["seconds"]) == {"plan", "prune", "finetune", "eval", "export"}
     assert again["healed"]["layers"] == 7
     assert again["healed"]["ttft_ms"] is None
+
+
+def test_a_dry_run_says_what_it_cannot_know(finished: tuple[list[str | Path], dict]) -> None:
+    words = list(finished[0])
+    assert look_ahead(*words) == dict.fromkeys(STEPS, ("skip", []))
+    words[words.index("0.25")] = "0.13"
+    later = ["it depends on what comes of the steps before"]
+    for more, what in (([], "refuse"), (["--force"], "replace")):
+        steps = look_ahead(*words, *more)
+        assert steps["analyze"] == ("skip", [])
+        assert steps["plan"] == (what, ["ratio was 0.25, and is 0.13 now"])
+        assert {steps[name] == (f"skip or {what}", later) for name in STEPS[3:]} == {True}
+    steps = look_ahead(*finished[0], "--anew")
+    assert {action for action, _ in steps.values()} == {"make anew"}
+
+
+def test_anew_makes_everything_again_to_the_same_bytes(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
+    words, space = copy(finished, tmp_path)
+    before = list_files(space)
+    code, out, err = call(*words, "--anew")
+    assert code == 0, err
+    assert set(json.loads(out)["seconds"]) == set(STEPS)
+    after = list_files(space)
+    assert before.keys() == after.keys()
+    timed = {"eval.json", "report.html", "export/README.md"}
+    assert {name for name in before if before[name] != after[name]} <= timed
 
 
 def test_the_exported_folder_is_a_plain_checkpoint_with_a_card(finished: tuple[list[str | Path], dict]) -> None:
