@@ -45,14 +45,18 @@ def test_a_ratio_outside_of_0_and_1(ratio: str, scores: list[Path], tmp_path: Pa
 
 
 def test_a_ratio_that_is_no_number(tmp_path: Path) -> None:
-    refuse(2, "'--ratio': Input should be a valid number", "plan", "--ratio", "abc", "-w", tmp_path)
+    refuse(2, "--ratio does not take 'abc'. It takes a number.", "plan", "--ratio", "abc", "-w", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
-def test_a_wrong_call_is_said_before_anything_is_looked_at(tmp_path: Path) -> None:
+def test_a_wrong_call_is_said_before_anything_is_looked_at(small_dataset: Path, tmp_path: Path) -> None:
     refuse(2, "is not between 0 and 1", "plan", "--ratio", "0", "-w", tmp_path / "w")
     refuse(2, "is not between 0 and 1", "run", "--ratio", "1", "-w", tmp_path / "w")
-    refuse(2, "there is no strategy 'best'", "run", "--strategy", "best", "-w", tmp_path / "w")
-    refuse(1, "there is no model folder", "analyze", "nowhere", "-w", tmp_path / "w")
+    refuse(2, "--strategy does not take 'best'. It takes interlace,", "run", "--strategy", "best", "-w", tmp_path / "w")
+    refuse(2, "Did you mean shortgpt? It takes", "run", "--strategy", "shortgtp", "-w", tmp_path / "w")
+    words = ["nowhere", "-w", tmp_path / "w"]
+    refuse(1, "there is no model folder", "analyze", *words, "--dataset", small_dataset)
+    refuse(1, "there is no model folder", "run", *words, "--data", "demo")
     assert not (tmp_path / "w").exists()
 
 
@@ -96,8 +100,30 @@ def test_an_edited_plan_that_is_not_consistent(chain_model: Path, tmp_path: Path
     plan["roles"][plan["drop"][0]] = "keep"
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     refuse(1, f"drop and roles differ at layer {plan['drop'][0]}", "prune", chain_model, "-w", tmp_path)
-    refuse(1, "was edited by hand", "plan", "--ratio", "0.25", "--scores", *scores, "-w", tmp_path)
-    assert call("plan", "--ratio", "0.25", "--scores", *scores, "-w", tmp_path, "--force")[0] == 0
+    before = (tmp_path / "plan.json").read_bytes()
+    again = ["plan", "--ratio", "0.25", "--scores", *scores, "-w", tmp_path]
+    refuse(1, "delete drop. `interlace plan --force` replaces it", *again)
+    assert (tmp_path / "plan.json").read_bytes() == before
+    assert call(*again, "--force")[0] == 0
+
+
+def test_an_edited_plan_is_replaced_with_force_alone(tmp_path: Path, scores: list[Path]) -> None:
+    words = ["plan", "--ratio", "0.25", "--scores", *scores, "-w", tmp_path]
+    assert call(*words)[0] == 0
+    made = (tmp_path / "plan.json").read_bytes()
+    stamp = (tmp_path / "plan.json").stat().st_mtime_ns
+    assert call(*words)[0] == 0
+    assert (tmp_path / "plan.json").stat().st_mtime_ns == stamp, "the same plan is left as it is"
+    plan = json.loads(made)
+    plan["roles"][plan["drop"][0]] = "keep"
+    for name in ("drop", "tune", "anchor", "summary", "layers"):
+        del plan[name]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    refuse(1, "plan.json exists already (edited by hand, ratio 0.25): it was edited by hand.", *words)
+    refuse(1, "ratio was 0.25, and is 0.1 now. `interlace plan --force` replaces it", *words, "--ratio", "0.1")
+    assert json.loads((tmp_path / "plan.json").read_text()) == plan
+    assert call(*words, "--force")[0] == 0
+    assert (tmp_path / "plan.json").read_bytes() == made
 
 
 @pytest.mark.parametrize("place", ["file/space", "/proc/space"])
@@ -138,7 +164,7 @@ def test_options_that_do_not_fit_this_machine(chain_model: Path, small_dataset: 
 
 
 def test_a_bug_is_called_one(tmp_path: Path, scores: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlace_cli.core.plan.check_replaceable", lambda *_: {}["no such key"])
+    monkeypatch.setattr("interlace_cli.core.plan.check_free", lambda *_: {}["no such key"])
     refuse(
         1,
         "KeyError: 'no such key' This is a bug of interlace",
