@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -126,12 +127,18 @@ def flatten(made: Any) -> dict[tuple[str, ...], Any]:
 
 def list_defaults(record: type) -> dict[tuple[str, ...], Any]:
     """The same of a record that nothing was said for, from what is written in `options/`."""
+    return dict(_find_defaults(record))
+
+
+@cache
+def _find_defaults(record: type) -> dict[tuple[str, ...], Any]:
     found = {(slot.name,): slot.option.default for slot in describe(record)}
     hints = get_type_hints(record)
     for name in _list_steps(record):
-        found |= {(name, *path): value for path, value in list_defaults(hints[name]).items()}
+        found |= {(name, *path): value for path, value in _find_defaults(hints[name]).items()}
     return found
 
 
+@cache
 def _list_steps(record: type) -> list[str]:
     return [item.name for item in fields(record) if STEP in item.metadata]

@@ -59,9 +59,10 @@ class CompareOptions(Options):
     prepare: PrepareOptions = step(PrepareOptions)
     analyze: AnalyzeOptions = step(AnalyzeOptions)
     plan: PlanOptions = step(PlanOptions, "ratio", "drop", "strategy", "criterion", "selection", "tune")
-    prune: PruneOptions = step(PruneOptions, "compensate", "verify")
-    finetune: FinetuneOptions = step(FinetuneOptions, "objective")
-    evaluate: EvaluateOptions = step(EvaluateOptions)
+    # Cells are made from the dense model, so that they belong together; timing is repeated as often as it takes.
+    prune: PruneOptions = step(PruneOptions, "compensate", "verify", "allow_mismatch")
+    finetune: FinetuneOptions = step(FinetuneOptions, "objective", "allow_mismatch")
+    evaluate: EvaluateOptions = step(EvaluateOptions, "repeats", "allow_mismatch")
     keep: bool = option(False, "Keep the checkpoints, in compare/checkpoints.", decides=False)
     anew: bool = ANEW.field()
     workspace: Path = WORKSPACE.field()

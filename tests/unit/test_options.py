@@ -469,11 +469,12 @@ LEFT_OUT = {
     "run": {},
     "compare": {
         "plan": {"ratio", "drop", "strategy", "criterion", "selection", "tune"},
-        "prune": {"compensate", "verify"},
-        "finetune": {"objective"},
+        "prune": {"compensate", "verify", "allow_mismatch"},
+        "finetune": {"objective", "allow_mismatch"},
+        "evaluate": {"repeats", "allow_mismatch"},
     },
 }
-"""What a grid says in its own way."""
+"""What a grid says in its own way, and what would have no effect in it."""
 
 
 @pytest.mark.parametrize("step", STEPS)
