@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from interlace_cli.core.inputs import hash_model, hash_split
-from interlace_cli.core.lineage import find_strangers
-from interlace_cli.core.step import Step, describe_changes
+from interlace_cli.core.lineage import find_lacking_keys, find_strangers
+from interlace_cli.core.step import Condition, Step, describe_changes
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
@@ -60,10 +60,14 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
     text = _build_text(card, evaluation, options, opened.facts.fingerprint)
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        state = step.find_state()
+        if not may_replace and state.condition is Condition.INCOMPLETE and isinstance(state.artifact, CheckpointCard):
+            save_keys(out, load_keys(checkpoint))
+            return state.artifact
         check_free(out, may_replace)
         return _write(checkpoint, card, opened, text, options, out, progress, may_replace)
 
-    return Step(
+    step = Step(
         name="export",
         settings=build_settings(options),
         inputs=hash_model(opened.facts),
@@ -72,7 +76,10 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
         record=CheckpointCard,
         make=make,
         find_differences=lambda exported, step: _find_differences(exported, card, text, options, out),
+        find_lacks=lambda exported: find_lacking_keys(out, load_keys(checkpoint)),
+        is_completed=True,
     )
+    return step
 
 
 def build_settings(options: ExportOptions) -> Settings:

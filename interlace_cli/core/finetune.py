@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import hash_split
+from interlace_cli.core.lineage import find_lacking_keys, read_keys
 from interlace_cli.core.spread import has_to_spread, run_spread
-from interlace_cli.core.step import Step
+from interlace_cli.core.step import Condition, Step
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
@@ -25,14 +26,14 @@ from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifac
 from interlace_cli.io.datasets import load_manifest, load_split
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
 from interlace_cli.io.integrity import record_files
-from interlace_cli.io.sample_keys import TRAINED, build_keys, load_keys, save_keys
+from interlace_cli.io.sample_keys import CALIBRATED, TRAINED, build_keys, join_keys, load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.finetune import FinetuneOptions
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
-    pass
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
     inputs = {**job.inputs, "train": hash_split(dataset, "train")}
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        state = step.find_state()
+        if not may_replace and state.condition is Condition.INCOMPLETE and isinstance(state.artifact, CheckpointCard):
+            save_keys(out, _build_keys(job.opened, dataset, Recipe.of(options)))
+            return state.artifact
         if _has_to_spread(options):
             check_free(out, may_replace)
             check_recipe(Recipe.of(options), job.card)
@@ -95,8 +100,25 @@ def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
         file=METADATA,
         record=CheckpointCard,
         make=make,
+        find_lacks=lambda card: _find_lacks(job.opened, out),
+        is_completed=True,
     )
     return step
+
+
+def _find_lacks(opened: OpenedModel, out: Path) -> list[str]:
+    """Of the list of samples: none that it was trained on, or others that the pruned checkpoint was calibrated on."""
+    wanted = {name: keys for name, keys in read_keys(opened.checkpoint.path).items() if name == CALIBRATED}
+    lacks = find_lacking_keys(out, wanted)
+    return lacks or ([] if TRAINED in read_keys(out) else ["it has no list of the samples that it was trained on"])
+
+
+def _build_keys(opened: OpenedModel, dataset: Path, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Of the samples of all steps, and of those that the checkpoint that is healed had seen."""
+    samples = load_split(dataset, "train")
+    trained = {index for step in recipe.plan_steps(len(samples)) for index in step}
+    own = build_keys(samples[index] for index in sorted(trained))
+    return join_keys(load_keys(opened.checkpoint.path), {TRAINED: own})
 
 
 def _has_to_spread(options: FinetuneOptions) -> bool:
@@ -237,9 +259,7 @@ def _write(
     may_replace: bool,
 ) -> None:
     checkpoint = opened.checkpoint
-    samples = load_split(dataset, "train")
-    trained = {index for step in recipe.plan_steps(len(samples)) for index in step}
-    keys = load_keys(checkpoint.path) | {TRAINED: build_keys(samples[index] for index in sorted(trained))}
+    keys = _build_keys(opened, dataset, recipe)
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
         copy_side_files(checkpoint.path, draft)

@@ -6,16 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
-from interlace_cli.errors import OverlapError, PlanMismatchError
+from interlace_cli.errors import CheckpointError, OverlapError, PlanMismatchError
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.sample_keys import CALIBRATED, TRAINED, find_seen, load_keys
 from interlace_cli.io.workspace import METADATA
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,24 @@ def count_seen(folder: Path, samples: Sequence[Sample]) -> Seen:
     """By the keys that lie beside the checkpoint; none for one that does not say."""
     keys = load_keys(folder)
     return Seen(*(len(find_seen(keys[name], samples)) if name in keys else 0 for name in (TRAINED, CALIBRATED)))
+
+
+def read_keys(folder: Path) -> Mapping[str, np.ndarray]:
+    """The keys that lie beside a checkpoint that can be given them again: none for a broken file."""
+    try:
+        return load_keys(folder)
+    except CheckpointError:
+        return {}
+
+
+def find_lacking_keys(folder: Path, wanted: Mapping[str, np.ndarray]) -> list[str]:
+    """Whether the list of samples beside the checkpoint has others, or none, or is broken, as a sentence; nothing where
+    it has the `wanted`. It is no part of the weights: the same ones may come of other samples."""
+    import numpy as np
+
+    found = read_keys(folder)
+    is_whole = all(name in found and np.array_equal(found[name], keys) for name, keys in wanted.items())
+    return [] if is_whole else ["its list of the samples that it has seen is of others"]
 
 
 def check_overlap(seen: Mapping[str, Seen], samples: int, is_allowed: bool) -> list[str]:

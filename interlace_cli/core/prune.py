@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlace_cli.core.inputs import hash_model, hash_split
+from interlace_cli.core.lineage import find_lacking_keys
 from interlace_cli.core.prune_weights import build_sparse_step
-from interlace_cli.core.step import Step
+from interlace_cli.core.step import Condition, Step
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft, PruneOutcome
 from interlace_cli.domain.layers import describe_layers, kept_layers
@@ -31,7 +32,7 @@ from interlace_cli.io.checkpoints import resolve_location
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import check_files, record_files
-from interlace_cli.io.sample_keys import CALIBRATED, build_keys, save_keys
+from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
 from interlace_cli.io.surgery import (
     NewTensor,
     Slices,
@@ -82,7 +83,8 @@ def prune(options: PruneOptions, progress: Progress) -> PruneOutcome:
 
 def build_step(options: PruneOptions) -> Step[CheckpointCard]:
     """A cut depends on the model, the layers that go and that are to be tuned, and, if it is compensated, on the
-    calibration samples; not on anything else that the plan says."""
+    calibration samples; not on anything else that the plan says. Where the same layers are chosen by other samples, the
+    list of samples is written anew, and the weights stay."""
     if options.method is not None:
         return build_sparse_step(options)
     cut = find_cut(options)
@@ -92,9 +94,13 @@ def build_step(options: PruneOptions) -> Step[CheckpointCard]:
         inputs["calibration"] = hash_split(_find_dataset(options), "calibration")
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        state = step.find_state()
+        if not may_replace and state.condition is Condition.INCOMPLETE and isinstance(state.artifact, CheckpointCard):
+            save_keys(out, _find_keys(options, cut) or {})
+            return state.artifact
         return _write(options, cut, inputs, out, progress, may_replace)
 
-    return Step(
+    step = Step(
         name="prune",
         settings=build_settings(options, cut.opened.stack.name),
         inputs=inputs,
@@ -102,7 +108,10 @@ def build_step(options: PruneOptions) -> Step[CheckpointCard]:
         file=METADATA,
         record=CheckpointCard,
         make=make,
+        find_lacks=lambda card: find_lacking_keys(out, _find_keys(options, cut) or {}),
+        is_completed=True,
     )
+    return step
 
 
 def build_settings(options: PruneOptions, stack: str) -> Settings:
@@ -258,9 +267,9 @@ def _write(
         write_config(config, draft)
         copy_side_files(checkpoint.path, draft)
         write_tensors(checkpoint, draft, tensors, advance)
-        keys = _find_calibration_keys(options, cut)
-        if keys is not None:
-            save_keys(draft, {CALIBRATED: keys})
+        keys = _find_keys(options, cut) or load_keys(checkpoint.path)
+        if keys:
+            save_keys(draft, keys)
         card = card.model_copy(update={"files": record_files(draft)})
         save_artifact(card, draft / METADATA)
     return card
@@ -270,11 +279,9 @@ def _find_dataset(options: PruneOptions) -> Path:
     return require(options.dataset or Workspace(options.workspace).dataset)
 
 
-def _find_calibration_keys(options: PruneOptions, cut: Cut) -> np.ndarray | None:
-    """Keys of the samples that the layers were chosen by, or that a compensation was calibrated on; None where nobody
-    knows: a plan from score files, or one whose analysis is not at hand."""
-    import numpy as np
-
+def _find_keys(options: PruneOptions, cut: Cut) -> dict[str, np.ndarray] | None:
+    """Keys of the samples that the layers were chosen by, or that a compensation was calibrated on, and of those that
+    the model itself had seen. None where nobody knows: a plan from score files, or one without its analysis."""
     keys = []
     if options.is_compensated:
         keys.append(build_keys(load_split(_find_dataset(options), "calibration")[: options.samples]))
@@ -287,7 +294,7 @@ def _find_calibration_keys(options: PruneOptions, cut: Cut) -> np.ndarray | None
                 keys.append(load_arrays(path.with_suffix(".safetensors"))[CALIBRATION_KEYS])
         except (InterlaceError, KeyError, OSError):
             pass
-    return np.unique(np.concatenate(keys)) if keys else None
+    return join_keys(load_keys(cut.opened.checkpoint.path), *({CALIBRATED: one} for one in keys)) if keys else None
 
 
 def _compensate(

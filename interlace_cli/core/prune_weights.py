@@ -16,7 +16,7 @@ from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import record_files
-from interlace_cli.io.sample_keys import CALIBRATED, build_keys, save_keys
+from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.prune import PruneOptions
@@ -95,8 +95,9 @@ def _write(
         copy_side_files(checkpoint.path, draft)
         names = {name: name for name in checkpoint.tensors}
         write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
-        if calibration:
-            save_keys(draft, {CALIBRATED: build_keys(calibration)})
+        keys = join_keys(load_keys(checkpoint.path), {CALIBRATED: build_keys(calibration)} if calibration else {})
+        if keys:
+            save_keys(draft, keys)
         card = card.model_copy(update={"files": record_files(draft)})
         save_artifact(card, draft / METADATA)
     return card

@@ -59,12 +59,23 @@ def load_keys(folder: Path) -> dict[str, np.ndarray]:
         return {}
     try:
         with np.load(path, allow_pickle=False) as found:
-            return {name: found[name].astype(np.uint64) for name in (TRAINED, CALIBRATED) if name in found}
-    # What NumPy and zipfile raise on a broken file.
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError) as error:
+            keys = {name: found[name] for name in (TRAINED, CALIBRATED) if name in found}
+        if any(array.ndim != 1 or array.dtype != np.uint64 for array in keys.values()):
+            raise ValueError("its arrays are no lists of keys")
+        return keys
+    # NumPy, zipfile and zlib raise errors of a dozen kinds on a broken file.
+    except Exception as error:
         raise CheckpointError(
             f"{path} is broken: {error}.", "Make the checkpoint again, or remove the file."
         ) from error
+
+
+def join_keys(*known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All of them, by what was done with the samples."""
+    import numpy as np
+
+    names = sorted({name for one in known for name in one})
+    return {name: np.unique(np.concatenate([one[name] for one in known if name in one])) for name in names}
 
 
 def find_seen(keys: np.ndarray, samples: Sequence[Sample]) -> list[int]:
