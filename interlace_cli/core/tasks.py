@@ -20,10 +20,10 @@ from interlace_cli.domain.record import Record
 from interlace_cli.errors import UsageError
 from interlace_cli.evaluation.metrics import METRICS
 from interlace_cli.evaluation.tasks import EvalTask, shape_samples
-from interlace_cli.io.artifacts import describe_validation
 from interlace_cli.io.config_files import parse_config
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import hash_bytes
+from interlace_cli.io.validation import describe_validation
 from interlace_cli.options.prepare import PrepareOptions
 
 
@@ -31,7 +31,9 @@ class TaskSpec(Record):
     """One task of a file. `source` is as `prepare` takes it, a path relative to the file; `metric` None: the samples'
     own, and their kinds too."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(
+        pattern=r"^[\w-][\w.-]*$", description="letters, digits, '_', '-' and '.' alone, with no '.' in front"
+    )
     source: str
     split: str | None = None
     subset: str | None = None
@@ -80,7 +82,7 @@ def read_specs(path: Path) -> list[TaskSpec]:
             spec = TaskSpec.model_validate(item)
         except ValidationError as error:
             name = item.get("name", number) if isinstance(item, dict) else number
-            raise UsageError(f"{path}, task {name}: {describe_validation(error)}.") from error
+            raise UsageError(f"{path}, task {name}: {describe_validation(error, TaskSpec)}.") from error
         if spec.metric is not None and spec.metric not in METRICS:
             raise UsageError(
                 f"{path}, task {spec.name}: there is no metric {spec.metric}.", f"There are {', '.join(METRICS)}."

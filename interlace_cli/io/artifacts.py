@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,10 @@ from interlace_cli import __version__
 from interlace_cli.domain.record import Artifact, Origin, Record, Settings
 from interlace_cli.errors import ArtifactError
 from interlace_cli.io.files import hash_bytes, write_atomically
+from interlace_cli.io.validation import describe_validation
 
 A = TypeVar("A", bound=Artifact)
 R = TypeVar("R", bound=Record)
-MOST_FAULTS = 3
 
 
 def build_origin(command: str, settings: Settings) -> Origin:
@@ -42,7 +43,7 @@ def save_artifact(artifact: Artifact, path: Path) -> None:
 
 
 def load_artifact(path: Path, cls: type[A]) -> A:
-    """Reads and checks. Raises ArtifactError that says which field is wrong."""
+    """Reads and checks. Raises ArtifactError that says which field is wrong, or that an earlier interlace wrote it."""
     try:
         data = orjson.loads(path.read_bytes())
     except OSError as error:
@@ -60,10 +61,16 @@ def load_artifact(path: Path, cls: type[A]) -> A:
             f"{path} has schema {schema}, and this interlace ({__version__}) reads up to {cls.SCHEMA}.",
             "Update interlace.",
         )
+    if isinstance(schema, int) and 1 <= schema < cls.SCHEMA:
+        raise _build_outdated(path, data, f"its schema is {schema}, and this one ({__version__}) reads {cls.SCHEMA}")
     try:
         artifact = cls.model_validate(data)
     except ValidationError as error:
-        raise ArtifactError(f"{path}: {describe_validation(error)}.", "Correct the file or make it again.") from error
+        if _is_earlier(_find_origin(data).get("interlace")):
+            first = describe_validation(error, cls, most=1)
+            raise _build_outdated(path, data, f"its fields do not fit this one ({__version__}): {first}") from error
+        faults = describe_validation(error, cls)
+        raise ArtifactError(f"{path}: {faults}.", "Correct the file or make it again.") from error
     # No flipped bit takes a field away: who left one out has edited the file.
     names = {field.alias or name for name, field in cls.model_fields.items()} - {"sha256"}
     is_edited = artifact.is_edited or not names <= data.keys()
@@ -81,20 +88,34 @@ def _seal(data: dict[str, Any]) -> str:
     return hash_bytes(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS))
 
 
+def _build_outdated(path: Path, data: dict[str, Any], why: str) -> ArtifactError:
+    origin = _find_origin(data)
+    version, command = (str(origin.get(name, "")) for name in ("interlace", "command"))
+    which = f" ({version})" if re.fullmatch(r"[\w.+-]{1,40}", version) else ""
+    fix = f"Make it again: `interlace {command} --force`." if re.fullmatch("[a-z]{1,20}", command) else "Make it again."
+    return ArtifactError(f"{path} was written by an earlier interlace{which}: {why}.", fix)
+
+
+def _find_origin(data: dict[str, Any]) -> dict[str, Any]:
+    """Who wrote it, as far as the file says."""
+    found = data.get("created_by")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_earlier(version: object) -> bool:
+    """Whether a version such as "0.1.0" comes before this one, as far as its numbers tell."""
+    return isinstance(version, str) and _read_numbers(version) < _read_numbers(__version__)
+
+
+def _read_numbers(version: str) -> tuple[int, ...]:
+    """Example: 0.10.2rc1 -> (0, 10, 2). What begins with no number is later than all."""
+    found = re.match(r"\d{1,9}(\.\d{1,9})*", version, re.ASCII)
+    return tuple(map(int, found[0].split("."))) if found else (10**9,)
+
+
 def load_record(path: Path, cls: type[R]) -> R:
     """A record of our own that is no artifact. Raises ArtifactError."""
     try:
         return cls.model_validate(orjson.loads(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} is broken.", "Remove it.") from error
-
-
-def describe_validation(error: ValidationError) -> str:
-    """The first faults in one line, each with its field, and how many there are besides."""
-    faults = []
-    for fault in error.errors(include_url=False):
-        field = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        faults.append(f"{field}: {message}" if field else message)
-    more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
-    return "; ".join(faults[:MOST_FAULTS]) + more

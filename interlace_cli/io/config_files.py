@@ -22,7 +22,8 @@ def _parse_yaml(text: str, path: Path) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # A value that cannot be what it looks like, such as the date 2024-13-01, fails in any of these ways.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
 
 
@@ -33,5 +34,5 @@ def _parse_toml(text: str, path: Path) -> Any:
         raise UsageError(f"{path}: TOML needs Python 3.11.", "Write it as YAML.") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error

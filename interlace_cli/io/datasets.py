@@ -28,11 +28,7 @@ _LARGER = {"calibration": "with a larger --calibration", "heldout": "with a larg
 
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of the prepared dataset `folder`. Raises an InterlaceError if it is missing, broken or outdated."""
-    require(folder)
-    manifest = load_artifact(folder / MANIFEST, Manifest)
-    if manifest.schema_version < Manifest.SCHEMA:
-        raise DatasetError(f"{folder} was prepared by an earlier interlace.", "Run `interlace prepare --force` again.")
-    return manifest
+    return load_artifact(require(folder) / MANIFEST, Manifest)
 
 
 def hash_dataset(folder: Path) -> str:

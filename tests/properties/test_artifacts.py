@@ -173,15 +173,15 @@ def read(data: Any, cls: type[Any] = Plan) -> Any:
     [
         ({"kind": "interlace.analysis"}, "is of kind 'interlace.analysis' where 'interlace.plan' is needed"),
         ({"schema": 2}, "has schema 2, and this interlace .* reads up to 1"),
-        ({"schema": 0}, "schema: Input should be greater than or equal to 1"),
-        ({"surprise": 1}, "surprise: Extra inputs are not permitted"),
-        ({"strategy": 3}, "strategy: Input should be a valid string"),
-        ({"inputs": []}, "inputs: Input should be a valid dictionary"),
-        ({"num_layers": 7.5}, "num_layers: Input should be a valid integer"),
-        ({"num_layers": 1}, "num_layers: Input should be greater than or equal to 2"),
+        ({"schema": 0}, "schema is 0, and has to be at least 1"),
+        ({"surprise": 1}, "there is no field 'surprise'"),
+        ({"strategy": 3}, "strategy has to be text, and is 3"),
+        ({"inputs": []}, "inputs has to be a group of fields, and is a list"),
+        ({"num_layers": 7.5}, "num_layers has to be a whole number, and is 7.5"),
+        ({"num_layers": 1}, "num_layers is 1, and has to be at least 2"),
         ({"num_layers": 9}, "roles has 8 entries for a model of 9 layers"),
         ({"roles": ["drop"] * 3}, "roles has 3 entries for a model of 8 layers"),
-        ({"roles": ["gone"] * 8}, r"roles\.0: Input should be 'drop', 'tune', 'anchor' or 'keep'"),
+        ({"roles": ["gone"] * 8}, r"roles\.0 is 'gone', and has to be one of 'drop', 'tune', 'anchor' or 'keep'"),
         ({"roles": ["keep"] * 8}, "drop and roles differ at layer 0"),
         ({"drop": [0, 4]}, r"drop and roles differ at layer 3; roles gives drop as \[0, 3\]"),
         ({"drop": [0, 3, 7]}, "drop and roles differ at layer 7"),
@@ -191,7 +191,7 @@ def read(data: Any, cls: type[Any] = Plan) -> Any:
         ({"roles": ["keep"] * 8, "drop": [], "tune": [], "anchor": []}, "roles drops no layer"),
         ({"roles": ["drop"] * 8, "drop": [*range(8)], "tune": [], "anchor": []}, "roles drops every layer"),
         ({"summary": {"layers": 8, "layers_left": 7}}, "summary.layers_left is 7 but roles leaves 6 layers"),
-        ({"created_by": {"interlace": "1", "settings": {}}}, r"created_by\.command: Field required"),
+        ({"created_by": {"interlace": "1", "settings": {}}}, r"created_by\.command is missing"),
     ],
 )
 def test_a_plan_refuses_what_it_cannot_be(change: dict[str, Any], sentence: str, plan: dict[str, Any]) -> None:
@@ -208,7 +208,7 @@ def test_a_plan_refuses_a_model_of_another_size(plan: dict[str, Any], analysis: 
 @pytest.mark.parametrize("field", ["schema", "created_by", "inputs", "strategy", "num_layers", "roles"])
 def test_a_missing_field_is_named(field: str, plan: dict[str, Any]) -> None:
     plan.pop(field)
-    with pytest.raises(ArtifactError, match=f"{field}: Field required"):
+    with pytest.raises(ArtifactError, match=f"{field} is missing"):
         read(plan)
 
 
@@ -235,7 +235,7 @@ def test_a_number_that_is_not_finite_is_refused(word: str, plan: dict[str, Any])
 def test_a_similarity_is_a_cosine(name: str, value: Any, analysis: dict[str, Any]) -> None:
     read(analysis, Analysis)
     analysis[name]["s2"][1] = value
-    with pytest.raises(ArtifactError, match=rf"{name}(\.s2\.1: Input should be|: s2\[1\] is {value}, and a cosine)"):
+    with pytest.raises(ArtifactError, match=rf"{name}(\.s2\.1 has to be a number|: s2\[1\] is {value}, and a cosine)"):
         read(analysis, Analysis)
 
 

@@ -160,11 +160,11 @@ def test_tasks_of_a_file(small_dataset: Path, tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("tasks: 3", "holds no list of tasks"),
-        ("- {name: a b, source: x}", "task a b: name: String should match pattern"),
-        ("- {name: a}", "task a: source: Field required"),
+        ("- {name: a b, source: x}", "task a b: name is 'a b', and has to be letters, digits"),
+        ("- {name: a}", "task a: source is missing"),
         ("- {name: a, source: x, metric: bleu}", r"task a: there is no metric bleu\. There are exact_match"),
         ("- {name: a, source: x}\n- {name: a, source: y}", "has two tasks called a"),
-        ("- {name: a, source: x, sample: 3}", "task a: sample: Extra inputs are not permitted"),
+        ("- {name: a, source: x, sample: 3}", r"task a: there is no field 'sample' \(did you mean 'samples'\?\)\."),
     ],
 )
 def test_a_broken_file_of_tasks_is_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
