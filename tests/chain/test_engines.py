@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from making import make_cut, make_healed
 from safetensors.torch import load_file
 
-from interlace_cli.core.finetune import heal_model
-from interlace_cli.core.prune import prune_layers
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import CONFIGS, Engine
-from interlace_cli.healing.recipe import Recipe
 from interlace_cli.healing.state import COMPLETE
 
-RECIPE = Recipe(lr=1e-3, epochs=1.0, batch_size=20, grad_accum=1, max_length=150)
+RECIPE = {"lr": 1e-3, "epochs": 1.0, "batch_size": 20, "grad_accum": 1, "max_length": 150, "tune_layers": (3, 5)}
 WORDS = "--lr 1e-3 --epochs 1 --batch-size 20 --grad-accum 1 --max-length 150 --tune-layers 3,5 --device cpu"
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 deepspeed = [pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3", "zero3-offload")]
@@ -32,7 +29,7 @@ deepspeed = [pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "ze
 @pytest.fixture(scope="module")
 def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines") / "pruned"
-    prune_layers(str(chain_model), [2, 6], folder, Silent(), force=False)
+    make_cut(chain_model, [2, 6], folder)
     return folder
 
 
@@ -40,7 +37,7 @@ def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(pruned: Path, small_dataset: Path) -> Path:
     """Healed by one process. 169 samples: the last step's nine are uneven, and one of two processes has more rows."""
     out = pruned.parent / "alone"
-    heal_model(pruned, small_dataset, out, RECIPE, Silent(), tune_layers=[3, 5])
+    make_healed(pruned, small_dataset, out, **RECIPE)
     return out
 
 
@@ -129,8 +126,7 @@ def test_killed_they_go_on(engine: str, pruned: Path, alone: Path, small_dataset
 
 @pytest.mark.parametrize("objective", ["local,distill"])
 def test_objectives_over_two_processes(objective: str, pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "objective": objective})
-    heal_model(pruned, small_dataset, tmp_path / "one", recipe, Silent(), tune_layers=[3, 5])
+    make_healed(pruned, small_dataset, tmp_path / "one", **RECIPE, objective=objective)
     words = call(pruned, small_dataset, tmp_path / "two", "--objective", objective)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

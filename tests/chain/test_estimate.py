@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from making import make_cut
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-from interlace_cli.core.prune import prune_layers
-from interlace_cli.domain.progress import Silent
 
 
 @pytest.fixture(scope="module")
 def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("estimate") / "pruned"
-    prune_layers(str(chain_model), [2, 6], folder, Silent(), force=False)
+    make_cut(chain_model, [2, 6], folder)
     return folder
 
 
