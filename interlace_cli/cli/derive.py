@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from interlace_cli.cli.console import output
-from interlace_cli.options.build import Entry, build_options, dump_options, index_names, list_entries, read_names
+from interlace_cli.options.build import Entry, build_options, dump_call, index_names, list_entries, read_names
 from interlace_cli.options.option import Options, Slot
 
 Compose = Callable[[type[Any], Mapping[str, Any]], Any]
@@ -83,9 +83,7 @@ def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
 def _save_config(made: Options, path: str) -> None:
     from interlace_cli.cli.config_file import save_config
 
-    values = dump_options(made)
-    values.pop("force", None)
-    save_config(values, Path(path).expanduser())
+    save_config(dump_call(made), Path(path).expanduser())
 
 
 def _build_parameters(record: type[Options]) -> list[Parameter]:

@@ -31,7 +31,7 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.workspace import METADATA, Workspace
 from interlace_cli.options.analyze import AnalyzeOptions
-from interlace_cli.options.build import build_options, dump_options, find_preset, read_names
+from interlace_cli.options.build import build_options, dump_call, find_preset, read_names
 from interlace_cli.options.compare import CompareOptions
 from interlace_cli.options.export import ExportOptions
 from interlace_cli.options.option import describe
@@ -77,8 +77,10 @@ def run(options: RunOptions, progress: Progress, on_step: StepCallback = ignore_
 
 
 def look_ahead(options: RunOptions, progress: Progress) -> list[StepOutlook]:
-    """What `run` would do, step by step, and why. Nothing is made."""
-    return list(Chain(options, progress, ignore_step).iter_outlooks())
+    """What `run` would do, step by step, and why. Nothing is made. Raises UsageError for options that cannot work."""
+    chain = Chain(options, progress, ignore_step)
+    chain.check_options()
+    return list(chain.iter_outlooks())
 
 
 def measure_model(options: CompareOptions, progress: Progress, on_step: StepCallback) -> None:
@@ -297,7 +299,7 @@ class Chain:
             plan=PlanOutcome(strategy=decided.strategy, drop=decided.drop, tune=decided.tune, anchor=decided.anchor),
             recipe=healed.healing.recipe if healed.healing else {},
             device=evaluation.device,
-            options=dump_options(self.options),
+            options=dump_call(self.options),
             seconds=self.seconds,
             skipped=self.skipped,
         )

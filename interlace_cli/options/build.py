@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from interlace_cli.errors import UsageError
 from interlace_cli.options import option as options
@@ -74,10 +74,12 @@ def _add(entries: dict[str, Entry], name: str, slot: Slot, target: tuple[str, ..
 
 
 def _find_type(record: Any, name: str) -> type[Options]:
-    from typing import get_type_hints
-
-    found: type[Options] = get_type_hints(record)[name]
+    found: type[Options] = _get_hints(record)[name]
     return found
+
+
+_get_hints: Callable[[Any], Mapping[str, Any]] = cache(get_type_hints)
+"""Reading them takes longer than making a record."""
 
 
 def _index_names(record: Any) -> Mapping[str, str]:
@@ -182,6 +184,16 @@ def dump_options(made: Options, with_defaults: bool = True) -> dict[str, Any]:
             continue
         found[entry.name] = _dump(entry.slot, value)
     return found
+
+
+def dump_call(made: Options) -> dict[str, Any]:
+    """What a file of `--config` holds so that it asks for the same again: without --force and --dry-run, which belong
+    to one call; and of a call that took the workspace's dataset, without how samples are drawn."""
+    left_out = {"force", "dry_run"}
+    if getattr(made, "data", "") is None:
+        entries = list_entries(type(made))
+        left_out |= {one.name for one in entries if all(target[0] == "prepare" for target in one.targets)}
+    return {name: value for name, value in dump_options(made).items() if name not in left_out}
 
 
 def _dump(slot: Slot, value: Any) -> Any:

@@ -276,6 +276,31 @@ def test_a_dry_run_says_what_it_cannot_know(finished: tuple[list[str | Path], di
     assert {action for action, _ in steps.values()} == {"make anew"}
 
 
+def test_a_dry_run_refuses_what_cannot_work(finished: tuple[list[str | Path], dict]) -> None:
+    words, _ = finished
+    for more, sentence in ((["--objective", "cee"], "does not take 'cee'"), (["--ratio", "0.9"], "can drop at most")):
+        code, out, err = call(*words, *more, "--dry-run")
+        assert (code, out) == (2, "")
+        assert sentence in err
+
+
+def test_a_saved_call_asks_for_the_dataset_that_is_there(
+    finished: tuple[list[str | Path], dict], tmp_path: Path
+) -> None:
+    """How its samples were drawn is not said again: the call that was saved had not said it either."""
+    words, _ = finished
+    unnamed = [word for word in words if word not in ("--data", "demo", "--max-samples", "160")]
+    file = tmp_path / "run.yaml"
+    code, _, err = call(*unnamed, "--dry-run", "--save-config", file)
+    assert code == 0, err
+    code, out, err = call("run", "--config", file, "--json")
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == STEPS
+    again = tmp_path / "record.json"
+    again.write_text(json.dumps(json.loads(out)["options"]))
+    assert look_ahead("run", "--config", again)["prepare"] == ("skip", ["the workspace's dataset is taken"])
+
+
 def test_anew_makes_everything_again_to_the_same_bytes(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
     words, space = copy(finished, tmp_path)
     before = list_files(space)
