@@ -13,24 +13,22 @@ from typing import Any
 
 import pytest
 import torch
+from making import make_cut, make_healed
 
-from interlace_cli.core.finetune import heal_model
-from interlace_cli.core.prune import prune_layers
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError, UsageError
-from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.recipe import Execution
 from interlace_cli.healing.state import COMPLETE, State
 from interlace_cli.healing.trainer import HealingTrainer
 
-TUNE = [3, 5]
 WORDS = "--lr 1e-3 --epochs 4 --batch-size 8 --grad-accum 1 --save-every 3 --tune-layers 3,5 --device cpu"
-RECIPE = Recipe(lr=1e-3, epochs=4.0, batch_size=8, grad_accum=1)
+RECIPE: dict[str, Any] = {"lr": 1e-3, "epochs": 4.0, "batch_size": 8, "grad_accum": 1, "tune_layers": (3, 5)}
 
 
 @pytest.fixture(scope="module")
 def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume") / "pruned"
-    prune_layers(str(chain_model), [2, 6], folder, Silent(), force=False)
+    make_cut(chain_model, [2, 6], folder)
     return folder
 
 
@@ -45,8 +43,7 @@ def start(pruned: Path, dataset: Path, out: Path, objective: str) -> subprocess.
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(
     objective: str, pruned: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "objective": objective})
-    heal_model(pruned, small_dataset, tmp_path / "whole", recipe, Silent(), tune_layers=TUNE)
+    make_healed(pruned, small_dataset, tmp_path / "whole", **RECIPE, objective=objective)
     draw, out = random.Random(objective), tmp_path / "killed"
     kills = 0
     for attempt in range(3):
@@ -85,20 +82,19 @@ def count_saved(out: Path) -> tuple[int, ...]:
 
 def test_another_recipe_does_not_go_on_from_it(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        stop_after(4, pruned, small_dataset, tmp_path / "out", RECIPE)
+        stop_after(4, pruned, small_dataset, tmp_path / "out")
     (left,) = tmp_path.glob(".out.healing-*")
-    other = Recipe(**{**vars(RECIPE), "seed": 1})
-    heal_model(pruned, small_dataset, tmp_path / "out", other, Silent(), tune_layers=TUNE)
-    heal_model(pruned, small_dataset, tmp_path / "again", other, Silent(), tune_layers=TUNE)
+    make_healed(pruned, small_dataset, tmp_path / "out", **RECIPE, seed=1)
+    make_healed(pruned, small_dataset, tmp_path / "again", **RECIPE, seed=1)
     for path in (tmp_path / "again").iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert not left.exists(), "what is of no use any more is gone"
 
 
 def test_an_incomplete_checkpoint_is_not_gone_on_from(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    heal_model(pruned, small_dataset, tmp_path / "whole", RECIPE, Silent(), tune_layers=TUNE)
+    make_healed(pruned, small_dataset, tmp_path / "whole", **RECIPE)
     with pytest.raises(KeyboardInterrupt):
-        stop_after(8, pruned, small_dataset, tmp_path / "out", RECIPE)
+        stop_after(8, pruned, small_dataset, tmp_path / "out")
     (left,) = tmp_path.glob(".out.healing-*")
     saved = sorted(path.name for path in left.glob("stage-0/checkpoint-*"))
     assert saved == ["checkpoint-3", "checkpoint-6"], "older ones are pruned"
@@ -113,12 +109,12 @@ def test_an_incomplete_checkpoint_is_not_gone_on_from(pruned: Path, small_datase
     checkpoint = state.find_checkpoint(0)
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-3"
-    heal_model(pruned, small_dataset, tmp_path / "out", RECIPE, Silent(), tune_layers=TUNE)
+    make_healed(pruned, small_dataset, tmp_path / "out", **RECIPE)
     one, two = (tmp_path / name / "model.safetensors" for name in ("whole", "out"))
     assert one.read_bytes() == two.read_bytes()
 
 
-def stop_after(steps: int, pruned: Path, dataset: Path, out: Path, recipe: Recipe) -> None:
+def stop_after(steps: int, pruned: Path, dataset: Path, out: Path) -> None:
     """Heals, and is interrupted in the step behind `steps`."""
     taken = 0
     original = HealingTrainer.training_step
@@ -132,7 +128,7 @@ def stop_after(steps: int, pruned: Path, dataset: Path, out: Path, recipe: Recip
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HealingTrainer, "training_step", step)
-        heal_model(pruned, dataset, out, recipe, Silent(), tune_layers=TUNE, how=Execution(save_every=3))
+        make_healed(pruned, dataset, out, **RECIPE, save_every=3)
 
 
 def test_a_state_is_gone_on_from_by_what_can_read_it() -> None:
@@ -145,12 +141,12 @@ def test_a_state_is_gone_on_from_by_what_can_read_it() -> None:
 
 def test_shards_of_another_engine_are_left_alone(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        stop_after(8, pruned, small_dataset, tmp_path / "out", RECIPE)
+        stop_after(8, pruned, small_dataset, tmp_path / "out")
     (left,) = tmp_path.glob(".out.healing-*")
     lines = Lines()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Execution, "describe_state", lambda how, processes: "shards")
-        heal_model(pruned, small_dataset, tmp_path / "out", RECIPE, lines, tune_layers=TUNE)
+        make_healed(pruned, small_dataset, tmp_path / "out", lines, **RECIPE)
     assert not [line for line in lines.lines if "going on" in line]
     assert not left.exists()
 
@@ -163,10 +159,8 @@ def test_what_the_trainer_does_not_have_is_said_before_the_model_is_loaded(
     change: dict[str, str], message: str, pruned: Path, small_dataset: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("interlace_cli.io.models.load_model", None)
-    recipe = Recipe(**{**vars(RECIPE), **{name: value for name, value in change.items() if name == "optim"}})
-    how = Execution(report_to=change.get("report_to", "none"))
     with pytest.raises(UsageError, match=message):
-        heal_model(pruned, small_dataset, tmp_path / "out", recipe, Silent(), tune_layers=TUNE, how=how)
+        make_healed(pruned, small_dataset, tmp_path / "out", **RECIPE, **change)
 
 
 class Lines(Silent):
@@ -198,11 +192,11 @@ def test_rows_that_do_not_fit_are_halved_and_the_batch_stays(
 ) -> None:
     from safetensors.torch import load_file
 
-    short = Recipe(**{**vars(RECIPE), "epochs": 1.0})
-    heal_model(pruned, small_dataset, tmp_path / "whole", short, Silent(), tune_layers=TUNE)
+    short = {**RECIPE, "epochs": 1.0}
+    make_healed(pruned, small_dataset, tmp_path / "whole", **short)
     limit_memory(monkeypatch, 160, in_backward)
     lines = Lines()
-    heal_model(pruned, small_dataset, tmp_path / "out", short, lines, tune_layers=TUNE)
+    make_healed(pruned, small_dataset, tmp_path / "out", lines, **short)
     assert [line for line in lines.lines if "out of memory: rows of" in line]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
     for name, tensor in one.items():
@@ -214,7 +208,7 @@ def test_a_sample_that_does_not_fit_is_said_so(
 ) -> None:
     limit_memory(monkeypatch, 10, False)
     with pytest.raises(InterlaceError, match="does not fit into this device's memory"):
-        heal_model(pruned, small_dataset, tmp_path / "out", RECIPE, Silent(), tune_layers=TUNE)
+        make_healed(pruned, small_dataset, tmp_path / "out", **RECIPE)
     assert not (tmp_path / "out").exists()
 
 
@@ -228,9 +222,8 @@ def test_untouched_shards_are_shared_and_the_tuned_ones_alone_rewritten(
     for path in chain_model.iterdir():
         if not (tmp_path / "dense" / path.name).exists() and path.suffix != ".safetensors":
             shutil.copyfile(path, tmp_path / "dense" / path.name)
-    prune_layers(str(tmp_path / "dense"), [2, 6], tmp_path / "pruned", Silent(), force=False)
-    short = Recipe(**{**vars(RECIPE), "epochs": 0.1})
-    heal_model(tmp_path / "pruned", small_dataset, tmp_path / "healed", short, Silent(), tune_layers=TUNE)
+    make_cut(tmp_path / "dense", [2, 6], tmp_path / "pruned")
+    make_healed(tmp_path / "pruned", small_dataset, tmp_path / "healed", **{**RECIPE, "epochs": 0.1})
     shards = sorted(path.name for path in (tmp_path / "pruned").glob("*.safetensors"))
     assert shards == sorted(path.name for path in (tmp_path / "healed").glob("*.safetensors"))
     shared = {name for name in shards if (tmp_path / "pruned" / name).samefile(tmp_path / "healed" / name)}
