@@ -115,7 +115,7 @@ def test_deepstack_taps_and_mergers_go_with_the_layer_they_add_to(case: tuple[in
     mergers = [f"model.visual.deepstack_merger_list.{tap}.norm.weight" for tap in range(taps)]
     side_modules = build_side_modules(config, find_stack(config), kept, layers)
     assert build_renaming(mergers, "model.language_model.layers", build_numbering(kept, layers), side_modules) == {
-        mergers[tap]: mergers[place] for place, tap in enumerate(stays)
+        mergers[tap]: mergers[position] for position, tap in enumerate(stays)
     }
 
 

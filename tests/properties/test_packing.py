@@ -31,13 +31,13 @@ def test_rows_are_few(lengths: list[int]) -> None:
 
 
 @given(LENGTHS, st.integers(1, 2000), st.integers(1, 8))
-def test_padded_batches_are_alike_in_length(lengths: list[int], places: int, most: int) -> None:
-    groups = group_alike(lengths, places, most)
+def test_padded_batches_are_alike_in_length(lengths: list[int], max_tokens: int, max_samples: int) -> None:
+    groups = group_alike(lengths, max_tokens, max_samples)
     assert sorted(i for group in groups for i in group) == [i for i, length in enumerate(lengths) if length]
     for group in groups:
         size = len(group) * max(lengths[i] for i in group)
-        assert len(group) <= most
-        assert size <= places or len(group) == 1
+        assert len(group) <= max_samples
+        assert size <= max_tokens or len(group) == 1
         assert size - sum(lengths[i] for i in group) <= PADDING * size + 1e-9
 
 

@@ -357,6 +357,28 @@ def test_a_senseless_option_is_named(options: dict[str, Any], sentence: str) -> 
         plan(TWELVE, PlanOptions(**options))
 
 
+def test_every_option_of_the_choice_decides() -> None:
+    """From the record of options to the roles: each option is seen in the plan."""
+    rising, falling = FALLING[::-1], FALLING
+    table = Scores(12, falling, falling[:11], falling[:10], loss_increase=falling, taylor_activation=[1, *rising[:11]])
+    usual = plan(table, PlanOptions(drop=2))
+    assert (usual.drop, usual.tune, usual.strategy, usual.pair_bar) == ([0, 3], [1, 4], "interlace", 0.87)
+    by_loss = plan(table, PlanOptions(drop=2, criterion="loss"))
+    assert (by_loss.drop, by_loss.tune) == ([6, 9], [5, 8]), "the last triplets, and of each the second layer"
+    assert plan(table, PlanOptions(drop=2, criterion="taylor")).drop == [1, 3], "not layer 0"
+    assert plan(table, PlanOptions(drop=2, threshold=0.5)).pair_bar == 0.5
+    greedy_loses = replace(table, s3=[0.8, 0.9, 0.5, 0.8, *[0.5] * 6])
+    assert plan(greedy_loses, PlanOptions(drop=2)).drop == [1, 4]
+    assert plan(greedy_loses, PlanOptions(drop=2, selection="optimal")).drop == [0, 3]
+    assert plan(table, PlanOptions(drop=2, tune="none")).tune == []
+    neighbours = PlanOptions(drop=3, strategy="shortgpt", protect=(5,))
+    assert plan(table, neighbours).drop == [0, 1, 2]
+    assert plan(table, neighbours).tune == [3, 4, 6], "the nearest free ones"
+    assert plan(table, replace(neighbours, tune="paired")).tune == [3], "neighbours alone"
+    drawn = {tuple(plan(table, PlanOptions(drop=2, strategy="random", seed=seed)).drop) for seed in range(8)}
+    assert len(drawn) > 1
+
+
 def test_what_options_and_strategies_name_is_the_same() -> None:
     """Options are read without the domain, and the domain knows no options: each has these words of its own."""
     assert get_args(Criterion) == plan_options.CRITERIA

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from making import make_cut
 
-from interlace_cli.core.prune import prune_layers
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.architectures import NEEDS
 from interlace_cli.families.model_files import collect_stored, open_model
@@ -41,7 +40,7 @@ def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> li
     for _ in range(100):
         drop = sorted(rng.sample(range(layers), rng.randint(1, layers // 2)))
         try:
-            prune_layers(str(folder), drop, out, Silent(), force=True)
+            make_cut(folder, drop, out, force=True)
         except UnsupportedModelError:
             continue
         return drop

@@ -23,6 +23,7 @@ from interlace_cli.families.replay import Replay
 from interlace_cli.healing.compensation import Gap, _find_last_linear, _fold, _Sums, compensate, find_gaps
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
+from interlace_cli.io.sample_keys import build_keys, load_keys
 
 DROP = [3, 5, 7, 9, 11, 13]
 
@@ -111,6 +112,9 @@ def test_the_command_writes_a_plain_checkpoint(small_dataset: Path, tmp_path: Pa
     dense = [card["dense_index"][position] for position in card["compensated"]]
     assert dense
     assert "make up for the dropped ones behind" in card["notes"][-1]
+    seen = build_keys(load_split(small_dataset, "calibration"))
+    assert load_keys(tmp_path / "one")["calibrated"].tolist() == seen.tolist()
+    assert not load_keys(tmp_path / "plain")
     plain, one = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "one"))
     moved = {name for name in plain if not torch.equal(plain[name], one[name])}
     assert moved == {f"model.language_model.layers.{at}.mlp.down_proj.weight" for at in card["compensated"]}

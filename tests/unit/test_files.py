@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from interlace_cli.errors import ArtifactError, InterlaceError
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.errors import ArtifactError, CheckpointError, InterlaceError
 from interlace_cli.io.arrays import load_arrays, save_arrays
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, hash_file, write_atomically
+from interlace_cli.io.sample_keys import SAMPLE_KEYS, build_keys, find_seen, load_keys, save_keys
 from interlace_cli.io.score_files import load_scores
 
 
@@ -175,14 +178,14 @@ NOT_NUMBERS = "is not a list of numbers between -1 and 1"
         ('{"0": [0.1], "1": [0.1]}', "has 2 spans where 4 of length 2 belong to the 6 layers that x_pack1"),
     ],
 )
-@pytest.mark.parametrize("place", [1, 2])
-def test_a_broken_score_file_is_named(place: int, text: str, sentence: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_broken_score_file_is_named(index: int, text: str, sentence: str, tmp_path: Path) -> None:
     paths: list[Any] = write_scores(tmp_path)
-    paths[place].write_text(text)
+    paths[index].write_text(text)
     with pytest.raises(ArtifactError) as caught:
         load_scores(paths)
-    assert str(paths[place]) in caught.value.what
-    assert sentence.replace("4 of length 2", f"{5 - place} of length {place + 1}") in caught.value.what
+    assert str(paths[index]) in caught.value.what
+    assert sentence.replace("4 of length 2", f"{5 - index} of length {index + 1}") in caught.value.what
 
 
 def test_files_in_the_wrong_order_are_noticed(tmp_path: Path) -> None:
@@ -214,3 +217,66 @@ def test_arrays_come_back_as_they_were_however_they_lie_in_memory(tmp_path: Path
     for one in (array, array.T, array[:, [2, 0, 1]], array[:, ::-1]):
         save_arrays({"one": one}, tmp_path / "a.safetensors")
         assert np.array_equal(load_arrays(tmp_path / "a.safetensors")["one"], one)
+
+
+def build_sample(number: int, images: list[str], answer: str = "red") -> Sample:
+    turns = [{"from": "human", "value": "What colour is it?"}, {"from": "gpt", "value": answer}]
+    return Sample.model_validate(
+        {"id": str(number), "image": images, "conversations": turns, "source": f"source {number}"}
+    )
+
+
+def test_a_sample_was_seen_by_its_image_or_without_one_by_its_conversation() -> None:
+    keys = build_keys([build_sample(0, ["a.png", "b.png"]), build_sample(1, [], "a  red\none")])
+    assert keys.dtype == np.uint64
+    assert len(keys) == 3
+    assert sorted(set(keys.tolist())) == keys.tolist()
+    asked = [
+        build_sample(2, ["c.png"]),
+        build_sample(3, ["b.png"], "another answer"),
+        build_sample(4, []),
+        build_sample(5, [], "a red one"),
+        build_sample(6, ["c.png", "a.png"]),
+    ]
+    assert find_seen(keys, asked) == [1, 3, 4]
+    assert find_seen(build_keys([]), asked) == []
+
+
+def test_keys_of_samples_come_back_and_are_the_same_bytes(tmp_path: Path) -> None:
+    trained, calibrated = (build_keys([build_sample(0, [name])]) for name in ("a.png", "b.png"))
+    assert load_keys(tmp_path) == {}
+    save_keys(tmp_path, {"trained": trained, "calibrated": calibrated})
+    found = load_keys(tmp_path)
+    assert found.keys() == {"trained", "calibrated"}
+    assert found["trained"].tolist() == trained.tolist() != found["calibrated"].tolist() == calibrated.tolist()
+    (tmp_path / "again").mkdir()
+    save_keys(tmp_path / "again", {"calibrated": calibrated, "trained": trained})
+    assert (tmp_path / "again" / SAMPLE_KEYS).read_bytes() == (tmp_path / SAMPLE_KEYS).read_bytes()
+
+
+def test_a_broken_file_of_keys_is_named(tmp_path: Path) -> None:
+    path = tmp_path / SAMPLE_KEYS
+    save_keys(tmp_path, {"trained": build_keys([build_sample(n, [f"{n}.png"]) for n in range(40)])})
+    whole = path.read_bytes()
+    refused = 0
+    for broken in [b"", b"PK", b"no keys", *(whole[:size] for size in range(0, len(whole), 5)), *flip(whole)]:
+        path.write_bytes(broken)
+        # A byte that nobody reads may be any; what is raised is one error of ours.
+        with suppress(CheckpointError):
+            load_keys(tmp_path)
+            continue
+        refused += 1
+    assert refused > len(whole) // 5, "every file that is cut off, at least"
+    np.save(path.with_suffix(".npy"), np.arange(3))
+    path.with_suffix(".npy").rename(path)
+    with pytest.raises(CheckpointError, match=r"interlace-samples\.npz is broken"):
+        load_keys(tmp_path)
+    for wrong in (np.zeros((2, 2), np.uint64), np.arange(3.0), np.array(["a"])):
+        np.savez(path, trained=wrong)
+        with pytest.raises(CheckpointError, match="no lists of keys"):
+            load_keys(tmp_path)
+
+
+def flip(data: bytes) -> list[bytes]:
+    """Copies with one byte that is another."""
+    return [data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :] for at in range(len(data))]

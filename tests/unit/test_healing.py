@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from making import make_cut, make_healed, make_planned_cut
 from safetensors.torch import load_file
 from tiny import TINY
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-from interlace_cli.core.finetune import heal_model
-from interlace_cli.core.prune import prune_by_plan, prune_layers
 from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.data.labels import answer_loss, keep_label_positions
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import PlanMismatchError, TrainableSetError, UsageError
 from interlace_cli.families.modules import find_layers
-from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
+from interlace_cli.io.sample_keys import SAMPLE_KEYS, build_keys, load_keys
 
-RECIPE = Recipe(lr=1e-3, batch_size=16, grad_accum=2, epochs=1.0)
+RECIPE = {"lr": 1e-3, "batch_size": 16, "grad_accum": 2, "epochs": 1.0}
 ROLES = ["keep", "keep", "drop", "tune", "anchor", "tune", "drop", "keep"]
 
 
@@ -48,13 +45,13 @@ def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     save_artifact(plan, folder / "plan.json")
-    prune_by_plan(str(chain_model), folder / "plan.json", folder / "pruned", Silent(), force=False)
+    make_planned_cut(chain_model, folder / "plan.json", folder / "pruned")
     return folder
 
 
 @pytest.fixture(scope="module")
 def healed(pruned: Path, small_dataset: Path) -> Path:
-    heal_model(pruned / "pruned", small_dataset, pruned / "healed", RECIPE, Silent(), plan_path=pruned / "plan.json")
+    make_healed(pruned / "pruned", small_dataset, pruned / "healed", plan=pruned / "plan.json", **RECIPE)
     return pruned / "healed"
 
 
@@ -86,20 +83,21 @@ def test_dense_ft_trains_the_plans_layers_and_drops_none(pruned: Path, small_dat
     assert "there is no layer 9 to tune" in done.stderr
 
 
-def test_the_passport_says_what_was_done(healed: Path) -> None:
+def test_the_metadata_says_what_was_done(healed: Path) -> None:
     card = json.loads((healed / "interlace.json").read_text())
     assert card["stage"] == "healed"
     assert card["tune"] == [2, 4]
     assert card["dense_index"] == [0, 1, 3, 4, 5, 7]
     assert card["healing"]["last_loss"] < card["healing"]["first_loss"]
-    assert card["healing"]["recipe"]["precision"] == "fp32"
+    assert card["healing"]["recipe"]["dtype"] == "float32"
 
 
 def test_all_side_files_travel_and_plain_transformers_loads_the_folder(pruned: Path, healed: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     names = {path.name for path in healed.iterdir()}
-    assert names == {path.name for path in (pruned / "pruned").iterdir()}
+    assert names - {path.name for path in (pruned / "pruned").iterdir()} == {SAMPLE_KEYS}
+    assert {path.name for path in (pruned / "pruned").iterdir()} < names
     assert {"tokenizer.json", "processor_config.json", "chat_template.jinja", "generation_config.json"} <= names
     AutoProcessor.from_pretrained(healed)
     _, report = AutoModelForImageTextToText.from_pretrained(healed, output_loading_info=True)
@@ -107,14 +105,20 @@ def test_all_side_files_travel_and_plain_transformers_loads_the_folder(pruned: P
     assert not report["unexpected_keys"]
 
 
+def test_the_samples_that_it_was_trained_on_are_known_beside_it(healed: Path, small_dataset: Path) -> None:
+    keys = load_keys(healed)
+    assert keys.keys() == {"trained"}, "nobody says what a plan by hand was calibrated on"
+    assert keys["trained"].tolist() == build_keys(load_split(small_dataset, "train")).tolist()
+
+
 def test_same_seed_same_bytes(pruned: Path, healed: Path, small_dataset: Path, tmp_path: Path) -> None:
-    heal_model(pruned / "pruned", small_dataset, tmp_path / "again", RECIPE, Silent(), plan_path=pruned / "plan.json")
+    make_healed(pruned / "pruned", small_dataset, tmp_path / "again", plan=pruned / "plan.json", **RECIPE)
     for path in healed.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
 def test_another_seed_heals_differently(pruned: Path, healed: Path, small_dataset: Path, tmp_path: Path) -> None:
-    heal_model(pruned / "pruned", small_dataset, tmp_path / "other", replace(RECIPE, seed=1), Silent())
+    make_healed(pruned / "pruned", small_dataset, tmp_path / "other", seed=1, **RECIPE)
     assert (healed / "model.safetensors").read_bytes() != (tmp_path / "other/model.safetensors").read_bytes()
 
 
@@ -122,16 +126,15 @@ def test_another_seed_heals_differently(pruned: Path, healed: Path, small_datase
 def test_checkpointing_accumulation_and_row_length_do_not_change_the_result(
     change: dict[str, int], pruned: Path, healed: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    how = Execution(gradient_checkpointing=not change)
-    heal_model(pruned / "pruned", small_dataset, tmp_path / "out", replace(RECIPE, **change), Silent(), how=how)
+    options = {**RECIPE, **change, "gradient_checkpointing": not change}
+    make_healed(pruned / "pruned", small_dataset, tmp_path / "out", **options)
     ours, other = load_file(healed / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
     for name, tensor in ours.items():
         torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=0)
 
 
 def test_bf16_compute_keeps_the_frozen_tensors_too(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, precision="bf16")
-    card = heal_model(pruned / "pruned", small_dataset, tmp_path / "bf16", recipe, Silent())
+    card = make_healed(pruned / "pruned", small_dataset, tmp_path / "bf16", dtype="bfloat16", **RECIPE)
     before, after = load_file(pruned / "pruned/model.safetensors"), load_file(tmp_path / "bf16/model.safetensors")
     changed = {name.split(".layers.")[1][0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"2", "4"}
@@ -140,22 +143,20 @@ def test_bf16_compute_keeps_the_frozen_tensors_too(pruned: Path, small_dataset: 
 
 
 def test_tune_layers_overrides_the_plan(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    card = heal_model(pruned / "pruned", small_dataset, tmp_path / "out", RECIPE, Silent(), tune_layers=[7])
+    card = make_healed(pruned / "pruned", small_dataset, tmp_path / "out", tune_layers=(7,), **RECIPE)
     assert card.tune == [5]
     with pytest.raises(UsageError, match="--tune-layers names 6"):
-        heal_model(pruned / "pruned", small_dataset, tmp_path / "no", RECIPE, Silent(), tune_layers=[6])
+        make_healed(pruned / "pruned", small_dataset, tmp_path / "no", tune_layers=(6,), **RECIPE)
 
 
 def test_a_plan_that_cuts_other_layers_is_refused(
     pruned: Path, chain_model: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    prune_layers(str(chain_model), [1], tmp_path / "other", Silent(), force=False)
+    make_cut(chain_model, [1], tmp_path / "other")
     with pytest.raises(PlanMismatchError, match="drops layers 2, 6"):
-        heal_model(
-            tmp_path / "other", small_dataset, tmp_path / "out", RECIPE, Silent(), plan_path=pruned / "plan.json"
-        )
+        make_healed(tmp_path / "other", small_dataset, tmp_path / "out", plan=pruned / "plan.json", **RECIPE)
     with pytest.raises(TrainableSetError, match="no layer is to be tuned"):
-        heal_model(tmp_path / "other", small_dataset, tmp_path / "out", RECIPE, Silent())
+        make_healed(tmp_path / "other", small_dataset, tmp_path / "out", **RECIPE)
     assert not (tmp_path / "out").exists()
 
 

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from making import make_cut, make_healed
 from safetensors.torch import load_file
 
-from interlace_cli.core.finetune import choose_dense, heal, heal_model
-from interlace_cli.core.prune import prune_layers
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.rows import encode, pack
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.modules import find_layers
 from interlace_cli.families.packing import find_positions
@@ -29,13 +27,13 @@ from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
 DROP, TUNE, KEPT = [2, 6], [3, 5], [0, 1, 3, 4, 5, 7]
-RECIPE = Recipe(lr=1e-3, batch_size=32, grad_accum=1)
+RECIPE = {"lr": 1e-3, "batch_size": 32, "grad_accum": 1}
 
 
 @pytest.fixture(scope="module")
 def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("objectives") / "pruned"
-    prune_layers(str(chain_model), DROP, folder, Silent(), force=False)
+    make_cut(chain_model, DROP, folder)
     return folder
 
 
@@ -84,16 +82,16 @@ def test_terms_against_their_definitions(pair: tuple[Any, Any, Any]) -> None:
     sums = RowLoss(Stage(("distill", "anchor")), loss, TermWeights(0.25, 1.0), teacher).compute(student, row)
 
     with torch.no_grad():
-        places = row.is_label_BK
-        log_p = student(**row.inputs, use_cache=False).logits[places].log_softmax(-1)
-        log_t = dense(**row.inputs, use_cache=False).logits[places].log_softmax(-1)
-        ce = -log_p.gather(1, row.targets_BK[places][:, None]).sum()
+        is_label = row.is_label_BK
+        log_p = student(**row.inputs, use_cache=False).logits[is_label].log_softmax(-1)
+        log_t = dense(**row.inputs, use_cache=False).logits[is_label].log_softmax(-1)
+        ce = -log_p.gather(1, row.targets_BK[is_label][:, None]).sum()
         divergence = (log_t.exp() * (log_t - log_p)).sum()
         states = []
         for model, stack, at in ((student, own, (4, 6)), (dense, layers, (5, 8))):
             with capture_inputs(stack, at) as found:
                 model(**row.inputs, use_cache=False)
-            states.append([found[place].hidden for place in at])
+            states.append([found[index].hidden for index in at])
         errors = [((a - b) ** 2).sum(-1) / (b**2).sum(-1) for a, b in zip(*states, strict=True)]
     torch.testing.assert_close(sums.ce, ce, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(sums.token.detach(), 0.75 * ce + 0.25 * divergence, rtol=1e-4, atol=1e-4)
@@ -126,22 +124,21 @@ def test_padding_does_not_count_in_errors() -> None:
 def test_every_objective_heals_and_moves_the_tuned_layers_alone(
     objective: str, pruned: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "objective": objective, "epochs": 2.0})
-    card = heal_model(pruned, small_dataset, tmp_path / "out", recipe, Silent(), tune_layers=TUNE)
+    recipe = {**RECIPE, "objective": objective, "epochs": 2.0}
+    card = make_healed(pruned, small_dataset, tmp_path / "out", tune_layers=TUNE, **recipe)
     before, after = load_file(pruned / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
     changed = {name.split(".layers.")[1][0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"2", "4"}
     assert card.healing is not None
     assert card.healing.last_loss < card.healing.first_loss
-    assert card.healing.steps == recipe.count_steps(card.healing.samples)
+    assert card.healing.steps == Recipe(**recipe).count_steps(card.healing.samples)
     assert json.loads((tmp_path / "out/interlace.json").read_text())["healing"]["recipe"]["objective"] == objective
 
 
 def test_local_brings_each_layer_nearer_to_its_pair(
     chain_model: Path, pruned: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe(**{**vars(RECIPE), "objective": "local", "epochs": 3.0})
-    heal_model(pruned, small_dataset, tmp_path / "out", recipe, Silent(), tune_layers=TUNE)
+    make_healed(pruned, small_dataset, tmp_path / "out", tune_layers=TUNE, objective="local", epochs=3.0, **RECIPE)
     dense = load_model(chain_model, "float32", "cpu")
     batcher = Batcher(load_processor(pruned, 784, 50176), small_dataset)
     row = pack([encode(s, batcher, find_positions(dense)) for s in load_split(small_dataset, "train")[:8]])
@@ -176,9 +173,9 @@ def test_what_is_no_objective_is_refused(text: str, message: str) -> None:
 def test_a_teacher_that_is_not_there_or_another_is_refused(
     chain_model: Path, pruned: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    recipe = Recipe(objective="distill")
+    distill = {"objective": "distill", "tune_layers": TUNE}
     with pytest.raises(UsageError, match="its own teacher"):
-        heal(choose_dense(str(chain_model), TUNE), small_dataset, tmp_path / "out", recipe, Silent())
+        make_healed(chain_model, small_dataset, tmp_path / "out", dense=True, **distill)
     card = json.loads((pruned / "interlace.json").read_text())
     card["base"]["fingerprint"] = "0" * 64
     del card["sha256"]
@@ -188,4 +185,4 @@ def test_a_teacher_that_is_not_there_or_another_is_refused(
         (other / path.name).write_bytes(path.read_bytes())
     (other / "interlace.json").write_text(json.dumps(card))
     with pytest.raises(PlanMismatchError, match="is not the model any more"):
-        heal_model(other, small_dataset, tmp_path / "out", recipe, Silent(), tune_layers=TUNE)
+        make_healed(other, small_dataset, tmp_path / "out", **distill)

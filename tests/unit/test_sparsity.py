@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-from interlace_cli.core.prune_weights import prune_weights
+from interlace_cli.core.prune import prune
 from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UsageError
@@ -21,6 +21,8 @@ from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
 from interlace_cli.families.modules import find_layers
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import import_transformers, load_model, load_processor
+from interlace_cli.io.sample_keys import build_keys, load_keys
+from interlace_cli.options import PruneOptions
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.sparsity.wanda import prune_by_wanda
 
@@ -92,8 +94,14 @@ def test_wanda_is_the_papers(chain_model: Path, small_dataset: Path) -> None:
 def test_the_checkpoint_is_plain_and_half_empty(
     method: str, chain_model: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
-    card = prune_weights(str(chain_model), method, TWO_OF_FOUR, tmp_path / "out", Silent(), small_dataset, samples=6)
+    options = PruneOptions(
+        model=str(chain_model), method=method, sparsity="2:4", samples=6, dataset=small_dataset, out=tmp_path / "out"
+    )
+    card = prune(options, Silent()).checkpoint
     assert (card.stage, card.sparsity, card.dropped) == ("sparse", "2:4", [])
+    seen = build_keys(load_split(small_dataset, "calibration")[:6]).tolist()
+    found = {name: keys.tolist() for name, keys in load_keys(tmp_path / "out").items()}
+    assert found == ({"calibrated": seen} if method == "wanda" else {})
     dense, sparse = (
         import_transformers().AutoModelForImageTextToText.from_pretrained(folder)
         for folder in (chain_model, tmp_path / "out")

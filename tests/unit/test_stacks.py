@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from making import make_cut
 from tiny import TINY
 
-from interlace_cli.core.prune import prune_layers
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.io.models import import_transformers, load_model
@@ -20,7 +19,7 @@ from interlace_cli.io.models import import_transformers, load_model
 def cut_and_compare(model: Any, inputs: dict[str, torch.Tensor], stack: str, drop: list[int], folder: Path) -> Any:
     """Cuts the saved model, loads what is left, and compares all outputs with those of the bypassed model."""
     model.save_pretrained(folder / "dense")
-    prune_layers(str(folder / "dense"), drop, folder / "pruned", Silent(), force=False, stack=stack)
+    make_cut(folder / "dense", drop, folder / "pruned", stack=stack)
     pruned = load_model(folder / "pruned")
     with torch.inference_mode():
         whole = run(model, inputs)
@@ -77,7 +76,7 @@ def test_features_of_inner_vision_layers_that_cannot_be_renumbered_are_refused(
 ) -> None:
     build_with_tower(name, 6, **more).save_pretrained(tmp_path / "dense")
     with pytest.raises(UnsupportedModelError, match=reason):
-        prune_layers(str(tmp_path / "dense"), drop, tmp_path / "pruned", Silent(), force=False, stack="vision")
+        make_cut(tmp_path / "dense", drop, tmp_path / "pruned", stack="vision")
     assert not (tmp_path / "pruned").exists()
 
 
@@ -130,4 +129,4 @@ def test_both_sides_of_a_dual_encoder_are_cut_exactly(name: str, stack: str, dro
 def test_a_stack_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     TINY["llava"].save(tmp_path / "dense")
     with pytest.raises(UnsupportedModelError, match=r"no encoder stack .* Its stacks are language, vision, text"):
-        prune_layers(str(tmp_path / "dense"), [1], tmp_path / "pruned", Silent(), force=False, stack="encoder")
+        make_cut(tmp_path / "dense", [1], tmp_path / "pruned", stack="encoder")

@@ -89,7 +89,9 @@ def test_packed_rows_give_the_loss_and_gradients_of_single_samples(
     assert layout.attention == "segments"
     rows = build_rows(samples, True, max_tokens, 4)
     assert (len(rows) == 1) == (max_tokens == 10_000)
-    assert sum(row.padded_tokens for row in rows) == sum(len(sample.targets_T) for sample in samples), "nothing is padded"
+    assert sum(row.padded_tokens for row in rows) == sum(len(sample.targets_T) for sample in samples), (
+        "nothing is padded"
+    )
     found, ours = take(model, rows, choose_loss(model, rows[0]))
     assert found == pytest.approx(wanted, rel=1e-5)
     assert ours.keys() == gradients.keys()

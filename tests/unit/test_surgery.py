@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from making import make_cut
 from safetensors.torch import load_file, save_file
 from tiny import TINY, bypass
 
-from interlace_cli.core.prune import prune_layers
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
 from interlace_cli.families.modules import bypassed
 from interlace_cli.io.checkpoints import fingerprint, open_checkpoint
@@ -27,7 +26,7 @@ def load_plainly(folder: Path) -> Any:
 
 
 def cut(folder: Path, out: Path, drop: list[int]) -> Any:
-    prune_layers(str(folder), drop, out, Silent(), force=False)
+    make_cut(folder, drop, out)
     return load_plainly(out)
 
 
@@ -85,7 +84,7 @@ def test_a_dropped_deepstack_layer_takes_its_features_along(tmp_path: Path) -> N
 
 def test_kept_tensors_are_copied_bit_by_bit_under_new_numbers(tmp_path: Path) -> None:
     TINY["llava"].save(tmp_path / "dense")
-    prune_layers(str(tmp_path / "dense"), [0, 7], tmp_path / "pruned", Silent(), force=False)
+    make_cut(tmp_path / "dense", [0, 7], tmp_path / "pruned")
     old, new = load_file(tmp_path / "dense/model.safetensors"), load_file(tmp_path / "pruned/model.safetensors")
     prefix = "language_model.model.layers"
     assert torch.equal(new[f"{prefix}.0.mlp.up_proj.weight"], old[f"{prefix}.1.mlp.up_proj.weight"])
@@ -99,7 +98,7 @@ def test_kept_tensors_are_copied_bit_by_bit_under_new_numbers(tmp_path: Path) ->
 def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     TINY["qwen3_vl"].save(tmp_path / "dense", shard="60KB")
     for out in ("a", "b"):
-        prune_layers(str(tmp_path / "dense"), DROP, tmp_path / out, Silent(), force=False)
+        make_cut(tmp_path / "dense", DROP, tmp_path / out)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
@@ -176,7 +175,7 @@ def test_a_broken_checkpoint_is_one_sentence_and_leaves_nothing(damage: Any, sen
     TINY["qwen3_vl"].save(tmp_path / "dense", shard="60KB")
     damage(tmp_path / "dense")
     with pytest.raises(CheckpointError, match=sentence):
-        prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+        make_cut(tmp_path / "dense", DROP, tmp_path / "pruned")
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
@@ -194,7 +193,7 @@ def test_an_architecture_that_is_not_tested_is_cut_and_said_to_be_so(tmp_path: P
     dense = TINY["llava"].save(tmp_path / "dense")
     config = json.loads((tmp_path / "dense/config.json").read_text())
     (tmp_path / "dense/config.json").write_text(json.dumps({**config, "model_type": "llava_of_tomorrow"}))
-    card = prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+    card = make_cut(tmp_path / "dense", DROP, tmp_path / "pruned")
     assert "The language stack of llava_of_tomorrow is not among those" in card.notes[0]
     config = json.loads((tmp_path / "pruned/config.json").read_text())
     (tmp_path / "pruned/config.json").write_text(json.dumps({**config, "model_type": "llava"}))
@@ -207,13 +206,13 @@ def test_pickled_weights_are_refused_with_the_way_out(tmp_path: Path) -> None:
     TINY["llava"].save(tmp_path / "dense")
     (tmp_path / "dense/model.safetensors").rename(tmp_path / "dense/pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"model\.bin, and only safetensors .* save_pretrained it elsewhere"):
-        prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+        make_cut(tmp_path / "dense", DROP, tmp_path / "pruned")
 
 
 def test_shards_stay_even_when_neighbours_go(tmp_path: Path) -> None:
     """A shard that held nothing but dropped layers would be missing; those that stay are filled evenly instead."""
     TINY["qwen3_vl"].save(tmp_path / "dense", layers=12, shard="60KB")
-    prune_layers(str(tmp_path / "dense"), [4, 5, 6, 7, 8], tmp_path / "pruned", Silent(), force=False)
+    make_cut(tmp_path / "dense", [4, 5, 6, 7, 8], tmp_path / "pruned")
     index = json.loads((tmp_path / "pruned/model.safetensors.index.json").read_text())
     dense = open_checkpoint(tmp_path / "dense")
     sizes = [sum(t.bytes for t in dense.tensors.values() if t.file == shard) for shard in dense.shards]
@@ -238,7 +237,7 @@ def test_bytes_are_copied_with_and_without_the_kernels_help(
     monkeypatch.setattr("interlace_cli.io.surgery.BLOCK", 1000)
     monkeypatch.setattr("interlace_cli.io.surgery.PIECE", 300)
     TINY["llava"].save(tmp_path / "dense")
-    prune_layers(str(tmp_path / "dense"), [0, 7], tmp_path / "pruned", Silent(), force=False)
+    make_cut(tmp_path / "dense", [0, 7], tmp_path / "pruned")
     old, new = load_file(tmp_path / "dense/model.safetensors"), load_file(tmp_path / "pruned/model.safetensors")
     prefix = "language_model.model.layers"
     assert all(
@@ -267,13 +266,13 @@ def test_any_dtype_is_copied_with_its_scales_and_its_own_lists_are_renumbered(tm
         + [f"model.language_model.layers.{layer}.self_attn" for layer in (2, 3, 7)],
     }
     (tmp_path / "dense/config.json").write_text(json.dumps(config))
-    prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+    make_cut(tmp_path / "dense", DROP, tmp_path / "pruned")
     pruned = load_file(tmp_path / "pruned/model.safetensors")
-    for place, layer in enumerate([0, 1, 2, 4, 5, 7]):
-        name = f"language_model.model.layers.{place}.mlp.up_proj.weight"
+    for position, layer in enumerate([0, 1, 2, 4, 5, 7]):
+        name = f"language_model.model.layers.{position}.mlp.up_proj.weight"
         assert pruned[name].dtype == torch.float8_e4m3fn
         assert pruned[f"{name}_scale_inv"].item() == layer
-        assert pruned[f"language_model.model.layers.{place}.mlp.down_proj.qweight"][0] == layer
+        assert pruned[f"language_model.model.layers.{position}.mlp.down_proj.qweight"][0] == layer
     config = json.loads((tmp_path / "pruned/config.json").read_text())
     assert config["quantization_config"]["modules_to_not_convert"] == [
         "lm_head",
@@ -292,7 +291,7 @@ def test_layers_for_multi_token_prediction_stay_behind_the_others(tmp_path: Path
     config = json.loads((tmp_path / "dense/config.json").read_text())
     config["text_config"]["num_nextn_predict_layers"] = 1
     (tmp_path / "dense/config.json").write_text(json.dumps(config))
-    prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+    make_cut(tmp_path / "dense", DROP, tmp_path / "pruned")
     names = open_checkpoint(tmp_path / "pruned").tensors
     assert "language_model.model.layers.6.eh_proj.weight" in names
     assert not [name for name in names if ".layers.7." in name or ".layers.8." in name]
@@ -343,8 +342,8 @@ def test_a_list_that_a_pattern_leaves_out_beside_others_is_asked_for(tmp_path: P
 @pytest.mark.parametrize("drop", [[], [8], list(range(8))])
 def test_drop_layers_that_do_not_fit_are_refused(drop: list[int], tmp_path: Path) -> None:
     TINY["llava"].save(tmp_path / "dense")
-    with pytest.raises(UsageError):
-        prune_layers(str(tmp_path / "dense"), drop, tmp_path / "pruned", Silent(), force=False)
+    with pytest.raises(UsageError, match=r"--drop-layers .* does not fit a model with layers 0 to 7"):
+        make_cut(tmp_path / "dense", drop, tmp_path / "pruned")
 
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
@@ -352,5 +351,5 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     (tmp_path / "pruned").mkdir()
     (tmp_path / "pruned/mine.txt").write_text("mine")
     with pytest.raises(InterlaceError, match="exists already"):
-        prune_layers(str(tmp_path / "dense"), DROP, tmp_path / "pruned", Silent(), force=False)
+        make_cut(tmp_path / "dense", DROP, tmp_path / "pruned")
     assert (tmp_path / "pruned/mine.txt").read_text() == "mine"
