@@ -35,7 +35,7 @@ class BenchOptions(Options):
     )
     new_tokens: int = option(32, "Tokens that serving generates.", low=2)
     gigabytes: float = option(1.0, "Size of the checkpoint that is cut.", low=0.01)
-    repeats: int = option(5, "Timed repeats.", low=1)
+    repeats: int = option(5, "How many times each is timed.", low=1)
     optim: str = option("adamw_torch", "An optimizer of the Trainer.")
     gradient_checkpointing: bool = option(
         False, "Compute layers again in the backward pass, in our way too, from the first tuned layer on."

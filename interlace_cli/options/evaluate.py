@@ -81,7 +81,7 @@ class EvaluateOptions(Options):
         group=EVALUATION,
     )
     speed: bool = option(True, "Time the checkpoints, all loaded at once.", negative="--no-speed", group=EVALUATION)
-    repeats: int = option(7, "Timed repeats.", low=1, group=EVALUATION)
+    repeats: int = option(7, "How many times each is timed.", low=1, group=EVALUATION)
     allow_overlap: bool = option(
         False,
         "Evaluate also on samples that a checkpoint was trained or calibrated on; the card says so.",
