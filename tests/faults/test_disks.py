@@ -91,21 +91,30 @@ def test_clocks_decide_nothing(year: int, server: ForkServer, stages: Stages, sp
     assert list_files(space) == files
 
 
+def wait_for(log: Path, words: str, deadline: float) -> str:
+    """What is said until `words` are, or until it is too late; the file may not be there yet."""
+    while words not in (said := log.read_text() if log.exists() else "") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return said
+
+
 def test_the_second_command_waits_and_says_for_whom(server: ForkServer, stages: Stages, space: Path) -> None:
     before, after, _ = stages["finetune"]
     shutil.copytree(before, space)
     first = server.start(*STEPS["finetune"], "-w", space, "-q")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while not (space / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     first.kill(signal.SIGSTOP)
     with ForkServer(space.parent / "other") as other:
-        second = other.start("export", space / "pruned", "-w", space)
-        while "waiting for" not in (said := second.log.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert f"waiting for `interlace finetune` (process {first.process}, since" in said
-        assert not (space / "export").exists()
-        first.kill(signal.SIGCONT)
+        try:
+            second = other.start("export", space / "pruned", "-w", space)
+            said = wait_for(second.log, "waiting for", deadline)
+            assert f"waiting for `interlace finetune` (process {first.process}, since" in said
+            assert not (space / "export").exists()
+        finally:
+            # One that stands still would hold up the second, and all tests behind.
+            first.kill(signal.SIGCONT)
         code, said = first.wait()
         assert code == 0, said
         code, said = second.wait()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from making import make_analysis
 from outcome import call
 
-from interlace_cli.core.analyze import AnalyzeOptions, analyze_model
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.oom import Halving
 from interlace_cli.demo import CHECKPOINT
@@ -98,7 +98,7 @@ def test_an_analysis_short_of_memory_halves_its_batches(
 ) -> None:
     from interlace_cli.io import models
 
-    whole = analyze_model("demo", small_dataset, tmp_path / "whole.json", AnalyzeOptions(samples=20), Silent())
+    whole = make_analysis("demo", small_dataset, tmp_path / "whole.json", samples=20)
     load = models.load_model
 
     def load_short(*args: Any, **more: Any) -> Any:
@@ -108,7 +108,7 @@ def test_an_analysis_short_of_memory_halves_its_batches(
 
     monkeypatch.setattr(models, "load_model", load_short)
     told = Told()
-    halved = analyze_model("demo", small_dataset, tmp_path / "halved.json", AnalyzeOptions(samples=20), told)
+    halved = make_analysis("demo", small_dataset, tmp_path / "halved.json", told, samples=20)
     assert [line for line in told.lines if "halved" in line] == [
         "out of memory: batches of 8 are halved, which changes results by rounding alone"
     ]
@@ -162,7 +162,7 @@ def test_a_shortage_anywhere_else_says_what_to_do(
     def fail(*args: Any, **more: Any) -> None:
         raise error
 
-    monkeypatch.setattr("interlace_cli.core.analyze.analyze_model", fail)
+    monkeypatch.setattr("interlace_cli.core.analyze.analyze", fail)
     found = call("analyze", "demo", "--dataset", small_dataset, "-w", tmp_path)
     assert found.code == 1
     assert "lower --batch-size" in found.sentence

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlace_cli.core.prune import draft_cut
+from interlace_cli.core.prune import draft
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard
@@ -25,6 +25,7 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.headers import read_header
 from interlace_cli.io.models import import_transformers
 from interlace_cli.io.score_files import load_scores
+from interlace_cli.options import PruneOptions
 
 SOME = settings(max_examples=150, deadline=None)
 WHOLE = (CHECKPOINT / "model.safetensors").read_bytes()[: 8 + 40_000]
@@ -155,6 +156,6 @@ def test_anything_in_a_config(model: Path, changes: list[tuple[tuple[str | None,
     for stack in ("language", "vision"):
         try:
             open_config(model, stack)
-            draft_cut(str(model), [3], stack)
+            draft(PruneOptions(model=str(model), drop_layers=(3,), stack=stack))
         except InterlaceError:
             continue
