@@ -197,7 +197,7 @@ def describe_draw(source: Source, draw: Draw) -> str:
 def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[StagedSample]]:
     """Split -> samples, those that share images next to each other."""
     own = staged.splits
-    splits = own or assign_splits(staged.samples, selection)
+    splits = own or assign_splits(staged.samples, selection, staged.texts)
     result: dict[str, list[StagedSample]] = {}
     for split in SPLITS:
         members = [sample for sample in staged.samples if splits[sample.id] == split]

@@ -33,6 +33,7 @@ from interlace_cli.io.file_records import (
 from interlace_cli.io.files import explained, hash_bytes, write_atomically
 from interlace_cli.io.images import inspect_image
 from interlace_cli.io.integrity import digest_files
+from interlace_cli.io.sample_keys import list_keys
 from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outline
 
 IMAGE_MARK = "<image>"
@@ -43,8 +44,9 @@ square of the turns."""
 
 class StagedUnit(Record):
     """What a unit came to, beside its samples, which are in `files` (name -> checksum); `splits` are those of sources
-    that have their own, `unasked` the indices of samples that `eval` leaves out. `files_read`: sha256 of the list of
-    local files that it was read from, which lies beside it; `draw`: the hash of those that the draw was made from."""
+    that have their own, `unasked` the indices of samples that `eval` leaves out, `texts` the index of each sample
+    without images and the key of what it says. `files_read`: sha256 of the list of local files that it was read from,
+    which lies beside it; `draw`: the hash of those that the draw was made from."""
 
     records: int
     samples: int
@@ -54,6 +56,7 @@ class StagedUnit(Record):
     skipped: list[Skipped]
     splits: list[str] = []
     unasked: list[int] = []
+    texts: list[tuple[int, str]] = []
 
 
 class StagedSample(NamedTuple):
@@ -69,12 +72,14 @@ class StagedSample(NamedTuple):
 @dataclass(frozen=True)
 class Staged:
     """All units together, ids made unique. `splits`: sample id -> split, of sources that have their own; `unasked`: ids
-    of samples that `eval` leaves out; `files_read`: all local files that anything was read from, by name."""
+    of samples that `eval` leaves out; `texts`: id of a sample without images -> key of what it says; `files_read`: all
+    local files that anything was read from, by name."""
 
     samples: list[StagedSample]
     skipped: list[Skipped]
     splits: dict[str, str]
     unasked: set[str]
+    texts: dict[str, str]
     files_read: list[FileRead]
 
 
@@ -181,7 +186,7 @@ class _UnitReader:
         """Writes samples as they come: a unit may be larger than the memory. Returns the unit and the local files that
         it was read from."""
         count, skipped = 0, list[Skipped]()
-        splits, unasked = list[str](), list[int]()
+        splits, unasked, texts = list[str](), list[int](), list[tuple[int, str]]()
         unit, staging = self.draw.units[number], self.staging
         writer, files = staging.open_writer(number), FileRecorder(self.source.roots)
         for record in self.source.iter_records(unit, self.selection, files):
@@ -192,6 +197,7 @@ class _UnitReader:
             if isinstance(record, RawRecord):
                 splits += [record.split] if record.split else []
                 unasked += [] if record.is_asked else [count]
+            texts += [] if made[0].image else [(count, f"{list_keys(made[0])[0]:016x}")]
             with explained(staging.out):
                 writer.add(*made)
             count += 1
@@ -204,6 +210,7 @@ class _UnitReader:
             skipped=skipped,
             splits=splits,
             unasked=unasked,
+            texts=texts,
         )
         with explained(staging.out):
             return staging.finish(number, writer, read, files.files), files.files
@@ -265,10 +272,10 @@ def _to_text(name: str) -> str:
 
 def _join(staging: Staging, units: list[StagedUnit], files_read: list[FileRead]) -> Staged:
     used: Counter[str] = Counter()
-    joined = Staged([], [], {}, set(), files_read)
+    joined = Staged([], [], {}, set(), {}, files_read)
     for unit in units:
         joined.skipped.extend(unit.skipped)
-        unasked = set(unit.unasked)
+        unasked, texts = set(unit.unasked), dict(unit.texts)
         for index, sample in enumerate(staging.outline(unit)):
             name = _make_unique(sample.id, used)
             joined.samples.append(sample._replace(id=name))
@@ -276,6 +283,8 @@ def _join(staging: Staging, units: list[StagedUnit], files_read: list[FileRead])
                 joined.splits[name] = unit.splits[index]
             if index in unasked:
                 joined.unasked.add(name)
+            if index in texts:
+                joined.texts[name] = texts[index]
     return joined
 
 
