@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from interlace_cli.core.inputs import hash_model, hash_split
-from interlace_cli.core.lineage import find_lacking_keys, find_strangers
+from interlace_cli.core.lineage import find_lacking_keys, find_strangers, read_keys
 from interlace_cli.core.step import Condition, Step, describe_changes
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import Manifest
@@ -76,7 +76,7 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
         record=CheckpointCard,
         make=make,
         find_differences=lambda exported, step: _find_differences(exported, card, text, options, out),
-        find_lacks=lambda exported: find_lacking_keys(out, load_keys(checkpoint)),
+        find_lacks=lambda exported: find_lacking_keys(out, read_keys(checkpoint)),
         is_completed=True,
     )
     return step

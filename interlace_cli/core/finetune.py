@@ -289,6 +289,6 @@ def _choose_positions(
         raise PlanMismatchError(
             f"{plan_path} drops layers {describe_layers(plan.drop)}, and the checkpoint was cut by"
             f" {describe_layers(card.dropped)}.",
-            "Run `interlace prune` again, or name the layers with --tune-layers.",
+            "Run `interlace prune --force` again, name the layers with --tune-layers, or add --allow-mismatch.",
         )
     return [position_of[layer] for layer in plan.tune if layer in position_of]
