@@ -26,7 +26,8 @@ def analyze(options: AnalyzeOptions) -> None:
     found = measure(options, BarProgress())
     rows, layers = find_rows(found), found.model.num_layers
     if options.figure is not None:
-        save_figure(build_heatmap(rows, layers, f"{found.model.name}: similarity of hidden states"), options.figure)
+        picture = build_heatmap(rows, layers, f"{found.model.name}: similarity of hidden states")
+        save_figure(picture, options.figure, options.force)
     strip, path = build_heat_strip(rows, layers), options.out or Workspace(options.workspace).analysis
     output.result(found, _build_table(found), strip, *_describe_loss(found), f"{path}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from interlace_cli.errors import UsageError
 from interlace_cli.io.config_files import parse_config
-from interlace_cli.io.files import write_atomically
+from interlace_cli.io.files import write_named
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -26,9 +26,10 @@ def load_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def save_config(values: Mapping[str, Any], path: Path) -> None:
-    """Writes them so that `load_config` reads the same; TOML by the file's suffix, else YAML."""
+def save_config(values: Mapping[str, Any], path: Path, force: bool = False) -> None:
+    """Writes them so that `load_config` reads the same; TOML by the file's suffix, else YAML. Raises ExistsError where
+    other options are and not `force`."""
     # JSON's notation of texts, numbers and lists is that of both.
     sign = " =" if path.suffix == ".toml" else ":"
     lines = [f"{name}{sign} {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items()]
-    write_atomically(path, "".join(lines).encode())
+    write_named(path, "".join(lines).encode(), force)

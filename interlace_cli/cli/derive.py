@@ -83,7 +83,7 @@ def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
 def _save_config(made: Options, path: str) -> None:
     from interlace_cli.cli.config_file import save_config
 
-    save_config(dump_call(made), Path(path).expanduser())
+    save_config(dump_call(made), Path(path).expanduser(), getattr(made, "force", False))
 
 
 def _build_parameters(record: type[Options]) -> list[Parameter]:

@@ -23,7 +23,7 @@ def plan(options: PlanOptions) -> None:
         from interlace_cli.report.figure_file import save_figure
         from interlace_cli.report.strip import build_strip
 
-        save_figure(build_strip(made), options.figure)
+        save_figure(build_strip(made), options.figure, options.force)
     path = options.out or Workspace(options.workspace).plan
     output.result(made, lambda: _show(made), "nothing was written" if options.dry_run else f"{path}")
 

@@ -48,7 +48,7 @@ def analyze(options: AnalyzeOptions, progress: Progress) -> Analysis:
         analysis = step.run(progress, options.force)
     if options.write_scores is not None and find_processes().is_main:
         arrays = load_arrays(step.out.with_suffix(".safetensors"))
-        save_scores(options.write_scores, [arrays[f"all_s{p}"] for p in (1, 2, 3)])
+        save_scores(options.write_scores, [arrays[f"all_s{p}"] for p in (1, 2, 3)], options.force)
     return analysis
 
 

@@ -13,7 +13,7 @@ from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
-from interlace_cli.errors import InterlaceError, MissingInputError
+from interlace_cli.errors import ExistsError, InterlaceError, MissingInputError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import MANIFEST
@@ -23,13 +23,17 @@ from interlace_cli.options.report import ReportOptions
 from interlace_cli.report.card import describe_overlap
 from interlace_cli.report.html import Pieces, build_report
 
+REPORT_MARK, MARK_WITHIN = b"<title>interlace: ", 1024
+"""What stands near the beginning of each report, and within how many bytes."""
 A = TypeVar("A", bound=Artifact)
 
 
 def report(options: ReportOptions) -> Path:
-    """Writes the page, and says where it is."""
+    """Writes the page, and says where it is. Raises ExistsError where another file is: a report is made anew freely."""
     space = Workspace(options.workspace)
     out = options.out or space.report
+    if out.exists() and not options.force and REPORT_MARK not in out.read_bytes()[:MARK_WITHIN]:
+        raise ExistsError(f"{out} exists already, and is no report of interlace.", "Add --force to replace it.")
     write_report(space, out)
     return out
 

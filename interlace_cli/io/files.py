@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import ExistsError, InterlaceError
 
 CHUNK = 1 << 22
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -61,6 +61,13 @@ def write_atomically(path: Path, data: bytes) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name)
             raise
+
+
+def write_named(path: Path, data: bytes, force: bool) -> None:
+    """Writes a file that the call names itself. Raises ExistsError where one of other content is and not `force`."""
+    if not force and path.exists() and (not path.is_file() or path.read_bytes() != data):
+        raise ExistsError(f"{path} exists already, with other content.", "Add --force to replace it, or name another.")
+    write_atomically(path, data)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import orjson
 
 from interlace_cli.domain.scores import Scores
 from interlace_cli.errors import ArtifactError
-from interlace_cli.io.files import parse_json, write_atomically
+from interlace_cli.io.files import parse_json, write_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,12 +32,13 @@ def load_scores(paths: Sequence[Path]) -> Scores:
     return Scores(num_layers, s1, s2, s3)
 
 
-def save_scores(folder: Path, similarities: Sequence[np.ndarray]) -> None:
-    """Writes `pack1_hidden_state_similarities.json` (2, 3) from arrays [samples, spans]."""
+def save_scores(folder: Path, similarities: Sequence[np.ndarray], force: bool = False) -> None:
+    """Writes `pack1_hidden_state_similarities.json` (2, 3) from arrays [samples, spans]. Raises ExistsError
+    where other scores are and not `force`."""
     for p, similarity in enumerate(similarities, start=1):
         # All spans of length p: L-p+1 columns; the last one holds the last layer.
         data = {str(span): similarity[:, span].astype(float).tolist() for span in range(similarity.shape[1] - 1)}
-        write_atomically(folder / f"pack{p}_hidden_state_similarities.json", orjson.dumps(data))
+        write_named(folder / f"pack{p}_hidden_state_similarities.json", orjson.dumps(data), force)
 
 
 def _load_means(path: Path) -> list[float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interlace_cli.options.option import Options, option
-from interlace_cli.options.shared import OUT, WORKSPACE
+from interlace_cli.options.shared import FORCE, OUT, WORKSPACE
 
 ARTIFACTS = ("dataset", "analysis", "plan", "checkpoint", "evaluation", "comparison")
 
@@ -18,6 +18,7 @@ class ReportOptions(Options):
     open: bool = option(False, "Show it in the browser.", decides=False)
     workspace: Path = WORKSPACE.field()
     out: Path | None = OUT.field()
+    force: bool = FORCE.field()
 
 
 @dataclass(frozen=True, kw_only=True)

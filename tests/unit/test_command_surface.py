@@ -316,13 +316,13 @@ def test_a_picture_of_an_analysis_goes_where_it_is_asked(monkeypatch: pytest.Mon
     monkeypatch.setattr("interlace_cli.report.heatmap.find_rows", lambda found: [])
     monkeypatch.setattr("interlace_cli.report.heatmap.build_heatmap", lambda rows, layers, title: "drawing")
 
-    def save(drawing: str, path: Path) -> None:
-        saved.append((drawing, path))
+    def save(drawing: str, path: Path, force: bool) -> None:
+        saved.append((drawing, path, force))
         raise Reached
 
     monkeypatch.setattr("interlace_cli.report.figure_file.save_figure", save)
     reach(["analyze", "--figure", "a.svg"])
-    assert saved == [("drawing", Path("a.svg"))]
+    assert saved == [("drawing", Path("a.svg"), False)]
 
 
 @pytest.mark.parametrize("words", [[], ["--open"]])
