@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +14,42 @@ import pytest
 import torch
 from hub import Hub
 from huggingface_hub import ModelCard
+from making import make_cut
 
-from interlace_cli.core.export import ExportOptions, export_checkpoint
-from interlace_cli.core.prune import prune_layers
-from interlace_cli.core.tasks import load_heldout
+from interlace_cli.core.export import export as export_step
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import MissingInputError, UsageError
-from interlace_cli.evaluation.harness.runner import import_results, save_benchmarks
-from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.models import import_transformers
+from interlace_cli.options import EvaluateOptions, ExportOptions
 from interlace_cli.report.card_metadata import build_metadata
 
 
 @pytest.fixture(scope="module")
 def space(small_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose demo model lacks two layers, evaluated, with a benchmark beside it."""
-    from interlace_cli.core.evaluate import EvaluateOptions, evaluate_checkpoints
+    from interlace_cli.core.evaluate import evaluate
 
     folder = tmp_path_factory.mktemp("space")
-    prune_layers("demo", [5, 9], folder / "healed", Silent(), force=False)
+    make_cut("demo", [5, 9], folder / "healed")
     shutil.copytree(small_dataset, folder / "dataset")
-    pair = [("dense", "demo"), ("healed", str(folder / "healed"))]
-    options = EvaluateOptions(speed=False)
-    evaluate_checkpoints(pair, load_heldout(small_dataset, 44), folder / "eval.json", options, Silent())
-    for name, score in (("dense", 80), ("healed", 72)):
+    pair = EvaluateOptions(checkpoints=("demo", str(folder / "healed")), workspace=folder, samples=44, speed=False)
+    evaluate(pair, Silent())
+    for name, score in (("demo", 80), ("healed", 72)):
         (folder / f"{name}.json").write_text(f'{{"AI2D": {score}}}')
-    prints = {name: open_model(location).facts.fingerprint for name, location in pair}
-    found = import_results([(name, folder / f"{name}.json") for name, _ in pair], prints)
-    save_benchmarks(found, folder / "eval.json")
+    files = tuple((name, folder / f"{name}.json") for name in ("demo", "healed"))
+    evaluate(replace(pair, import_results=files), Silent())
     return folder
 
 
 def export(space: Path, out: Path, **options: Any) -> Path:
-    export_checkpoint(
-        space / "healed", space / "eval.json", out, ExportOptions(**options), Silent(), dataset=space / "dataset"
-    )
+    export_step(ExportOptions(workspace=space, out=out, **options), Silent())
     return out
 
 
 def test_the_card_is_read_by_the_hubs_own_library(space: Path, tmp_path: Path) -> None:
-    folder = export(space, tmp_path / "out", base_model="someone/demo", licence="apache-2.0", name="someone/short")
+    folder = export(space, tmp_path / "out", base_model="someone/demo", license="apache-2.0", name="someone/short")
     data = ModelCard.load(folder / "README.md").data
     assert (data.base_model, data.license, data.library_name) == ("someone/demo", "apache-2.0", "transformers")
     assert data.to_dict()["base_model_relation"] == "finetune"
@@ -147,10 +142,10 @@ def test_a_push_that_fails_leaves_the_folder_and_one_sentence(space: Path, tmp_p
 def test_formats_by_other_tools_need_those_tools(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     with pytest.raises(MissingInputError, match=r"there is no llama\.cpp"):
-        export(space, tmp_path / "out", formats=("gguf",))
+        export(space, tmp_path / "out", format=("gguf",))
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match=r"--format does not take 'onnx'\. It takes hf, gguf"):
-        export(space, tmp_path / "out", formats=("onnx",))
+    with pytest.raises(UsageError, match=r"--format does not take 'onnx'\. It takes hf or gguf"):
+        export(space, tmp_path / "out", format=("onnx",))
 
 
 @pytest.mark.harness
@@ -160,8 +155,7 @@ def test_gguf_is_converted_and_answers_in_llama_cpp(tmp_path: Path) -> None:
     from tiny import save_qwen_with_real_words
 
     save_qwen_with_real_words(tmp_path / "dense", Path(os.environ["LLAMA_CPP"]))
-    prune_layers(str(tmp_path / "dense"), [3], tmp_path / "healed", Silent(), force=False)
-    options = ExportOptions(formats=("gguf",), name="tiny")
-    export_checkpoint(tmp_path / "healed", tmp_path / "none.json", tmp_path / "out", options, Silent())
+    make_cut(tmp_path / "dense", [3], tmp_path / "healed")
+    export(tmp_path, tmp_path / "out", format=("gguf",), name="tiny")
     assert {path.name for path in (tmp_path / "out/gguf").iterdir()} == {"tiny-f16.gguf", "mmproj-tiny-f16.gguf"}
     assert "tried: converted, and answered about a picture" in (tmp_path / "out/README.md").read_text()

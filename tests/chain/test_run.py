@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub import Hub
 from tiny import save_llava_chain_model
 from typer.testing import CliRunner
 
@@ -311,6 +312,36 @@ def test_anew_makes_everything_again_to_the_same_bytes(finished: tuple[list[str 
     assert before.keys() == after.keys()
     timed = {"eval.json", "report.html", "export/README.md"}
     assert {name for name in before if before[name] != after[name]} <= timed
+
+
+def test_what_is_exported_is_pushed_whether_it_was_there_or_not(
+    finished: tuple[list[str | Path], dict], tmp_path: Path
+) -> None:
+    words, space = copy(finished, tmp_path)
+    hub = Hub({})
+
+    def push(*more: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "interlace_cli", *map(str, words), "--push-to-hub", "someone/short", *more]
+        environment = {**hub.environment(tmp_path / "home"), "HF_TOKEN": "hf_abcdefghijklmnop"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+
+    code, _, err = push()
+    assert code == 1
+    assert "name was not set, and is someone/short now" in " ".join(err.split())
+    assert not hub.uploads
+    code, out, err = push("--force")
+    assert code == 0, err
+    assert list(json.loads(out)["seconds"]) == ["export"]
+    assert "| vLLM | not tried | `vllm serve someone/short` |" in (space / "export/README.md").read_text()
+    whole = {name: data for name, data in hub.uploads.items() if name != ".gitattributes"}
+    assert whole == list_files(space / "export")
+    hub.uploads.clear()
+    code, out, err = push()
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == STEPS
+    assert "pushed to" in err
+    assert {name: data for name, data in hub.uploads.items() if name != ".gitattributes"} == whole
 
 
 def test_the_exported_folder_is_a_plain_checkpoint_with_a_card(finished: tuple[list[str | Path], dict]) -> None:
