@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import hash_model, hash_split
 from interlace_cli.core.lineage import find_lacking_keys
@@ -19,26 +19,20 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import CheckpointError, InterlaceError, PlanMismatchError, UsageError
-from interlace_cli.families.architectures import is_tested
-from interlace_cli.families.edit import edit_config
+from interlace_cli.families.cut import compare_configs, describe_cut, select_cut
 from interlace_cli.families.limits import check_drop
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
-from interlace_cli.families.quantization import edit_quantization
-from interlace_cli.families.stacks import LANGUAGE, Config
-from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
+from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import load_arrays
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.checkpoints import resolve_location
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import check_files, record_files
 from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
 from interlace_cli.io.surgery import (
-    NewTensor,
-    Slices,
     copy_side_files,
     name_shard,
-    select_tensors,
     split_into_shards,
     write_config,
     write_tensors,
@@ -163,7 +157,7 @@ def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
     """What cutting `drop` would write, from the config and the headers of the files alone."""
     facts = opened.facts
     check_drop(opened.config, opened.stack, facts.num_layers, drop)
-    config, tensors = _select(opened, drop)
+    config, tensors = select_cut(opened, drop)
     shards = split_into_shards(tensors, opened.checkpoint)
     return PruneDraft(
         model=facts.name,
@@ -176,8 +170,8 @@ def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
         },
         bytes=sum(tensor.bytes for tensor in tensors),
         dense_bytes=facts.total_bytes,
-        config=_compare_configs(opened.checkpoint.config, config),
-        notes=_describe_deepstack(drop, facts.deepstack_layers) + _describe_untested(opened),
+        config=compare_configs(opened.checkpoint.config, config),
+        notes=describe_cut(opened, drop),
     )
 
 
@@ -214,22 +208,6 @@ def check_plan_fits(plan: Plan, opened: OpenedModel, is_allowed: bool) -> None:
         )
 
 
-def _select(
-    opened: OpenedModel, drop: Sequence[int], replaced: Mapping[str, bytes] | None = None
-) -> tuple[Config, list[NewTensor]]:
-    """The new config, and the tensors that stay under their new names, some of them `replaced` (by old name)."""
-    facts, stack = opened.facts, opened.stack
-    kept = kept_layers(drop, facts.num_layers)
-    numbering = build_numbering(kept, facts.num_layers, opened.extra)
-    side_modules = build_side_modules(opened.config, stack, kept, facts.num_layers)
-    config = edit_config(opened.config, stack, kept, facts.num_layers)
-    config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
-    names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, side_modules)
-    stacked = find_stacked(opened.checkpoint.tensors) if stack.name != "vision" else {}
-    slices = {name: Slices(axis == COLUMNS, kept, facts.num_layers) for name, axis in stacked.items()}
-    return config, select_tensors(opened.checkpoint, names, replaced, slices)
-
-
 def _write(
     options: PruneOptions, cut: Cut, inputs: Mapping[str, str], out: Path, progress: Progress, may_replace: bool
 ) -> CheckpointCard:
@@ -239,8 +217,8 @@ def _write(
     check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
     check_files(checkpoint.path)
     replaced, changed = _compensate(opened, cut.drop, options, progress) if options.is_compensated else ({}, [])
-    config, tensors = _select(opened, cut.drop, replaced)
-    notes = _describe_deepstack(cut.drop, facts.deepstack_layers) + _describe_untested(opened)
+    config, tensors = select_cut(opened, cut.drop, replaced)
+    notes = describe_cut(opened, cut.drop)
     if changed:
         notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
     for note in notes:
@@ -329,34 +307,3 @@ def _compensate(
         changed = compensate(model, layers, drop, inputs, advance)
     stored = collect_stored(opened, model, layers, changed, "cpu")
     return {name: to_bytes(value) for name, value in stored.items()}, changed
-
-
-def _compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:
-    changes: dict[str, tuple[str, str]] = {}
-    for field in [*old, *(field for field in new if field not in old)]:
-        before, after = old.get(field), new.get(field)
-        if isinstance(before, dict) and isinstance(after, dict):
-            changes.update(_compare_configs(before, after, f"{path}{field}."))
-        elif before != after:
-            changes[path + field] = (to_json_text(before), to_json_text(after))
-    return changes
-
-
-def _describe_untested(opened: OpenedModel) -> list[str]:
-    kind, stack = opened.facts.model_type, opened.facts.stack
-    if is_tested(kind, stack):
-        return []
-    return [
-        f"The {stack} stack of {kind} is not among those that interlace is tested with: its layers were found by the"
-        " general rules. --verify compares what came of it."
-    ]
-
-
-def _describe_deepstack(drop: Sequence[int], deepstack: int) -> list[str]:
-    lost = [layer for layer in drop if layer < deepstack]
-    if not lost:
-        return []
-    return [
-        f"The vision features that DeepStack adds after dropped layers ({describe_layers(lost)}) go with these layers:"
-        " what is left equals the dense model with both bypassed."
-    ]

@@ -108,7 +108,7 @@ def test_a_cut_that_is_not_what_it_should_be_is_found_out(tmp_path: Path, monkey
     """As if one layer had taken the place of another."""
     save_chain_model(tmp_path / "dense", layers=4)
     monkeypatch.setattr(
-        "interlace_cli.core.prune.build_numbering",
+        "interlace_cli.families.cut.build_numbering",
         lambda kept, *_: {layer: len(kept) - 1 - i for i, layer in enumerate(kept)},
     )
     words = ["prune", tmp_path / "dense", "--drop-layers", "2", "--verify", "--out", tmp_path / "out"]

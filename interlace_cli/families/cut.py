@@ -1,0 +1,70 @@
+"""What a cut of a checkpoint comes to, before anything is written: the new config, the tensors under their new names,
+and what people should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interlace_cli.domain.layers import describe_layers, kept_layers
+from interlace_cli.families.architectures import is_tested
+from interlace_cli.families.edit import edit_config
+from interlace_cli.families.model_files import OpenedModel
+from interlace_cli.families.quantization import edit_quantization
+from interlace_cli.families.stacks import Config
+from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
+from interlace_cli.io.artifacts import to_json_text
+from interlace_cli.io.surgery import NewTensor, Slices, select_tensors
+
+
+def select_cut(
+    opened: OpenedModel, drop: Sequence[int], replaced: Mapping[str, bytes] | None = None
+) -> tuple[Config, list[NewTensor]]:
+    """The new config, and the tensors that stay under their new names, some of them `replaced` (by old name)."""
+    facts, stack = opened.facts, opened.stack
+    kept = kept_layers(drop, facts.num_layers)
+    numbering = build_numbering(kept, facts.num_layers, opened.extra)
+    side_modules = build_side_modules(opened.config, stack, kept, facts.num_layers)
+    config = edit_config(opened.config, stack, kept, facts.num_layers)
+    config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
+    names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, side_modules)
+    stacked = find_stacked(opened.checkpoint.tensors) if stack.name != "vision" else {}
+    slices = {name: Slices(axis == COLUMNS, kept, facts.num_layers) for name, axis in stacked.items()}
+    return config, select_tensors(opened.checkpoint, names, replaced, slices)
+
+
+def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:
+    """Field, with dots between names -> old and new value as JSON, of those that differ."""
+    changes: dict[str, tuple[str, str]] = {}
+    for field in [*old, *(field for field in new if field not in old)]:
+        before, after = old.get(field), new.get(field)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes.update(compare_configs(before, after, f"{path}{field}."))
+        elif before != after:
+            changes[path + field] = (to_json_text(before), to_json_text(after))
+    return changes
+
+
+def describe_cut(opened: OpenedModel, drop: Sequence[int]) -> list[str]:
+    """What is not as somebody may think, a sentence each."""
+    return _describe_deepstack(drop, opened.facts.deepstack_layers) + _describe_untested(opened)
+
+
+def _describe_untested(opened: OpenedModel) -> list[str]:
+    kind, stack = opened.facts.model_type, opened.facts.stack
+    if is_tested(kind, stack):
+        return []
+    return [
+        f"The {stack} stack of {kind} is not among those that interlace is tested with: its layers were found by the"
+        " general rules. --verify compares what came of it."
+    ]
+
+
+def _describe_deepstack(drop: Sequence[int], deepstack: int) -> list[str]:
+    lost = [layer for layer in drop if layer < deepstack]
+    if not lost:
+        return []
+    return [
+        f"The vision features that DeepStack adds after dropped layers ({describe_layers(lost)}) go with these layers:"
+        " what is left equals the dense model with both bypassed."
+    ]
