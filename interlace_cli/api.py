@@ -32,7 +32,7 @@ from interlace_cli.options import (
     PruneOptions,
     RunOptions,
 )
-from interlace_cli.options.build import build_options, dump_options
+from interlace_cli.options.build import build_options, check_agreement, dump_options
 
 if TYPE_CHECKING:
     from interlace_cli.domain.analysis import Analysis
@@ -154,6 +154,8 @@ def _opened(
     """The record of what is given, while its workspace is held: one command at a time works in it."""
     from interlace_cli.runtime.lock import locked
 
+    if options is not None:
+        check_agreement(options, given)
     base = {} if options is None else dump_options(options, with_defaults=False)
     made, told = compose(record, {**base, **given}), progress or Silent()
     with locked(made.workspace, command, told.say):

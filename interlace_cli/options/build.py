@@ -196,6 +196,32 @@ def dump_call(made: Options) -> dict[str, Any]:
     return {name: value for name, value in dump_options(made).items() if name not in left_out}
 
 
+def check_agreement(made: Options, given: Mapping[str, Any]) -> None:
+    """Raises UsageError for a record of several steps whose steps have options of their own that it has not: another
+    seed in one of them, a dataset, a file to write. What is `given` beside the record goes before all of them."""
+    command = type(made).__name__.removesuffix("Options").lower()
+    names = read_names(type(made), given)
+    for entry in list_entries(type(made)):
+        found = {".".join(path[:-1]): getattr(getattr(made, path[0]), path[1]) for path in entry.targets if path[1:]}
+        first = next(iter(found.values()), None)
+        other = next((step for step, value in found.items() if value != first), None)
+        if other is not None and entry.name not in names:
+            raise UsageError(
+                f"{command} has one {entry.name} for all of its steps, and its {other} has {found[other]!r}.",
+                f"Give {entry.name} beside the record.",
+            )
+    for item in fields(made):  # type: ignore[arg-type]
+        if STEP not in item.metadata:
+            continue
+        own = getattr(made, item.name)
+        known = {path for entry in list_entries(type(made)) for path in entry.targets}
+        for slot in options.describe(type(own)):
+            value = getattr(own, slot.name)
+            is_its_own = (item.name, slot.name) not in known and value not in (slot.option.default, None)
+            if is_its_own and value != getattr(made, slot.name, None):
+                raise UsageError(f"{command} has no option {slot.name} of its step {item.name}.", "Leave it out there.")
+
+
 def _dump(slot: Slot, value: Any) -> Any:
     """In its notation, where it has one: (("text", 2.0),) -> ["text=2.0"], (0, 1) -> "0,1"."""
     if slot.option.parse is None:
