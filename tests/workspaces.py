@@ -171,3 +171,16 @@ def ask_status(space: Path) -> dict[str, tuple[str, str]]:
 def draw_other_picture(seed: int = 0) -> bytes:
     """Bytes of a picture that no source here has."""
     return list_records(1, 1000 + random.Random(seed).randrange(1000))[0].images[0]
+
+
+def put_in_cache(folder: Path, cache: Path, name: str, revision: str) -> None:
+    """As the Hub's library has it: files are links to blobs, and the branch is a file with the commit."""
+    root = cache / f"models--{name.replace('/', '--')}"
+    (root / "blobs").mkdir(parents=True)
+    (root / "refs").mkdir()
+    snapshot = root / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(path for path in folder.iterdir() if path.is_file())):
+        shutil.copyfile(file, root / f"blobs/{number:040d}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040d}")
+    (root / "refs/main").write_text(revision)

@@ -16,6 +16,7 @@ from workspaces import (
     copy,
     list_files,
     look_ahead,
+    put_in_cache,
     refuse,
     succeed,
     write_source,
@@ -144,19 +145,6 @@ def test_no_conversation_is_in_two_splits(texts: tuple[Path, Path]) -> None:
     assert not train & heldout
     assert not calibration & heldout
     assert not train & calibration
-
-
-def put_in_cache(folder: Path, cache: Path, name: str, revision: str) -> None:
-    """As the Hub's library has it: files are links to blobs, and the branch is a file with the commit."""
-    root = cache / f"models--{name.replace('/', '--')}"
-    (root / "blobs").mkdir(parents=True)
-    (root / "refs").mkdir()
-    snapshot = root / "snapshots" / revision
-    snapshot.mkdir(parents=True)
-    for number, file in enumerate(sorted(path for path in folder.iterdir() if path.is_file())):
-        shutil.copyfile(file, root / f"blobs/{number:040d}")
-        (snapshot / file.name).symlink_to(f"../../blobs/{number:040d}")
-    (root / "refs/main").write_text(revision)
 
 
 def test_what_is_exported_published_or_cut_again_keeps_its_list(
