@@ -20,13 +20,12 @@ def run(options: RunOptions) -> None:
     from interlace_cli.core.run import look_ahead
     from interlace_cli.core.run import run as run_chain
     from interlace_cli.domain.run import Outlook
-    from interlace_cli.healing.recipe import Execution
 
     if options.dry_run:
         outlook = Outlook(steps=look_ahead(options, BarProgress()))
         output.result(outlook, _build_outlook_table(outlook), "nothing was made")
         return
-    has_children = options.finetune.processes > 1 or Execution.of(options.finetune).uses_deepspeed
+    has_children = options.finetune.processes > 1 or options.finetune.uses_deepspeed
     with RunView(BarProgress(), is_plain=has_children) as view:
         record = run_chain(options, view.progress, view.on_step)
     output.result(record, lambda: _show(options, record.recipe))

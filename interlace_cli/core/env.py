@@ -62,6 +62,6 @@ def _describe_machine() -> dict[str, str]:
 def _list_engines() -> list[str]:
     from importlib.util import find_spec
 
-    from interlace_cli.healing.recipe import DEEPSPEED_ENGINES, TORCH_ENGINES
+    from interlace_cli.options.finetune import DEEPSPEED_ENGINES, TORCH_ENGINES
 
     return [*TORCH_ENGINES, *(DEEPSPEED_ENGINES if find_spec("deepspeed") else ())]

@@ -122,7 +122,7 @@ def _build_keys(opened: OpenedModel, dataset: Path, recipe: Recipe) -> dict[str,
 
 
 def _has_to_spread(options: FinetuneOptions) -> bool:
-    return has_to_spread(options.processes, is_needed=Execution.of(options).uses_deepspeed)
+    return has_to_spread(options.processes, is_needed=options.uses_deepspeed)
 
 
 def find_dataset(options: FinetuneOptions) -> Path:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.errors import InterlaceError, UsageError
-from interlace_cli.healing.recipe import DEEPSPEED_ENGINES, TORCH_ENGINES
+from interlace_cli.options.finetune import DEEPSPEED_ENGINES, TORCH_ENGINES
 
 ENGINES = (*TORCH_ENGINES, *DEEPSPEED_ENGINES)
 CONFIGS = Path(__file__).parent / "engines"

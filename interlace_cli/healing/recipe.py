@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields
 from interlace_cli.healing.objective import Stage, parse_objective
 from interlace_cli.options.finetune import ExecutionOptions, FinetuneOptions, RecipeOptions
 
-TORCH_ENGINES = ("auto", "ddp", "fsdp")
-DEEPSPEED_ENGINES = ("zero2", "zero3", "zero3-offload")
 SAVES = 20
 
 
@@ -67,11 +65,6 @@ class Execution(ExecutionOptions):
     def of(cls, options: FinetuneOptions) -> Execution:
         """The part of the options of `finetune` that says how."""
         return cls(**{item.name: getattr(options, item.name) for item in fields(ExecutionOptions)})
-
-    @property
-    def uses_deepspeed(self) -> bool:
-        """Also where `engine` is a config file."""
-        return self.engine not in TORCH_ENGINES
 
     def choose_save_every(self, steps: int) -> int:
         """Steps between two saves of a stage of `steps`."""

@@ -29,6 +29,9 @@ from interlace_cli.options.shared import (
     parse_layers,
 )
 
+TORCH_ENGINES = ("auto", "ddp", "fsdp")
+DEEPSPEED_ENGINES = ("zero2", "zero3", "zero3-offload")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions(Options):
@@ -97,6 +100,11 @@ class ExecutionOptions(Options):
     report_to: str = option(
         "none", "The Trainer's trackers: wandb, tensorboard (in runs/) ...", decides=False, group=HEALING
     )
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Whether the engine is one of DeepSpeed's, or a config file of it."""
+        return self.engine not in TORCH_ENGINES
 
 
 @dataclass(frozen=True, kw_only=True)
