@@ -7,7 +7,7 @@ are written into the artifact when it is made, and compared when somebody asks: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -143,7 +143,13 @@ class Step(Generic[A]):
         state = self.find_state()
         if not force and state.condition not in (Condition.MISSING, Condition.INCOMPLETE, Condition.DAMAGED):
             raise self.build_refusal(state)
+        self.tell_damage(state, progress)
         return self.make(progress, force or state.condition is Condition.DAMAGED)
+
+    def tell_damage(self, state: State, progress: Progress) -> None:
+        """Says why it is made again, where nobody asked for that."""
+        if state.condition is Condition.DAMAGED:
+            progress.say(f"{self.out}: {'; '.join(state.reasons)}: it is made again")
 
     def build_refusal(self, state: State) -> ExistsError:
         """What is there, of what, whether it is current, and the command that would replace it."""
@@ -189,7 +195,8 @@ def find_damage(out: Path, artifact: Artifact) -> str | None:
         gone = next((name for name in sorted(artifact.files) if not (out / name).is_file()), None)
         return f"{gone} is gone" if gone else None
     if isinstance(artifact, Manifest):
-        gone = next((split for split in SPLITS if artifact.splits[split].samples and not find_files(out, split)), None)
+        splits = [name for name in SPLITS if name in artifact.splits and artifact.splits[name].samples]
+        gone = next((name for name in splits if not _is_whole(find_files(out, name))), None)
         return f"the files of its {gone} samples are gone" if gone else None
     if isinstance(artifact, (Analysis, Evaluation)):
         beside = out.with_suffix(".safetensors")
@@ -199,6 +206,11 @@ def find_damage(out: Path, artifact: Artifact) -> str | None:
             return f"{beside.name} is gone"
         return f"{beside.name} does not belong to it" if digest is not None and hash_file(beside) != digest else None
     return None
+
+
+def _is_whole(files: Sequence[Path]) -> bool:
+    """Whether as many files are there as each of them says: `train-00000-of-00002.parquet`."""
+    return bool(files) and all(file.stem.endswith(f"-of-{len(files):05d}") for file in files)
 
 
 def describe_artifact(artifact: Artifact) -> str:
