@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from interlace_cli.cli.console import output
+from interlace_cli.errors import UsageError
 from interlace_cli.options.build import Entry, build_options, dump_call, index_names, list_entries, read_names
 from interlace_cli.options.option import Options, Slot
 
@@ -74,10 +75,21 @@ def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
     given = read_names(record, typed)
     if words["config"] is None:
         return {**from_environment, **given}
+    return {**from_environment, **_read_file(record, Path(words["config"])), **given}
+
+
+def _read_file(record: type[Options], path: Path) -> dict[str, Any]:
+    """Name -> value of what a file says. Raises UsageError that names the file, also for a value."""
     from interlace_cli.cli.config_file import load_config
 
-    path = Path(words["config"])
-    return {**from_environment, **read_names(record, load_config(path), str(path)), **given}
+    found = read_names(record, load_config(path), str(path))
+    for entry in list_entries(record):
+        try:
+            if entry.name in found:
+                entry.slot.read(found[entry.name], entry.flag)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.what}", error.fix) from error
+    return found
 
 
 def _save_config(made: Options, path: str) -> None:

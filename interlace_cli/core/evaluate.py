@@ -68,8 +68,9 @@ def build_step(options: EvaluateOptions, progress: Progress) -> Step[Evaluation]
     models |= {f"{one.name}, processor": one.opened.facts.processor for one in named}
 
     def hash_inputs() -> dict[str, str]:
-        asked = {"heldout": hash_split(require(dataset), "heldout")}
-        return {**models, **(asked if options.tasks is None else hash_specs(find_file(options.tasks), space.tasks))}
+        if options.tasks is not None:
+            return {**models, **hash_specs(find_file(options.tasks), space.tasks)}
+        return {**models, "heldout": hash_split(require(dataset), "heldout")}
 
     def make(progress: Progress, may_replace: bool) -> Evaluation:
         check_free(out, may_replace)

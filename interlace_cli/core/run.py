@@ -225,6 +225,7 @@ class Chain:
         may_replace = self.options.force or (self.options.anew and name in self.current)
         if (state.is_stale and not may_replace) or self._would_lose_edit(state):
             raise _build_refusal([(step, state)])
+        step.tell_damage(state, self.progress)
         self.on_step(name, "running", 0.0)
         began = time.monotonic()
         is_in_the_way = state.condition not in (Condition.MISSING, Condition.INCOMPLETE)

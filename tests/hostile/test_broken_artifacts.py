@@ -108,7 +108,7 @@ def test_arrays_of_another_analysis_are_not_taken(space: Path) -> None:
     flip(path, random.Random(1))
     found = call("analyze", "demo", "-w", space)
     assert found.code == 0
-    assert "measured again" in found.err
+    assert "analysis.safetensors does not belong to it: it is made again" in found.err
     assert (space / "analysis.json").read_bytes() == before
 
 
@@ -221,7 +221,6 @@ FILES: dict[str, Callable[[Path], list[str | Path]]] = {
     "eval --tasks": lambda path: ["eval", "demo", "--tasks", path],
 }
 CONTENT = [
-    "",
     "[",
     "a: [",
     "3",
@@ -233,7 +232,15 @@ CONTENT = [
 ]
 
 
-@pytest.mark.parametrize("text", [*CONTENT, "lr: abc", "epochs: [1]", "ratios: {}", "tasks: 3", "tasks: [{}]"])
+def test_a_file_without_options_is_as_none(tmp_path: Path) -> None:
+    for number, text in enumerate(["", "# nothing yet\n", "{}", "ratio:\n", "ratio: null\n"]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        refuse("plan", "--ratio", "0.2", "--config", path, "-w", tmp_path / "w", names="there is no")
+        refuse("eval", "demo", "--tasks", path, "-w", tmp_path / "w", names=path.name)
+
+
+@pytest.mark.parametrize("text", [*CONTENT, "lr: abc", "epochs: [1]", "ratios: {}", "samples: 0", "tasks: [{}]"])
 @pytest.mark.parametrize("name", FILES)
 def test_files_of_options(name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

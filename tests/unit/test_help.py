@@ -273,7 +273,7 @@ def test_a_wrong_command_is_told_the_one_that_was_meant() -> None:
     ("text", "said"),
     [
         ("treshold: 0.5\n", "options.yaml: there is no option 'treshold'. Did you mean threshold?"),
-        ("strategy: interlase\n", "--strategy does not take 'interlase'. Did you mean interlace?"),
+        ("strategy: interlase\n", "options.yaml: --strategy does not take 'interlase'. Did you mean interlace?"),
         ("plan:\n  ratio: 1\n", "options.yaml: plan holds further names. Options stand side by side: `lr: 1e-5`."),
         ("- ratio\n", "options.yaml holds no options. Write lines such as `ratio: 0.25`."),
     ],
