@@ -46,7 +46,7 @@ def _build_table(analysis: Analysis) -> Table:
     columns = {"S1": spans.s1, "S2": spans.s2, "S3": spans.s3}
     columns |= {"S1 image": image.s1 if image else [], "S1 text": text.s1 if text else []}
     columns |= {"loss increase": loss.loss_increase} if loss else {}
-    columns |= {"first order": taylor.taylor_activation, "taylor_weight": taylor.taylor_weight} if taylor else {}
+    columns |= {"taylor activation": taylor.taylor_activation, "taylor weight": taylor.taylor_weight} if taylor else {}
     for column in columns:
         table.add_column(column, justify="right")
     for layer in range(facts.num_layers):

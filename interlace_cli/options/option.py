@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from interlace_cli.errors import UsageError
 
+MOST_QUOTED = 60
 OPTION = "option"
 """Key of a field's metadata."""
 
@@ -134,11 +135,11 @@ class Slot:
             text = self.option.spellings.get(str(value), str(value))
             if self.option.choices and text not in self.option.choices:
                 advice = suggest(str(value), self.option.choices, self.option.spellings)
-                raise UsageError(f"{flag} does not take {str(value)!r}.", advice)
+                raise UsageError(f"{flag} does not take {_quote(str(value))}.", advice)
             return text
         if self.kind not in (bool, int, float, str, Path) and isinstance(value, self.kind):
             return value
-        raise UsageError(f"{flag} does not take {value!r}.", f"It takes {_name_kind(self.kind)}.")
+        raise UsageError(f"{flag} does not take {_quote(value)}.", f"It takes {_name_kind(self.kind)}.")
 
     def _check_bounds(self, number: float, flag: str) -> float:
         low, high, is_open = self.option.low, self.option.high, self.option.is_open
@@ -235,7 +236,7 @@ def _read_bool(value: Any, flag: str) -> bool:
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if isinstance(value, str) and value.lower() in words:
         return words[value.lower()]
-    raise UsageError(f"{flag} does not take {value!r}.", "It takes true or false.")
+    raise UsageError(f"{flag} does not take {_quote(value)}.", "It takes true or false.")
 
 
 def _read_number(kind: type, value: Any, flag: str) -> Any:
@@ -247,8 +248,17 @@ def _read_number(kind: type, value: Any, flag: str) -> Any:
         if isinstance(value, float) and number != value and kind is int:
             raise ValueError
     except (ValueError, OverflowError):
-        raise UsageError(f"{flag} does not take {value!r}.", f"It takes {_name_kind(kind)}.") from None
+        raise UsageError(f"{flag} does not take {_quote(value)}.", f"It takes {_name_kind(kind)}.") from None
     return number
+
+
+def _quote(value: Any) -> str:
+    """As it was given, in at most sixty characters; Python does not write out an integer of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 4]} ..."
 
 
 def _name_kind(kind: type) -> str:

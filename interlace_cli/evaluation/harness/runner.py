@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from interlace_cli.errors import ArtifactError, InterlaceError, MissingInputErro
 from interlace_cli.evaluation.harness import lmms_eval, vlmevalkit
 from interlace_cli.evaluation.harness.benchmarks import JUDGE_KEYS, PAPER, Asked, find_benchmark, group_by_category
 from interlace_cli.evaluation.harness.retention import Found, build_rows
-from interlace_cli.families.model_files import open_model
+from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.io.files import hash_bytes, parse_json, write_atomically
 from interlace_cli.options.evaluate import EvaluateOptions
@@ -39,7 +40,7 @@ def run_harness(
     found = {}
     with progress.task(harness, len(checkpoints) * len(asked), "benchmarks") as advance:
         for name, location in checkpoints:
-            runner = _Runner(name, location, folder / harness / name, options, progress)
+            runner = _Runner(name, open_model(location), folder / harness / name, options, progress)
             found[name] = Found()
             for one in asked:
                 runner.score(one, found[name])
@@ -107,13 +108,20 @@ def read_results(path: Path) -> tuple[str, dict[str, float], dict[str, float]]:
     )
 
 
+@dataclass(frozen=True)
 class _Runner:
     """The runs of one checkpoint; `folder` keeps their results."""
 
-    def __init__(self, name: str, location: str, folder: Path, options: EvaluateOptions, progress: Progress) -> None:
-        self.name, self.folder, self.options, self.progress = name, folder, options, progress
-        self.opened = open_model(location)
-        self.model_type = self.opened.facts.model_type
+    name: str
+    opened: OpenedModel
+    folder: Path
+    options: EvaluateOptions
+    progress: Progress
+
+    @property
+    def model_type(self) -> str:
+        """The architecture, as transformers calls it."""
+        return self.opened.facts.model_type
 
     def score(self, asked: Asked, found: Found) -> None:
         """Adds the score of a benchmark, or why there is none."""
