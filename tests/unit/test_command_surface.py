@@ -255,6 +255,34 @@ def test_the_command_line_goes_before_a_file_and_a_file_before_the_environment(
     ]
 
 
+DEMO = {"lr": 5e-4, "epochs": 2.0, "heal_batch_size": 32, "grad_accum": 1, "holdout": 0.2}
+"""The demo's own defaults, of `run` and `compare` alone."""
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"lr": 1e-3, "holdout": 0.5}, {"epochs": 1.0, "heal_batch_size": 16}, {"paper": True}, {"data": "some-data"}],
+)
+def test_what_is_given_goes_before_the_demos_defaults(command: str, given: dict[str, Any], kept: Kept) -> None:
+    Path("options.yaml").write_text(json.dumps(given))
+    reach(type_call(command, given))
+    reach([command, "--config", "options.yaml"])
+    with pytest.raises(Reached):
+        getattr(api, command)(**given)
+    own = {"holdout": 0.2} if "paper" in given else DEMO
+    own = {name: value for name, value in own.items() if name != "holdout" or "data" not in given}
+    wanted = expect(command, {"model": "demo", "data": "demo", **own, **given})
+    assert [flatten(options) for _, options in kept] == [wanted] * 3
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_model_of_ones_own_needs_data(command: str, kept: Kept) -> None:
+    code, said = invoke([command, "some-model"])
+    assert (code, kept) == (2, [])
+    assert said.startswith(f"Error: {command} some-model needs --data.")
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ("env", "schema")])
 @pytest.mark.parametrize("suffix", ["yaml", "toml"])
 def test_a_saved_call_can_be_called_again(command: str, suffix: str, kept: Kept) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from making import make_cut
-from option_values import choose_value
+from option_values import NEEDED, choose_value
 
 from interlace_cli.cli.app import build_app
 from interlace_cli.data.source import Selection
@@ -393,6 +393,72 @@ def test_an_engine_is_the_one_that_is_asked_for(
     with pytest.raises(Stop):
         build_step(options).make(Silent(), False)
     assert spies.get("Engine", 0) == {engine}
+
+
+# --- what a step remembers
+
+
+def _find_settings(step: str) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
+    from interlace_cli.core import evaluate, plan, prepare, prune
+    from interlace_cli.importance import measuring
+
+    return {
+        "prepare": (PrepareOptions, prepare.build_settings),
+        "analyze": (AnalyzeOptions, measuring.build_settings),
+        "plan": (PlanOptions, plan.build_settings),
+        "prune": (PruneOptions, lambda options: prune.build_settings(options, "language")),
+        "finetune": (FinetuneOptions, FinetuneOptions.build_recipe_settings),
+        "evaluate": (EvaluateOptions, evaluate.build_settings),
+    }[step]
+
+
+REMEMBERED: dict[str, set[str]] = {
+    "prepare": {*SELECTED, "source", "revision", *(f"min_{name}" for name in RATED)},
+    # What else was measured says itself on how much (`core.analyze.find_lacks`).
+    "analyze": {"samples", "text", "dtype", "device", "attention", "batch_size", "stack"},
+    # Of which stack is told by the scores, which are inputs.
+    "plan": {
+        *("ratio", "drop", "strategy", "criterion", "selection", "tune", "threshold", "weight", "protect", "paper"),
+        "seed",
+    },
+    # Of a compensated cut. Which layers go is an input.
+    "prune": {"compensate", "samples", "batch_size", "dtype", "device"},
+    "finetune": {slot.name for slot in describe(RecipeOptions)},
+    "evaluate": {
+        *("samples", "batch_size", "max_new_tokens", "min_pixels", "max_pixels", "speed", "repeats"),
+        *("dtype", "device", "attention", "seed"),
+    },
+}
+"""Step -> the options that its result depends on: by another value of one of them it is another result."""
+
+
+@pytest.mark.parametrize("step", REMEMBERED)
+def test_a_step_remembers_what_its_result_depends_on(step: str) -> None:
+    record, build_settings = _find_settings(step)
+    base = {"compensate": "linear"} if step == "prune" else {}
+    before = build_settings(record(**base))
+    changed = set()
+    for slot in describe(record):
+        more = NEEDED.get((record, slot.name), {})
+        value = "none" if slot.name == "compensate" else choose_value(slot)
+        # Weights are dropped, or layers, whose gaps are made up for; and a plain cut alone is verified.
+        plain = {} if slot.name in ("method", "verify", "dry_run") else base
+        if plain == base and build_settings(record(**{**plain, **more, slot.name: value})) != before:
+            changed.add(slot.name)
+    assert changed == REMEMBERED[step]
+    assert json.loads(json.dumps(before)) == before, "as it stands in the artifact"
+
+
+def test_a_sparse_checkpoint_remembers_how_it_was_made(chain_model: Path, small_dataset: Path, tmp_path: Path) -> None:
+    from interlace_cli.core.prune import build_step
+
+    def find_settings(method: str, **more: Any) -> dict[str, Any]:
+        common: dict[str, Any] = {"model": str(chain_model), "dataset": small_dataset, "workspace": tmp_path}
+        return dict(build_step(PruneOptions(method=method, **common, **more)).settings)
+
+    given = {"sparsity": "1:4", "samples": 5, "batch_size": 3, "dtype": "float32", "device": "cpu"}
+    assert find_settings("wanda", **given) == {"method": "wanda", **given}
+    assert find_settings("magnitude", **given) == {"method": "magnitude", "sparsity": "1:4"}
 
 
 # --- in several processes

@@ -33,6 +33,7 @@ from interlace_cli.options import (
 from interlace_cli.options.build import (
     Entry,
     build_options,
+    dump_call,
     dump_options,
     find_preset,
     index_names,
@@ -713,6 +714,20 @@ def test_every_option_is_dumped_and_built(record: type[Options]) -> None:
         made = build_options(record, {**base, **needed, entry.name: plain_value(entry.slot, value)})
         assert all(flatten(made)[path] == value for path in entry.targets)
         assert build_options(record, dump_options(made)) == made
+
+
+def test_a_call_that_is_written_out_can_be_called_again() -> None:
+    given = {"data": "d", "holdout": 0.5, "lr": 1e-3, "seed": 3, "force": True, "dry_run": True}
+    made = build_options(RunOptions, given)
+    wanted = {**dump_options(made)}
+    del wanted["force"], wanted["dry_run"]
+    assert dump_call(made) == wanted
+    assert (wanted["holdout"], wanted["seed"], wanted["lr"]) == (0.5, 3, 1e-3)
+    # The workspace's dataset was taken: how it was drawn is not this call's.
+    taken = dump_call(replace(made, data=None))
+    drawn = {"data_selection", "subset", "exclude", "holdout", "calibration", "threads"}
+    assert set(wanted) - set(taken) == {"data", *drawn}
+    assert taken == {name: value for name, value in wanted.items() if name in taken}
 
 
 def find_faults(values: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
