@@ -81,6 +81,14 @@ class Line:
         return f"{self.method}{where}" + ("" if job.seed is None else f", healed, seed {job.seed}")
 
 
+def hash_asked(options: CompareOptions) -> dict[str, str]:
+    """The samples that every cell is asked, by content."""
+    space = Workspace(options.workspace)
+    if options.evaluate.tasks is None:
+        return {"heldout": hash_split(space.dataset, "heldout")}
+    return hash_specs(evaluate.find_file(options.evaluate.tasks), space.tasks)
+
+
 def open_grid(options: CompareOptions, grid: Sequence[Method], progress: Progress) -> Grid:
     """With the samples that are asked."""
     space = Workspace(options.workspace)
@@ -88,13 +96,11 @@ def open_grid(options: CompareOptions, grid: Sequence[Method], progress: Progres
     dense = open_model(options.model, options.analyze.stack or LANGUAGE)
     if options.evaluate.tasks is None:
         tasks = load_heldout(space.dataset, options.evaluate.samples)
-        asked = {"heldout": hash_split(space.dataset, "heldout")}
     else:
         file = evaluate.find_file(options.evaluate.tasks)
         tasks = load_tasks(file, space.tasks, options.evaluate.samples, progress)
-        asked = hash_specs(file, space.tasks)
     device, dtype = evaluate.describe_machine(options.evaluate)
-    return Grid(options, grid, space, dense, tasks, asked, device, dtype, progress)
+    return Grid(options, grid, space, dense, tasks, hash_asked(options), device, dtype, progress)
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,8 @@ class Grid:
         o = self.options
         settings: Settings = {
             "stage": stage,
-            "stack": self.stack,
+            # Where no layer goes and none is tuned it is the same whatever is compared.
+            "stack": self.stack if drop or tune else LANGUAGE,
             "drop": list(drop),
             "tune": list(tune),
             "compensate": compensation,

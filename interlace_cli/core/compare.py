@@ -7,46 +7,52 @@ all that its figures depend on: an interrupted comparison goes on with the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from interlace_cli.core import evaluate
-from interlace_cli.core.cells import Grid, Method, open_grid
+from interlace_cli.core.cells import SCORED, Grid, Method, hash_asked, open_grid
 from interlace_cli.core.checks import check_machine
 from interlace_cli.core.inputs import hash_model, hash_split
 from interlace_cli.core.plan import load_constraints
 from interlace_cli.core.run import StepCallback, ignore_step, measure_model
+from interlace_cli.core.step import describe_differences
 from interlace_cli.core.tasks import read_specs
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.comparison import Comparison
 from interlace_cli.domain.progress import Progress
-from interlace_cli.domain.record import Artifact, Settings
+from interlace_cli.domain.record import Settings
 from interlace_cli.errors import ArtifactError, ExistsError, UsageError
 from interlace_cli.evaluation.table import Measured, build_rows
 from interlace_cli.families.model_files import open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.objective import parse_objective
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.files import write_atomically
 from interlace_cli.io.workspace import Workspace
+from interlace_cli.options.build import dump_options, list_entries
 from interlace_cli.options.compare import CompareOptions
+from interlace_cli.options.finetune import RecipeOptions
+from interlace_cli.options.option import describe
 from interlace_cli.options.plan import CRITERIA, SEARCHES, STRATEGIES, TUNED, PlanOptions
 from interlace_cli.report.comparison import build_csv, build_markdown
 from interlace_cli.report.figure import build_figure
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies.needs import find_groupings, find_importances
 
-A = TypeVar("A", bound=Artifact)
-Layers = tuple[int, ...]
-Make = Callable[[Path], Path]
-"""Makes a checkpoint in a folder, and says where it lies."""
-TIMED = 41
-"""How many times two models are timed in turns."""
 GRID = ("strategies", "ratios", "seeds", "objective", "compensate", "baselines")
 """The options that are lists: a table may grow by them."""
-SCORED = ("samples", "max_new_tokens", "min_pixels", "max_pixels", "attention", "batch_size")
+COUNTED: Mapping[str, tuple[str, ...]] = {
+    "": (*GRID, "sparsity", "more_seeds_at"),
+    "analyze": ("stack",),
+    "plan": ("protect", "threshold", "paper", "weight", "seed"),
+    "prune": ("samples",),
+    "finetune": tuple(slot.name for slot in describe(RecipeOptions)),
+    "evaluate": (*SCORED, "seed", "speed"),
+}
+"""What a table depends on beside the model and the samples: part of the options -> its fields."""
 
 
 def compare(options: CompareOptions, progress: Progress, on_step: StepCallback = ignore_step) -> Comparison:
@@ -115,15 +121,7 @@ def _check_replaceable(options: CompareOptions) -> None:
         found = load_artifact(path, Comparison)
     except ArtifactError as error:
         raise ExistsError(f"{path} cannot be read: {error.what}", "Add --force to replace it.") from error
-    before, now = found.created_by.settings, _describe_options(options)
-    assert options.model is not None
-    reasons = []
-    if found.inputs.get("model") != open_model(options.model, options.analyze.stack or LANGUAGE).facts.fingerprint:
-        reasons.append(f"it is of {found.model}")
-    lost = {name: [one for one in _to_list(before.get(name)) if one not in _to_list(now[name])] for name in GRID}
-    reasons += [f"it has rows of {name} {', '.join(map(str, gone))}" for name, gone in lost.items() if gone]
-    other = [name for name in now if name not in GRID and name in before and before[name] != now[name]]
-    reasons += [f"{name} was {before[name]}, and is {now[name]} now" for name in other]
+    reasons = _describe_losses(found, options)
     if reasons:
         raise ExistsError(
             f"{path} exists already: {'; '.join(reasons)}.",
@@ -131,24 +129,42 @@ def _check_replaceable(options: CompareOptions) -> None:
         )
 
 
+def _describe_losses(found: Comparison, options: CompareOptions) -> list[str]:
+    """What the table would lose, or be made from instead, a sentence each."""
+    space, before, now = Workspace(options.workspace), found.created_by.settings, _describe_options(options)
+    assert options.model is not None
+    inputs = {**found.inputs, **hash_model(open_model(options.model, str(now["stack"])).facts)}
+    if inputs["model"] != found.inputs.get("model"):
+        return [f"it is of {found.model}"]
+    if (space.dataset / MANIFEST).exists():
+        inputs = {name: inputs[name] for name in ("model", "processor")} | hash_samples(options)
+    lost = {name: [one for one in _to_list(before.get(name)) if one not in _to_list(now[name])] for name in GRID}
+    reasons = [f"it has rows of {name} {', '.join(map(str, gone))}" for name, gone in lost.items() if gone]
+    # Nothing is lost with all seeds at every ratio, and nothing by timing.
+    grown = {"more_seeds_at": None, "speed": True}
+    same = {name: before.get(name) for name, value in grown.items() if now[name] == value}
+    same |= {name: before.get(name) for name in GRID}
+    return reasons + describe_differences(found, {**now, **same}, inputs)
+
+
 def _to_list(value: object) -> list[object]:
     return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _describe_options(options: CompareOptions) -> Settings:
-    """What the table depends on beside the model and the samples."""
-    recipe = options.finetune.build_recipe_settings()
-    scored = options.evaluate.build_settings("samples", "max_new_tokens", "min_pixels", "max_pixels", "seed")
-    protected = options.plan.build_settings("protect", "threshold", "paper")
-    rest = {"stack": options.analyze.stack or LANGUAGE, "sparsity": options.sparsity}
-    return {
-        **options.build_settings(*GRID),
-        **recipe,
-        **scored,
-        **protected,
-        **rest,
-        "weight": dict(options.plan.weight),
-    }
+    """By the names that the command has for them."""
+    dumped = dump_options(options)
+    names = [
+        entry.name
+        for entry in list_entries(CompareOptions)
+        if any(field in COUNTED.get("".join(owner), ()) for *owner, field in entry.targets)
+    ]
+    return {**{name: dumped.get(name) for name in names}, "stack": options.analyze.stack or LANGUAGE}
+
+
+def hash_samples(options: CompareOptions) -> dict[str, str]:
+    """Those that are asked, and those that checkpoints are healed on."""
+    return {**hash_asked(options), "train": hash_split(Workspace(options.workspace).dataset, "train")}
 
 
 def _conclude(grid: Grid, measured: Sequence[Measured], seconds: float) -> Comparison:
@@ -156,7 +172,7 @@ def _conclude(grid: Grid, measured: Sequence[Measured], seconds: float) -> Compa
         kind=Comparison.KIND,
         schema_version=Comparison.SCHEMA,
         created_by=build_origin("compare", _describe_options(grid.options)),
-        inputs={**hash_model(grid.dense.facts), **grid.asked, "train": hash_split(grid.space.dataset, "train")},
+        inputs={**hash_model(grid.dense.facts), **hash_samples(grid.options)},
         model=grid.dense.facts.name,
         num_layers=grid.dense.facts.num_layers,
         samples=len(grid.samples),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -130,12 +131,133 @@ def test_a_config_file_holds_the_grid(compared: tuple[Path, dict], tmp_path: Pat
     assert not (tmp_path / "w").exists()
 
 
+def list_cells(space: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in space.glob("compare/*.json")}
+
+
+def change(words: list[str], **options: str) -> list[str]:
+    """With other values of these options, which are there or not."""
+    changed = list(words)
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag in changed:
+            changed[changed.index(flag) + 1] = value
+        else:
+            changed += [flag, value]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"ratios": "0.25"}, "it has rows of ratios 0.375"),
+        ({"strategies": "interlace,random"}, "it has rows of strategies shortgpt, interlace/loss"),
+        ({"seeds": "1"}, "it has rows of seeds 0"),
+        ({"baselines": "wanda"}, "it has rows of baselines magnitude, dense-ft"),
+        ({"objective": "anchor"}, "it has rows of objective ce"),
+        ({"compensate": "linear"}, "it has rows of compensate none"),
+        ({"more_seeds_at": "0.375"}, "more_seeds_at was 0.25, and is 0.375 now"),
+        ({"lr": "1e-3"}, "lr was 0.0005, and is 0.001 now"),
+        ({"heal_max_pixels": "40000"}, "heal_max_pixels was 50176, and is 40000 now"),
+        ({"eval_max_pixels": "4096"}, "eval_max_pixels was not set, and is 4096 now"),
+        ({"eval_samples": "10"}, "eval_samples was not set, and is 10 now"),
+        ({"sparsity": "1:4"}, "sparsity was 2:4, and is 1:4 now"),
+        ({"compensation_samples": "9"}, "compensation_samples was 128, and is 9 now"),
+        ({"protect": "3"}, "protect was not set, and is 3 now"),
+        ({"stack": "vision"}, "stack was language, and is vision now"),
+        ({"tasks": "TASKS"}, "the held-out samples changed; task world"),
+        ({"max_samples": "150"}, "max_samples was 160, and is 150 now"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_table_is_not_replaced_by_another_without_force(
+    options: dict[str, str], reason: str, compared: tuple[Path, dict], tmp_path: Path
+) -> None:
+    space, _ = compared
+    (tmp_path / "tasks.yaml").write_text("- {name: world, source: demo, samples: 5}\n")
+    given = {name: str(tmp_path / "tasks.yaml") if value == "TASKS" else value for name, value in options.items()}
+    before = {path: path.read_bytes() for path in space.rglob("*") if path.is_file()}
+    code, out, err = call("compare", "demo", *change([*GRID, *SMALL], **given), "-w", space, "--json")
+    assert (code, out) == (1, ""), err
+    assert reason in " ".join(err.split())
+    assert err.count("Error: ") == 1
+    assert "--force" in err
+    assert {path: path.read_bytes() for path in space.rglob("*") if path.is_file()} == before
+
+
+def test_a_table_of_another_model_stays(compared: tuple[Path, dict], chain_model: Path) -> None:
+    space, _ = compared
+    before = {path: path.read_bytes() for path in space.glob("*.*")}
+    code, _, err = call("compare", chain_model, *GRID, *SMALL, "-w", space)
+    assert code == 1
+    assert "compare.json exists already: it is of interlace demo. Add --force" in " ".join(err.split())
+    assert {path: path.read_bytes() for path in space.glob("*.*")} == before
+
+
+def test_a_table_grows_by_the_cells_that_are_not_there(compared: tuple[Path, dict], tmp_path: Path) -> None:
+    space, record = compared
+    shutil.copytree(space, tmp_path / "w")
+    before = list_cells(tmp_path / "w")
+    more = change([word for word in SMALL if word not in ("--more-seeds-at", "0.25")], baselines="magnitude")
+    code, _, err = call("compare", *GRID, *more, "-w", tmp_path / "w")
+    assert (code, "it has rows of baselines wanda, dense-ft" in err) == (1, True), err
+    more = [word for word in SMALL if word not in ("--more-seeds-at", "0.25")]
+    code, out, err = call("compare", *GRID, *more, "-w", tmp_path / "w", "--json")
+    assert code == 0, err
+    assert f"{len(before) + 1} cells, {len(before)} of them are there" in err
+    after = list_cells(tmp_path / "w")
+    assert {name: after[name] for name in before} == before
+    (name,) = after.keys() - before.keys()
+    assert name.startswith("healed-")
+    assert name.endswith("-seed1.json")
+    rows = json.loads(out)["rows"]
+    assert len(rows) == len(record["rows"])
+    assert {row["method"] for row in rows if row["ratio"] == 0.375 and row["seeds"] == [0, 1]} == {"shortgpt"}
+    assert [row for row in rows if row["ratio"] != 0.375] == [row for row in record["rows"] if row["ratio"] != 0.375]
+
+
+def test_another_table_keeps_the_cells_and_anew_makes_them_again(compared: tuple[Path, dict], tmp_path: Path) -> None:
+    space, record = compared
+    shutil.copytree(space, tmp_path / "w")
+    before = list_cells(tmp_path / "w")
+    small = change([*GRID, *SMALL], strategies="shortgpt", ratios="0.375", seeds="0", baselines="")
+    small = ["compare", *small, "-w", str(tmp_path / "w"), "--json", "--force"]
+    code, out, err = call(*small, "--lr", "1e-3", "--keep")
+    assert code == 0, err
+    assert "3 cells, 2 of them are there" in err
+    after = list_cells(tmp_path / "w")
+    assert {name: after[name] for name in before} == before
+    (made,) = after.keys() - before.keys()
+    (kept,) = (tmp_path / "w/compare/checkpoints").iterdir()
+    assert made == f"{kept.name}.json"
+    assert (kept / "model.safetensors").exists()
+    assert not (tmp_path / "w/compare/work").exists()
+    other = json.loads(out)["rows"]
+    assert [(row["method"], row["is_healed"]) for row in other] == [
+        ("dense", False),
+        ("shortgpt", False),
+        ("shortgpt", True),
+    ]
+    code, out, err = call("compare", *GRID, *SMALL, "-w", tmp_path / "w", "--json", "--force")
+    assert code == 0, err
+    assert f"{len(before)} cells, {len(before)} of them are there" in err
+    assert json.loads(out) == record
+    code, out, err = call(*small, "--anew")
+    assert code == 0, err
+    assert "3 cells, 0 of them are there" in err
+    again = list_cells(tmp_path / "w")
+    assert len([name for name in before if again[name] != before[name]]) == 3
+    for name in before:
+        old, new = (json.loads((where / "compare" / name).read_text()) for where in (space, tmp_path / "w"))
+        assert old["points"] == new["points"], "as if it had not been made again"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--strategies", "best"], "there is no strategy 'best'"),
         (["--strategies", "interlace/fast"], "'fast' is no word of it"),
-        (["--strategies", "sleb/optimal"], "--assign belongs to the strategy interlace"),
+        (["--strategies", "sleb/optimal"], "--selection belongs to the strategy interlace, not to sleb"),
         (["--ratios", "0.25,1.5"], "is not between 0 and 1"),
         (["--ratios", "quarter"], "--ratios does not take"),
         (["--baselines", "sparsegpt"], "--baselines does not take"),
