@@ -1,0 +1,198 @@
+"""A comparison's cells: none is taken for another, and every one that can be is taken again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny import save_chain_model
+from workspaces import copy, list_files, refuse, succeed, to_words, write_source
+
+GRID = {"strategies": "random", "ratios": "0.13", "baselines": "wanda"}
+RECIPE = {"epochs": "1", "lr": "1e-3", "heal-batch-size": "4", "grad-accum": "1"}
+CELLS = {"dense", "wanda", "pruned", "healed"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a vision tower from which layers can go, too."""
+    folder = tmp_path_factory.mktemp("towered") / "towered"
+    save_chain_model(folder, tower=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a dataset: 6 of 20 samples are held out."""
+    space = tmp_path_factory.mktemp("cells") / "w"
+    succeed("prepare", write_source(space.parent / "alice", count=20), *["--holdout", "0.3"], "-w", space)
+    return space
+
+
+def build(model: Path, space: Path, **options: object) -> list[object]:
+    given = {**GRID, **RECIPE, **{name.replace("_", "-"): value for name, value in options.items()}}
+    return ["compare", model, *to_words(given), "--no-speed", "-w", space, "--json"]
+
+
+@pytest.fixture(scope="module")
+def compared(model: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first comparison, of the language model's layers."""
+    space = copy(prepared, tmp_path_factory.mktemp("compared") / "w")
+    succeed(*build(model, space))
+    return space
+
+
+@pytest.fixture
+def space(compared: Path, tmp_path: Path) -> Path:
+    return copy(compared, tmp_path / "w")
+
+
+def list_cells(space: Path) -> dict[str, bytes]:
+    """File -> content."""
+    return {path.name: path.read_bytes() for path in (space / "compare").glob("*.json")}
+
+
+def compare(words: list[object], space: Path) -> tuple[set[str], dict[str, float]]:
+    """The stages whose cells were made, the others being what they were; and method -> loss of each row."""
+    before = list_cells(space)
+    done = succeed(*words)
+    after = list_cells(space)
+    assert {name: after[name] for name in before} == before, "what is there stays as it is"
+    total, found = map(int, re.findall(r"(\d+) cells, (\d+) of them are there", done.said)[-1])
+    files = after.keys() - before.keys()
+    assert len(files) == total - found
+    new = {name.partition("-")[0] for name in files}
+    rows = {f"{row['method']}, healed" if row["is_healed"] else row["method"]: row for row in done.json["rows"]}
+    return new, {name: row["loss"] for name, row in rows.items()}
+
+
+# Layers of other stacks
+
+
+def test_cells_of_two_stacks_are_not_mixed_up(model: Path, prepared: Path, compared: Path, tmp_path: Path) -> None:
+    space = copy(prepared, tmp_path / "w")
+    vision = build(model, space, stack="vision", ratios="0.34")
+    made, towers = compare(vision, space)
+    assert made == CELLS
+    before = list_files(space)
+    sentence = refuse(*build(model, space))
+    assert "stack was vision, and is language now" in sentence
+    assert list_files(space) == before
+    made, found = compare([*build(model, space), "--force"], space)
+    assert made == {"pruned", "healed"}, "dense and wanda are the same whatever layers go"
+    fresh = json.loads((compared / "compare.json").read_text())
+    rows = json.loads((space / "compare.json").read_text())["rows"]
+    assert [row["loss"] for row in rows] == [row["loss"] for row in fresh["rows"]], "as if there had been no other"
+    assert [row["dropped"] for row in rows] == [row["dropped"] for row in fresh["rows"]]
+    assert found["random"] != towers["random"]
+    made, again = compare([*vision, "--force"], space)
+    assert (made, again) == (set(), towers), "and all of the first are there still"
+
+
+# Other options
+
+
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ({"epochs": "2"}, {"healed"}),
+        ({"lr": "2e-3"}, {"healed"}),
+        ({"heal-max-pixels": "1000"}, {"healed"}),
+        ({"max-length": "100"}, {"healed"}),
+        ({"grad-accum": "2"}, {"healed"}),
+        ({"eval-max-pixels": "1024"}, CELLS),
+        ({"eval-samples": "3"}, CELLS),
+        ({"max-new-tokens": "2"}, CELLS),
+        ({"eval-batch-size": "2"}, CELLS),
+        ({"compensation-samples": "1"}, {"wanda"}),
+        ({"sparsity": "1:4"}, {"wanda"}),
+        ({"dtype": "bfloat16"}, CELLS),
+        ({"attn": "eager"}, CELLS),
+        ({"seeds": "1"}, {"healed"}),
+        ({"objective": "anchor"}, {"healed"}),
+        ({"protect": "0,7"}, set()),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_cell_is_taken_again_where_nothing_it_depends_on_is_another(
+    options: dict[str, str], made: set[str], model: Path, space: Path
+) -> None:
+    words = build(model, space, **options)
+    before = list_files(space)
+    sentence = refuse(*words)
+    assert "exists already" in sentence
+    assert list_files(space) == before
+    first = {name: row["loss"] for name, row in index_rows(space).items()}
+    new, found = compare([*words, "--force"], space)
+    if "protect" in options:
+        # The random choice is another one: its cells are, too.
+        assert new in (set(), {"pruned", "healed"})
+        return
+    assert new == made
+    changed = {name for name in first if name in found and found[name] != first[name]}
+    assert not changed & {"dense", "random"} or made == CELLS
+    new, again = compare([*build(model, space), "--force"], space)
+    assert (new, again) == (set(), first), "all that was there is there again"
+
+
+def index_rows(space: Path) -> dict[str, dict[str, float]]:
+    rows = json.loads((space / "compare.json").read_text())["rows"]
+    return {f"{row['method']}, healed" if row["is_healed"] else row["method"]: row for row in rows}
+
+
+def test_a_table_grows_without_force(model: Path, space: Path) -> None:
+    first = index_rows(space)
+    more = {"seeds": "0,1", "strategies": "random,shortgpt", "baselines": "wanda,magnitude"}
+    made, _ = compare(build(model, space, **more), space)
+    assert made >= {"healed", "magnitude"}
+    assert not made & {"dense", "wanda"}
+    grown = index_rows(space)
+    assert grown["wanda 2:4"]["loss"] == first["wanda 2:4"]["loss"]
+    assert {"magnitude 2:4", "shortgpt"} <= grown.keys()
+
+
+def test_anew_makes_every_cell_again(model: Path, space: Path) -> None:
+    before = list_cells(space)
+    done = succeed(*build(model, space), "--anew")
+    assert "4 cells, 0 of them are there" in done.said
+    after = list_cells(space)
+    assert after.keys() == before.keys()
+    for name in before:
+        was, now = json.loads(before[name]), json.loads(after[name])
+        assert (now["loss"], now["points"]) == (was["loss"], was["points"])
+        assert now["seconds"] != was["seconds"]
+
+
+def test_a_cell_that_is_gone_or_broken_is_made_again(model: Path, space: Path) -> None:
+    first = index_rows(space)
+    cells = sorted((space / "compare").glob("*.json"))
+    cells[0].unlink()
+    cells[1].write_text("{")
+    done = succeed(*build(model, space))
+    assert "4 cells, 2 of them are there" in done.said
+    assert {name: row["loss"] for name, row in index_rows(space).items()} == {
+        name: row["loss"] for name, row in first.items()
+    }
+
+
+# Other models and samples
+
+
+def test_no_cell_is_of_another_model_or_dataset(model: Path, space: Path, tmp_path: Path) -> None:
+    other = copy(model, tmp_path / "towered")
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text().replace("{%", "A question: {%", 1))
+    refuse(*build(other, space))
+    made, _ = compare([*build(other, space), "--force"], space)
+    assert made == CELLS
+    bob = write_source(tmp_path / "bob", count=20, seed=7)
+    words = build(model, space, data=bob, holdout="0.3")
+    before = list_files(space)
+    refuse(*words)
+    assert list_files(space) == before
+    made, _ = compare([*words, "--force"], space)
+    assert made == CELLS
+    shutil.rmtree(space)
