@@ -292,7 +292,11 @@ CONFIGS: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value"), CONFIGS, ids=lambda value: "deleted" if value is DELETE else str(value)[:24])
+def name_value(value: Any) -> str:
+    return "deleted" if value is DELETE else str(value)[:24]
+
+
+@pytest.mark.parametrize(("path", "value"), CONFIGS, ids=name_value)
 def test_a_config_that_cannot_be(path: str, value: Any, whole: Path) -> None:
     config = json.loads((whole / "config.json").read_text())
     change(config, path, value)
