@@ -157,7 +157,9 @@ class Chain:
         o = self.options
         assert o.model is not None
         check_reach(o.plan, plan.load_constraints(o.model, o.analyze.stack))
-        assert Recipe.of(o.finetune).stages
+        recipe = Recipe.of(o.finetune)
+        assert recipe.stages
+        assert recipe.count_steps(1)
         if o.prune.is_compensated and (o.analyze.stack or LANGUAGE) != LANGUAGE:
             raise UsageError(f"--compensate is for the language model's layers, not the {o.analyze.stack} stack's.")
         if o.evaluate.tasks is not None:

@@ -7,10 +7,12 @@ import math
 import random
 from dataclasses import dataclass, fields
 
+from interlace_cli.errors import UsageError
 from interlace_cli.healing.objective import Stage, parse_objective
 from interlace_cli.options.finetune import ExecutionOptions, FinetuneOptions, RecipeOptions
 
 SAVES = 20
+MOST_STEPS = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,11 @@ class Recipe(RecipeOptions):
         return self.batch_size * self.grad_accum
 
     def count_steps(self, samples: int) -> int:
-        """Optimizer steps."""
-        return max(math.ceil(self.epochs * math.ceil(samples / self.step_samples)), 1)
+        """Optimizer steps. Raises UsageError for more than can be planned."""
+        steps = self.epochs * math.ceil(samples / self.step_samples)
+        if steps > MOST_STEPS:
+            raise UsageError(f"--epochs {self.epochs:g} is {steps:.3g} steps, and there can be {MOST_STEPS:,}.")
+        return max(math.ceil(steps), 1)
 
     def plan_steps(self, samples: int) -> list[list[int]]:
         """Indices of the samples of each optimizer step: in each epoch every sample once, in an order of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from interlace_cli.errors import UsageError
 from interlace_cli.options.option import Options, option
 from interlace_cli.options.shared import DEVICE
 
@@ -42,3 +43,8 @@ class BenchOptions(Options):
     )
     append: Path | None = option(None, "Also add the table to this Markdown file.", decides=False)
     device: str = DEVICE.field()
+
+    def check(self) -> None:
+        """Raises UsageError for no size of images."""
+        if not self.side:
+            raise UsageError("--side is empty.", "Such as --side 224.")

@@ -42,7 +42,7 @@ class CompareOptions(Options):
     ratios: tuple[float, ...] = option(
         (0.25,), "Shares of the layers to drop, such as 0.1,0.25.", low=0, high=1, is_open=True, group=GRID
     )
-    seeds: tuple[int, ...] = option((0,), "Of healing, such as 0,1,2.", group=GRID)
+    seeds: tuple[int, ...] = option((0,), "Of healing, such as 0,1,2.", low=0, group=GRID)
     more_seeds_at: float | None = option(
         None, "Heal with more than the first seed at this ratio alone.", low=0, high=1, is_open=True, group=GRID
     )
@@ -70,9 +70,10 @@ class CompareOptions(Options):
 
     def check(self) -> None:
         """Raises UsageError for a grid without cells, or with one that cannot be."""
-        for flag, values in (("strategies", self.strategies), ("ratios", self.ratios), ("seeds", self.seeds)):
-            if not values:
-                raise UsageError(f"--{flag} is empty.", f"Strategies are {', '.join(STRATEGIES)}.")
+        examples = {"strategies": ",".join(STRATEGIES[:2]), "ratios": "0.1,0.25", "seeds": "0,1,2"}
+        empty = next((name for name in examples if not getattr(self, name)), None)
+        if empty is not None:
+            raise UsageError(f"--{empty} is empty.", f"Such as --{empty} {examples[empty]}.")
         if not self.objective or not self.compensate:
             raise UsageError("compare needs an objective and a compensation.", "Such as ce and none.")
         for objective in self.objective:

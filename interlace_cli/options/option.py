@@ -18,6 +18,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from interlace_cli.errors import UsageError
 
 MOST_QUOTED = 60
+MOST_WHOLE = (1 << 32) - 1
+"""The largest whole number: that of a seed. No count needs more, and JSON has no more than 64 bits."""
 OPTION = "option"
 """Key of a field's metadata."""
 
@@ -145,10 +147,12 @@ class Slot:
         low, high, is_open = self.option.low, self.option.high, self.option.is_open
         # An int may be too large for a float, and is finite.
         is_finite = isinstance(number, int) or math.isfinite(number)
-        shown = str(number) if isinstance(number, int) else f"{number:g}"
+        shown = _quote(number) if isinstance(number, int) else f"{number:g}"
         too_low = not is_finite or (low is not None and (number <= low if is_open else number < low))
         too_high = high is not None and (number >= high if is_open else number > high)
         if not too_low and not too_high:
+            if self.kind is int and number > MOST_WHOLE:
+                raise UsageError(f"{flag} {_quote(number)} is more than {MOST_WHOLE}.")
             return number
         if low is not None and high is not None:
             raise UsageError(f"{flag} {shown} is not between {low:g} and {high:g}.", self._give_example())

@@ -69,7 +69,7 @@ ALLOW_MISMATCH = Option(
     decides=False,
 )
 ANEW = Option(help="Also make again what is up to date.", default=False, group=PLACES, decides=False)
-SEED = Option(help="Seed of everything that is drawn at random.", default=0)
+SEED = Option(help="Seed of everything that is drawn at random.", default=0, low=0)
 DEVICE = Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...", default="auto", group=MACHINE)
 DTYPE = Option(
     help="What to compute in; auto is bfloat16 on a GPU that has it, else float32. Tuned weights are float32 always.",
