@@ -41,7 +41,7 @@ from interlace_cli.options.build import (
     read_names,
 )
 from interlace_cli.options.finetune import ExecutionOptions, RecipeOptions
-from interlace_cli.options.option import Slot, describe, option
+from interlace_cli.options.option import MOST_WHOLE, Slot, describe, option
 from interlace_cli.options.schema import RECORDS, build_schema
 from interlace_cli.options.shared import parse_layers, parse_weights
 
@@ -96,9 +96,9 @@ HUGE = 10**400
         *[("count", given, 7) for given in (7, "7", 7.0, " 7 ")],
         *[("count", given, given) for given in (1, 9)],
         ("many", "-12", -12),
-        ("many", str(2**53 + 1), 2**53 + 1),
-        ("many", 2**53 + 1, 2**53 + 1),
-        ("many", HUGE, HUGE),
+        ("many", str(MOST_WHOLE), MOST_WHOLE),
+        ("many", MOST_WHOLE, MOST_WHOLE),
+        ("many", -(2**53) - 1, -(2**53) - 1),
         *[("share", given, 1.0) for given in (1, "1", 1.0, "1e0")],
         ("share", 0, 0.0),
         # YAML takes 1e-5, without a point, for a text.
@@ -156,6 +156,7 @@ HUGE = 10**400
         ("weights", "a=b=0", (("a=b", 0.0),)),
         ("weights", "", ()),
     ],
+    ids=lambda value: repr(value)[:24],
 )
 def test_a_value_is_read(name: str, given: Any, wanted: Any) -> None:
     found = SLOTS[name].read(given)
@@ -181,12 +182,16 @@ def test_a_value_is_read(name: str, given: Any, wanted: Any) -> None:
         ("count", float("inf"), "--count does not take inf. It takes a whole number."),
         ("count", 0, "--count 0 is not between 1 and 9."),
         ("count", 10, "--count 10 is not between 1 and 9."),
-        ("count", HUGE, f"--count {HUGE} is not between 1 and 9."),
+        ("count", HUGE, "--count 1000000000"),
+        ("many", MOST_WHOLE + 1, f"--many {MOST_WHOLE + 1} is more than {MOST_WHOLE}."),
+        ("many", HUGE, "--many 1000000000"),
+        ("many", "1" * 5000, "--many does not take '1111111111"),
         ("below", 12345678, "--below 12345678 is more than 5."),
         ("share", "abc", "--share does not take 'abc'. It takes a number."),
         ("share", "", "--share does not take ''. It takes a number."),
         ("share", False, "--share does not take False. It takes a number."),
-        ("share", HUGE, f"--share does not take {HUGE}. It takes a number."),
+        ("share", HUGE, "--share does not take 1000000000"),
+        ("share", "x" * 99, f"--share does not take '{'x' * 55} .... It takes a number."),
         ("share", -0.1, "--share -0.1 is not between 0 and 1."),
         ("share", 1.1, "--share 1.1 is not between 0 and 1."),
         ("share", "nan", "--share nan is not between 0 and 1."),
@@ -239,12 +244,19 @@ def test_a_value_is_read(name: str, given: Any, wanted: Any) -> None:
         ("weights", (("text", -2.0),), "--weights does not take 'text=-2.0'."),
         ("weights", ("text", 2.0), "--weights does not take 'text'."),
     ],
+    ids=lambda value: repr(value)[:24],
 )
 def test_a_value_is_refused(name: str, given: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         Toy(**{name: given})
     assert str(caught.value).startswith(message)
     assert caught.value.exit_code == 2
+
+
+def test_a_number_that_python_does_not_write_out_is_refused_in_words() -> None:
+    for name, end in (("many", f"more than {MOST_WHOLE}"), ("count", "not between 1 and 9")):
+        with pytest.raises(UsageError, match=f"^--{name} a number of thousands of digits is {end}"):
+            SLOTS[name].read(10**5000)
 
 
 def test_an_error_names_the_option_as_it_was_given() -> None:
@@ -339,9 +351,9 @@ CONTRADICTIONS: list[tuple[type[Options], dict[str, Any], str]] = [
     ),
     (EvaluateOptions, {"harness_model": "qwen"}, "--harness-model belongs to --harness."),
     (EvaluateOptions, {"harness_arg": "a=1"}, "--harness-arg belongs to --harness."),
-    (CompareOptions, {"strategies": ""}, "--strategies is empty. Strategies are interlace, interlace_oa,"),
-    (CompareOptions, {"ratios": []}, "--ratios is empty."),
-    (CompareOptions, {"seeds": ""}, "--seeds is empty."),
+    (CompareOptions, {"strategies": ""}, "--strategies is empty. Such as --strategies interlace,interlace_oa."),
+    (CompareOptions, {"ratios": []}, "--ratios is empty. Such as --ratios 0.1,0.25."),
+    (CompareOptions, {"seeds": ""}, "--seeds is empty. Such as --seeds 0,1,2."),
     (CompareOptions, {"objective": ""}, "compare needs an objective and a compensation. Such as ce and none."),
     (CompareOptions, {"compensate": ""}, "compare needs an objective and a compensation."),
     (
@@ -653,7 +665,7 @@ def _draw_one(slot: Slot) -> st.SearchStrategy[Any]:
     if o.choices:
         return st.sampled_from(o.choices)
     if slot.kind is int:
-        return st.integers(None if o.low is None else int(o.low), None if o.high is None else int(o.high))
+        return st.integers(None if o.low is None else int(o.low), MOST_WHOLE if o.high is None else int(o.high))
     if slot.kind is float:
         return st.floats(
             o.low, o.high, allow_nan=False, allow_infinity=False, exclude_min=o.is_open, exclude_max=o.is_open
