@@ -337,7 +337,7 @@ def _find_source(space: Workspace, model: str, record: type[O], given: Mapping[s
         return str(given["data"])
     manifest_path = space.dataset / MANIFEST
     names = {slot.option.run_name or slot.name for slot in describe(PrepareOptions) if not slot.option.is_alone}
-    asked = sorted((names - {"seed", "workspace", "force"}) & given.keys())
+    asked = sorted((names - {"seed", "workspace", "force", "threads"}) & given.keys())
     if not manifest_path.exists():
         if model == "demo":
             return "demo"
