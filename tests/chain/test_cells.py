@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a dataset: 6 of 20 samples are held out."""
     space = tmp_path_factory.mktemp("cells") / "w"
-    succeed("prepare", write_source(space.parent / "alice", count=20), *["--holdout", "0.3"], "-w", space)
+    succeed("prepare", write_source(space.parent / "alice", count=20), *["--holdout", "0.3", "--calibration", "0.3"], "-w", space)
     return space
 
 
@@ -95,45 +95,80 @@ def test_cells_of_two_stacks_are_not_mixed_up(model: Path, prepared: Path, compa
 # Other options
 
 
-@pytest.mark.parametrize(
-    ("options", "made"),
-    [
-        ({"epochs": "2"}, {"healed"}),
-        ({"lr": "2e-3"}, {"healed"}),
-        ({"heal-max-pixels": "1000"}, {"healed"}),
-        ({"max-length": "100"}, {"healed"}),
-        ({"grad-accum": "2"}, {"healed"}),
-        ({"eval-max-pixels": "1024"}, CELLS),
-        ({"eval-samples": "3"}, CELLS),
-        ({"max-new-tokens": "2"}, CELLS),
-        ({"eval-batch-size": "2"}, CELLS),
-        ({"compensation-samples": "1"}, {"wanda"}),
-        ({"sparsity": "1:4"}, {"wanda"}),
-        ({"dtype": "bfloat16"}, CELLS),
-        ({"attn": "eager"}, CELLS),
-        ({"seeds": "1"}, {"healed"}),
-        ({"objective": "anchor"}, {"healed"}),
-        ({"protect": "0,7"}, set()),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_a_cell_is_taken_again_where_nothing_it_depends_on_is_another(
-    options: dict[str, str], made: set[str], model: Path, space: Path
-) -> None:
-    words = build(model, space, **options)
+OPTIONS: dict[str, tuple[str, set[str]]] = {
+    "epochs": ("2", {"healed"}),
+    "lr": ("2e-3", {"healed"}),
+    "heal-batch-size": ("2", {"healed"}),
+    "grad-accum": ("2", {"healed"}),
+    "warmup": ("0.5", {"healed"}),
+    "max-length": ("100", {"healed"}),
+    "heal-min-pixels": ("1000", {"healed"}),
+    "heal-max-pixels": ("1000", {"healed"}),
+    "objective": ("distill+anchor", {"healed"}),
+    "distill-weight": ("0.7", {"healed"}),
+    "anchor-weight": ("0.7", {"healed"}),
+    "local-share": ("0.7", {"healed"}),
+    "optim": ("sgd", {"healed"}),
+    "seeds": ("1", {"healed"}),
+    "eval-samples": ("3", CELLS),
+    "eval-batch-size": ("2", CELLS),
+    "eval-min-pixels": ("100", CELLS),
+    "eval-max-pixels": ("1024", CELLS),
+    "max-new-tokens": ("2", CELLS),
+    "dtype": ("bfloat16", CELLS),
+    "attn": ("eager", CELLS),
+    "compensation-samples": ("1", {"wanda"}),
+    "calibration-batch-size": ("1", {"wanda"}),
+    "sparsity": ("1:4", {"wanda"}),
+    "compensate": ("linear", {"pruned", "healed"}),
+    "engine": ("ddp", set()),
+    "processes": ("2", set()),
+    "save-every": ("3", set()),
+    "report-to": ("tensorboard", set()),
+    "gradient-checkpointing": ("true", set()),
+    "importance": ("taylor", set()),
+    "keep": ("true", set()),
+    "threads": ("1", set()),
+}
+"""Option -> a value, and the stages whose figures it may change."""
+
+
+def name_cells(model: Path, space: Path, **options: str) -> dict[str, str]:
+    """Stage -> file of its cell; nothing is made."""
+    from interlace_cli.core.cells import Method, open_grid
+    from interlace_cli.core.run import compose_options
+    from interlace_cli.domain.progress import Silent
+    from interlace_cli.options import CompareOptions, PlanOptions
+
+    given = {**GRID, **RECIPE, **{name.replace("_", "-"): value for name, value in options.items()}}
+    made = compose_options(CompareOptions, {**given, "model": model, "workspace": space})
+    methods = [Method("random", 0.13, PlanOptions(strategy="random", ratio=0.13))]
+    cells = open_grid(made, methods, Silent())
+    cells.decide_plans()
+    return {job.stage: job.file for line in cells.list_lines() for job in line.jobs}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_cell_is_named_after_all_that_may_change_its_figures(option: str, model: Path, compared: Path) -> None:
+    value, stages = OPTIONS[option]
+    first, other = name_cells(model, compared), name_cells(model, compared, **{option: value})
+    assert set(first.values()) == set(list_cells(compared))
+    assert {stage for stage in CELLS if first[stage] != other[stage]} == stages
+
+
+@pytest.mark.parametrize("option", ["epochs", "eval-max-pixels", "dtype", "compensation-samples"])
+def test_a_cell_is_taken_again_where_nothing_it_depends_on_is_another(option: str, model: Path, space: Path) -> None:
+    value, stages = OPTIONS[option]
+    words = build(model, space, **{option: value})
     before = list_files(space)
-    sentence = refuse(*words)
-    assert "exists already" in sentence
+    assert "exists already" in refuse(*words)
     assert list_files(space) == before
     first = {name: row["loss"] for name, row in index_rows(space).items()}
     new, found = compare([*words, "--force"], space)
-    if "protect" in options:
-        # The random choice is another one: its cells are, too.
-        assert new in (set(), {"pruned", "healed"})
-        return
-    assert new == made
-    changed = {name for name in first if name in found and found[name] != first[name]}
-    assert not changed & {"dense", "random"} or made == CELLS
+    assert new == stages
+    changed = {name for name in first if found[name] != first[name]}
+    assert changed, "else this test shows nothing"
+    assert stages == CELLS or not changed & {"dense", "random"}
     new, again = compare([*build(model, space), "--force"], space)
     assert (new, again) == (set(), first), "all that was there is there again"
 
