@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interlace_cli.errors import UsageError
-from interlace_cli.options.option import Options, option
+from interlace_cli.options.option import Options, describe, option
 from interlace_cli.options.shared import (
     ALLOW_MISMATCH,
     ATTENTION,
@@ -22,6 +22,11 @@ from interlace_cli.options.shared import (
 
 HARNESSES = ("lmms-eval", "vlmevalkit")
 _HARNESS = "Outside harnesses"
+OWN = (
+    *("max_new_tokens", "min_pixels", "max_pixels", "speed", "repeats", "allow_overlap", "dtype", "device"),
+    *("attention", "dataset", "seed"),
+)
+"""Options of our own evaluation alone."""
 
 
 def _parse_results(text: str, flag: str) -> tuple[tuple[str, Path], ...]:
@@ -127,3 +132,15 @@ class EvaluateOptions(Options):
         wrong = next((flag for flag, value in own.items() if value), None)
         if wrong is not None and self.harness is None:
             raise UsageError(f"{wrong} belongs to --harness.", "Name the harness, or leave it out.")
+        self._check_outside()
+
+    def _check_outside(self) -> None:
+        """An outside harness decides by itself what only our own evaluation is asked for."""
+        if not self.harness and not self.import_results:
+            return
+        unused = (*OWN, *(("tasks", "samples", "batch_size", "include_path") if self.import_results else ()))
+        slots = [slot for slot in describe(type(self)) if slot.name in unused]
+        given = next((slot for slot in slots if getattr(self, slot.name) != slot.option.default), None)
+        if given is not None:
+            other = "--harness" if self.harness else "--import"
+            raise UsageError(f"{given.flag} does nothing beside {other}.", "Leave it out.")

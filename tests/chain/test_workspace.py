@@ -323,8 +323,9 @@ def test_a_file_that_is_gone_is_a_reason_to_make_it_again(name: str, step: str, 
     assert (action, reason) == ("make anew", why)
     assert Path(name).name in why or name.startswith("dataset/"), why
     assert "gone" in why
-    record = succeed(*words, "--json").json
-    assert list(record["seconds"]) == [step], "what is made of it is the same"
+    done = succeed(*words, "--json")
+    assert f"{why}: it is made again" in done.said
+    assert list(done.json["seconds"]) == [step], "what is made of it is the same"
     assert (space / name).read_bytes() == before
 
 
@@ -692,13 +693,23 @@ def test_a_saved_run_is_the_same_run(suffix: str, own: Own, space: Path, tmp_pat
     assert succeed("run", "--config", whole, "--json").json["skipped"] == list(STEPS)
 
 
+def test_a_saved_run_of_the_dataset_that_is_there_takes_it_again(own: Own, space: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    words = own.at(space, data=LEFT_OUT, holdout=LEFT_OUT, calibration=LEFT_OUT)
+    record = succeed(words[0], *words[2:], "--save-config", file, "--json").json
+    assert record["skipped"] == list(STEPS)
+    assert succeed("run", "--config", file, "--json").json["skipped"] == list(STEPS)
+    (tmp_path / "record.yaml").write_text(json.dumps(record["options"]))
+    assert succeed("run", "--config", tmp_path / "record.yaml", "--json").json["skipped"] == list(STEPS)
+
+
 SAVED: dict[str, list[str]] = {
     "prepare": ["d.json", "--holdout", "0.3", "--subset", "a,b", "--min-relevance", "4", "--image-root", "i"],
     "analyze": ["demo", "--importance", "loss,taylor", "--by", "kind", "--protect", "0-2,7", "--attn", "eager"],
     "plan": ["--ratio", "0.25", "--weight", "text=2,image=1", "--threshold", "0.5", "--scores", "a", "b", "c"],
     "prune": ["demo", "--drop-layers", "3,5", "--dtype", "bf16", "--verify"],
     "finetune": ["--lr", "1e-5", "--tune-layers", "2-4", "--objective", "local,distill+anchor", "--epochs", "0.5"],
-    "eval": ["a", "b", "--no-speed", "--import", "dense=a.json", "--import", "pruned=b.json", "--samples", "3"],
+    "eval": ["a", "b", "--allow-mismatch", "--import", "dense=a.json", "--import", "pruned=b.json"],
     "export": ["--format", "hf", "--format", "gguf", "--public", "--name", "x", "--license", "mit"],
     "compare": ["demo", "--strategies", "interlace/loss,sleb", "--ratios", "0.1,0.25", "--seeds", "0,1"],
     "run": ["demo", "--data", "d.json", "--heal-batch-size", "4", "--eval-min-pixels", "9", "--anew"],

@@ -349,6 +349,8 @@ CONTRADICTIONS: list[tuple[type[Options], dict[str, Any], str]] = [
         {"harness": "lmms-eval", "import_results": "a=b"},
         "--harness runs benchmarks, and --import reads",
     ),
+    (EvaluateOptions, {"harness": "lmms-eval", "dtype": "float32"}, "--dtype does nothing beside --harness."),
+    (EvaluateOptions, {"import_results": "a=b", "samples": 3}, "--samples does nothing beside --import."),
     (EvaluateOptions, {"harness_model": "qwen"}, "--harness-model belongs to --harness."),
     (EvaluateOptions, {"harness_arg": "a=1"}, "--harness-arg belongs to --harness."),
     (CompareOptions, {"strategies": ""}, "--strategies is empty. Such as --strategies interlace,interlace_oa."),
