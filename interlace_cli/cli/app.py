@@ -17,6 +17,7 @@ from interlace_cli.cli.derive import derive_command
 from interlace_cli.cli.interruption import LINE, watch_interruptions
 from interlace_cli.errors import InterlaceError
 from interlace_cli.options.option import find_nearest
+from interlace_cli.runtime.processes import INTERRUPTED, LOST, is_connection_lost, is_launched_by_us
 
 COMMANDS = {
     name: {"eval": "evaluate"}.get(name, name)
@@ -51,8 +52,9 @@ class Commands(typer.core.TyperGroup):
                 output.fail(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            output.fail(LINE)
-            raise typer.Exit(130) from None
+            if not is_launched_by_us():
+                output.fail(LINE)
+            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             sys.stderr.close()
             raise typer.Exit(1) from None
@@ -71,6 +73,8 @@ class Commands(typer.core.TyperGroup):
                 raise
             from interlace_cli.runtime.memory import is_out_of_memory
 
+            if is_launched_by_us() and is_connection_lost(error):
+                raise typer.Exit(LOST) from error
             name, _, rest = f"{type(error).__name__}: {error}".strip().partition("\n")
             if is_out_of_memory(error):
                 output.fail(f"{name} The memory did not do: lower --batch-size, or bound the images.")

@@ -28,7 +28,9 @@ class Output:
         self.stream: TextIO | None = None
 
     def interrupt(self, *_: object) -> None:
-        """The handler of Ctrl-C and of a request to end."""
+        """The handler of Ctrl-C and of a request to end; while it clears up, another one changes nothing."""
+        if self.interrupted:
+            return
         self.interrupted = True
         raise KeyboardInterrupt
 
@@ -93,6 +95,13 @@ class Output:
     def fail(self, line: str) -> None:
         """An error, on stderr, quiet or not."""
         console = build_console(stderr=True)
+        if console.is_terminal:
+            from rich.control import Control
+            from rich.segment import ControlType
+
+            # Another process, ended while it drew a bar, left the cursor hidden and in the line.
+            console.show_cursor(True)
+            console.control(Control((ControlType.CARRIAGE_RETURN,), (ControlType.ERASE_IN_LINE, 2)))
         console.print("Error: ", style="bold red", end="")
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

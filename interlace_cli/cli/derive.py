@@ -6,8 +6,8 @@ The values go as text to the record, which reads and checks them as it does thos
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -34,7 +34,7 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
 
     def run_command(**words: Any) -> None:
         settle_rank()
-        with output.own_stdout(), ExitStack() as held:
+        with output.own_stdout(), _told_to_children(), ExitStack() as held:
             given = _collect(record, words)
             made = (compose or build_options)(record, given)
             if words["save_config"] is not None:
@@ -61,6 +61,25 @@ def settle_rank() -> None:
 
         show_life()
     output.quiet = output.quiet or not here.is_main
+
+
+@contextmanager
+def _told_to_children() -> Iterator[None]:
+    """Other processes that this command starts are as quiet, and say as much of an error."""
+    said = {_name_variable(name): "1" for name in ("quiet", "debug") if getattr(output, name)}
+    before = {name: os.environ.get(name) for name in said}
+    os.environ.update(said)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+def _name_variable(name: str) -> str:
+    return f"INTERLACE_{name.upper()}"
 
 
 def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +160,17 @@ def _flag(flag: str, text: str, name: str, *short: str) -> Any:
         setattr(output, name, value)
         return value
 
-    return typer.Option(flag, *short, callback=set_output, is_eager=True, help=text, rich_help_panel=ANSWER)
+    variable = None if name == "as_json" else _name_variable(name)
+    return typer.Option(
+        flag,
+        *short,
+        callback=set_output,
+        is_eager=True,
+        help=text,
+        envvar=variable,
+        show_envvar=False,
+        rich_help_panel=ANSWER,
+    )
 
 
 def _build_parameter(name: str, slot: Slot, made: Any) -> Parameter:

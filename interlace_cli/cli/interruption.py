@@ -12,6 +12,8 @@ import signal
 import threading
 import time
 
+from interlace_cli.runtime.processes import INTERRUPTED, is_launched_by_us
+
 PATIENCE = 1.4
 """Seconds for the command to clear up."""
 LINE = "interrupted; what is finished is kept, nothing half-written has a final name, and the same command goes on."
@@ -29,5 +31,6 @@ def _watch(reader: int) -> None:
     while number := os.read(reader, 1):
         if number[0] in (signal.SIGINT, signal.SIGTERM):
             time.sleep(PATIENCE)
-            os.write(2, f"Error: {LINE}\n".encode())
-            os._exit(130)
+            if not is_launched_by_us():
+                os.write(2, f"Error: {LINE}\n".encode())
+            os._exit(INTERRUPTED)

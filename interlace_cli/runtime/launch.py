@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import IO
 
 from interlace_cli.errors import InterlaceError
-from interlace_cli.runtime.processes import LAUNCHER
+from interlace_cli.runtime.processes import INTERRUPTED, LAUNCHER, LOST
 
 Log = IO[bytes] | None
 PULSE = "INTERLACE_PULSE"
@@ -24,11 +24,14 @@ GRACE = 20.0
 """Seconds for the others to end by themselves when one has failed."""
 SILENCE = 120.0
 """Seconds without a sign of life from one process, after which it counts as failed."""
+FAREWELL = 0.4
+"""Seconds for a process to clear up once it was asked to end."""
 
 
 def run_processes(words: Sequence[str], count: int, stdout: int | None = None) -> int:
     """Runs `interlace WORDS` in `count` processes; the first one speaks, on the open file `stdout` if that is given.
-    Returns 0, or the code of the first that failed, whose words are then shown."""
+    Returns 0, or the code of the first that failed, whose words are then shown. Raises KeyboardInterrupt if one of them
+    was interrupted, and InterlaceError if one was killed or hangs."""
     port = _find_free_port()
     started: list[tuple[subprocess.Popen[bytes], Log]] = []
     pulses: list[int] = []
@@ -62,10 +65,8 @@ def run_processes(words: Sequence[str], count: int, stdout: int | None = None) -
     finally:
         for pulse in pulses:
             os.close(pulse)
-        for process, log in started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        _end([process for process, _ in started])
+        for _, log in started:
             if log is not None:
                 log.close()
 
@@ -100,8 +101,23 @@ def _find_silent(pulses: Sequence[int], heard: list[float]) -> int | None:
     return next((rank for rank, last in enumerate(heard) if time.monotonic() - last > SILENCE), None)
 
 
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Asks those that run to end, so that the first one leaves the terminal as it was; then ends them."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + FAREWELL
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0))
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]], pulses: Sequence[int]) -> int:
     deadline: float | None = None
+    failed: list[int] = []
     heard = [time.monotonic()] * len(started)
     while True:
         codes = [process.poll() for process, _ in started]
@@ -111,27 +127,31 @@ def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]], pulses: Sequen
                 f"process {silent + 1} of {len(started)} has not answered for {SILENCE:.0f} seconds: all were ended.",
                 "The same command goes on.",
             )
-        failed = next((rank for rank, code in enumerate(codes) if code), None)
+        failed += [rank for rank, code in enumerate(codes) if code and rank not in failed]
         if all(code is not None for code in codes):
             break
-        if failed is not None:
+        if failed:
             deadline = deadline or time.monotonic() + GRACE
-            if codes[0] is not None or time.monotonic() > deadline:
+            if codes[0] not in (None, LOST) or time.monotonic() > deadline:
                 break
         time.sleep(0.05)
-    failed = next((rank for rank, code in enumerate(codes) if code), None)
-    if failed is None:
+    if not failed:
         return 0
-    _, log = started[failed]
+    # One that lost its connection says nothing: another has failed before, and says why.
+    rank = next((rank for rank in failed if codes[rank] != LOST), failed[0])
+    code, log = codes[rank] or 1, started[rank][1]
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code == LOST:
+        raise InterlaceError("the processes lost their connection to each other.", "The same command goes on.")
+    if code < 0:
+        raise InterlaceError(
+            f"process {rank + 1} of {len(started)} was killed ({signal.Signals(-code).name}), and the others ended.",
+            "SIGKILL often means that the memory did not do. The same command goes on.",
+        )
     if log is not None:
         log.seek(0)
         sys.stderr.write(log.read().decode(errors="replace"))
-    code = codes[failed] or 1
-    if code < 0:
-        raise InterlaceError(
-            f"process {failed + 1} of {len(started)} was killed ({signal.Signals(-code).name}), and the others ended.",
-            "SIGKILL often means that the memory did not do. The same command goes on.",
-        )
     return code
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from interlace_cli.runtime.processes import LAUNCHER, find_processes
+from interlace_cli.runtime.processes import find_processes, is_launched_by_us
 
 try:
     import fcntl
@@ -31,7 +31,7 @@ def locked(folder: Path, command: str, say: Callable[[str], None]) -> Iterator[N
     Of several processes of one command the first holds it for all. Where a lock cannot be had (a read-only folder, a
     file system without them), the block runs without one.
     """
-    if fcntl is None or LAUNCHER in os.environ or not find_processes().is_main:
+    if fcntl is None or is_launched_by_us() or not find_processes().is_main:
         yield
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]

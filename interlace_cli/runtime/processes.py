@@ -11,6 +11,8 @@ from typing import TypeVar
 T = TypeVar("T")
 LAUNCHER = "INTERLACE_LAUNCHER"
 """Name of the variable with the launcher's process id: its children end when it is gone."""
+INTERRUPTED, LOST = 130, 75
+"""What a process ends with, without a word to its launcher, that was interrupted, or that lost the others."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,19 @@ def find_processes() -> Processes:
         os.environ.update({name: os.environ[slurm] for name, slurm in names.items() if slurm in os.environ})
     rank, size, local = (int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True))
     return Processes(rank, size, local)
+
+
+def is_launched_by_us() -> bool:
+    """Whether a command of ours has started this process, and says itself what came of it."""
+    return LAUNCHER in os.environ
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether another process of this command is gone, or cannot be reached; torch says it in several ways."""
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("gloo" in text or "Connection closed by peer" in text)
 
 
 def shard(items: Sequence[T]) -> list[T]:
