@@ -13,6 +13,7 @@ from interlace_cli.errors import UsageError
 from interlace_cli.families.model_files import OpenedModel, find_cut_stack, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.io.checkpoints import is_local
 from interlace_cli.io.workspace import METADATA, Workspace, require
 
 
@@ -25,8 +26,9 @@ class NamedCheckpoint:
     card: CheckpointCard | None
 
 
-def find_checkpoints(given: Sequence[str], space: Workspace) -> list[tuple[str, str]]:
-    """`(name, location)`: those given, named by their folders, or the workspace's dense, pruned and healed.
+def find_checkpoints(given: Sequence[str], space: Workspace, dense: str | None = None) -> list[tuple[str, str]]:
+    """`(name, location)`: those given, named by their folders, or the workspace's dense, pruned and healed; `dense`
+    where the dense model does not lie any more where it was.
 
     Raises MissingInputError if neither is there, UsageError if two have one name.
     """
@@ -37,7 +39,10 @@ def find_checkpoints(given: Sequence[str], space: Workspace) -> list[tuple[str, 
             raise UsageError(f"two checkpoints are called {twice}.", "Give folders of different names.")
         return list(zip(names, given, strict=True))
     card = load_artifact(require(require(space.pruned) / METADATA), CheckpointCard)
-    found = [("dense", card.base.pinned), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
+    base = card.base.pinned
+    if dense is not None and card.base.location.startswith("/") and not is_local(base):
+        base = dense
+    found = [("dense", base), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
     return [(name, location) for name, location in found if name != "healed" or space.healed.exists()]
 
 

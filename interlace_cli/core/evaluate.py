@@ -59,11 +59,12 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Evaluation:
     return build_step(options, progress).run(progress, options.force)
 
 
-def build_step(options: EvaluateOptions, progress: Progress) -> Step[Evaluation]:
-    """The figures depend on the checkpoints with their processors, and on what they are asked."""
+def build_step(options: EvaluateOptions, progress: Progress, dense: str | None = None) -> Step[Evaluation]:
+    """The figures depend on the checkpoints with their processors, and on what they are asked. `dense`: see
+    `find_checkpoints`."""
     space = Workspace(options.workspace)
     out, dataset = options.out or space.evaluation, options.dataset or space.dataset
-    named = open_family(find_checkpoints(options.checkpoints, space), options.allow_mismatch, progress)
+    named = open_family(find_checkpoints(options.checkpoints, space, dense), options.allow_mismatch, progress)
     models = {one.name: one.opened.facts.fingerprint for one in named}
     models |= {f"{one.name}, processor": one.opened.facts.processor for one in named}
 

@@ -49,16 +49,25 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
         return _make_dataset(options, out, progress, may_replace)
 
     # What is read is known once it was read: what lies there says which files these are.
-    has_dataset = (out / MANIFEST).exists()
+    inputs, broken = {}, ""
+    if (out / MANIFEST).exists():
+        try:
+            inputs = find_source_inputs(options.source, location, out)
+        except DatasetError as error:
+            broken = error.what.rstrip(".")
+
+    def find_differences(manifest: Manifest, step: Step[Manifest]) -> list[str]:
+        return [broken] if broken else _find_differences(manifest, step, options)
+
     return Step(
         name="prepare",
         settings=build_settings(options),
-        inputs=find_source_inputs(options.source, location, out) if has_dataset else {},
+        inputs=inputs,
         out=out,
         file=MANIFEST,
         record=Manifest,
         make=make,
-        find_differences=lambda manifest, step: _find_differences(manifest, step, options),
+        find_differences=find_differences,
     )
 
 

@@ -124,7 +124,7 @@ class Chain:
         if name == "finetune":
             return finetune.build_step(replace(o.finetune, **common))
         if name == "eval":
-            return evaluate.build_step(replace(o.evaluate, **common), self.progress)
+            return evaluate.build_step(replace(o.evaluate, **common), self.progress, o.model)
         return export.build_step(replace(self._name_export(), push_to_hub=None, **common), self.progress)
 
     def _name_export(self) -> ExportOptions:

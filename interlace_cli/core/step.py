@@ -20,12 +20,12 @@ from interlace_cli.domain.dataset import SPLITS, Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Artifact, Origin, Settings
-from interlace_cli.errors import ArtifactError, ExistsError
+from interlace_cli.errors import ArtifactError, CheckpointError, ExistsError
 from interlace_cli.io.artifacts import build_origin, load_artifact, to_json_text
 from interlace_cli.io.datasets import find_files
 from interlace_cli.io.files import hash_bytes, hash_file
+from interlace_cli.io.headers import read_header
 from interlace_cli.options.option import describe, to_plain
-from interlace_cli.options.schema import RECORDS
 
 A = TypeVar("A", bound=Artifact)
 
@@ -193,7 +193,7 @@ def find_damage(out: Path, artifact: Artifact) -> str | None:
     read."""
     if isinstance(artifact, CheckpointCard):
         gone = next((name for name in sorted(artifact.files) if not (out / name).is_file()), None)
-        return f"{gone} is gone" if gone else None
+        return f"{gone} is gone" if gone else _find_broken_weights(out, artifact)
     if isinstance(artifact, Manifest):
         splits = [name for name in SPLITS if name in artifact.splits and artifact.splits[name].samples]
         gone = next((name for name in splits if not _is_whole(find_files(out, name))), None)
@@ -205,6 +205,17 @@ def find_damage(out: Path, artifact: Artifact) -> str | None:
         if is_needed and not beside.exists():
             return f"{beside.name} is gone"
         return f"{beside.name} does not belong to it" if digest is not None and hash_file(beside) != digest else None
+    return None
+
+
+def _find_broken_weights(out: Path, card: CheckpointCard) -> str | None:
+    """By the headers alone: a file that was cut off is found, another bit in it is not."""
+    try:
+        for name in card.files:
+            if name.endswith(".safetensors"):
+                read_header(out / name)
+    except CheckpointError as error:
+        return error.what.rstrip(".")
     return None
 
 
@@ -239,6 +250,8 @@ def _name_origin(artifact: Artifact) -> str:
 
 def _list_defaults(command: str) -> dict[str, Any]:
     """Option -> default of the command, as plain values."""
+    from interlace_cli.options.schema import RECORDS
+
     record = RECORDS.get(command)
     return {} if record is None else {slot.name: to_plain(slot.option.default) for slot in describe(record)}
 

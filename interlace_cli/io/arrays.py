@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interlace_cli.errors import ArtifactError, first_line
 from interlace_cli.io.files import write_atomically
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array."""
+    """Name -> array. Raises ArtifactError for a broken file."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return dict(load_file(path))
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is broken: {first_line(error)}.", "Make it again, with --force.") from error
