@@ -350,6 +350,53 @@ def test_a_shard_that_is_gone_is_a_reason_to_make_it_again(own: Own, tmp_path: P
         assert list(succeed(*words, "--json").json["seconds"]) == [step]
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("pruned/model.safetensors", "prune"),
+        ("healed/model.safetensors", "finetune"),
+        ("export/model.safetensors", "export"),
+        ("analysis.safetensors", "analyze"),
+    ],
+)
+def test_a_file_that_was_cut_off_is_a_reason_to_make_it_again(name: str, step: str, own: Own, space: Path) -> None:
+    before = (space / name).read_bytes()
+    (space / name).unlink()
+    (space / name).write_bytes(before[: len(before) // 2])
+    words = own.at(space)
+    assert look_ahead(words)[step][0] == "make anew"
+    done = succeed(*words, "--json")
+    assert "it is made again" in done.said
+    assert list(done.json["seconds"]) == [step]
+    assert (space / name).read_bytes() == before
+
+
+def test_a_list_of_files_that_is_broken_can_be_replaced(own: Own, space: Path) -> None:
+    before = (space / "dataset/files.jsonl").read_bytes()
+    (space / "dataset/files.jsonl").write_text("x")
+    assert "files.jsonl is broken" in check_refused(own.at(space), space, "prepare", "files.jsonl is broken")
+    assert ask_status(space)["prepare"][0] == "stale"
+    words = ["prepare", own.data, "--holdout", "0.3", "--calibration", "0.25", "-w", space]
+    assert "files.jsonl is broken" in refuse(*words)
+    succeed(*words, "--force")
+    assert (space / "dataset/files.jsonl").read_bytes() == before
+    assert succeed(*own.at(space), "--json").json["skipped"] == list(STEPS)
+
+
+def test_a_model_that_was_moved_is_the_same(own: Own, tmp_path: Path) -> None:
+    model, space = copy(own.model, tmp_path / "here"), tmp_path / "w"
+    words = build_run(model, own.data, space)
+    succeed(*words)
+    model.rename(tmp_path / "there")
+    assert "there is no model folder" in refuse(*words)
+    moved = build_run(tmp_path / "there", own.data, space)
+    assert set(look_ahead(moved).values()) == {("skip", "")}
+    (space / "eval.json").unlink()
+    record = succeed(*moved, "--json").json
+    assert list(record["seconds"]) == ["eval"]
+    assert [record[name]["layers"] for name in ("dense", "pruned", "healed")] == [8, 6, 6]
+
+
 def test_a_dataset_whose_samples_are_gone_is_one_sentence_for_who_needs_them(own: Own, space: Path) -> None:
     for split, command in (("heldout", ["eval"]), ("train", ["finetune"]), ("calibration", ["analyze"])):
         (space / f"dataset/data/{split}-00000-of-00001.parquet").unlink()

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from small_records import INPUTS, SETTINGS, build_card, build_evaluation, build_manifest
 
 from interlace_cli import __version__
@@ -49,8 +51,8 @@ def step(tmp_path: Path) -> Step[CheckpointCard]:
 def put(step: Step[CheckpointCard], card: CheckpointCard | None = None) -> None:
     """What it makes, where it makes it."""
     save_artifact(card or build_card(files={"model.safetensors": "1", "config.json": "2"}), step.path)
-    for name in ("model.safetensors", "config.json"):
-        (step.out / name).write_text("x")
+    save_file({"weight": np.zeros(3)}, step.out / "model.safetensors")
+    (step.out / "config.json").write_text("x")
 
 
 # Conditions
@@ -137,6 +139,16 @@ def test_a_checkpoint_without_one_of_its_files_is_damaged(name: str, step: Step[
     assert (state.condition, state.reasons) == (Condition.DAMAGED, (f"{name} is gone",))
     other = replace(step, settings={}).find_state()
     assert other.is_stale, "of something else it is not to be made again as it was"
+
+
+@pytest.mark.parametrize("keep", [0, 5, 20, -1])
+def test_a_checkpoint_whose_weights_were_cut_off_is_damaged(keep: int, step: Step[CheckpointCard]) -> None:
+    put(step)
+    weights = step.out / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    state = step.find_state()
+    assert state.condition is Condition.DAMAGED
+    assert str(weights) in state.reasons[0]
 
 
 def test_a_dataset_without_the_files_of_a_split_is_damaged(tmp_path: Path) -> None:
