@@ -28,7 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a dataset: 6 of 20 samples are held out."""
     space = tmp_path_factory.mktemp("cells") / "w"
-    succeed("prepare", write_source(space.parent / "alice", count=20), *["--holdout", "0.3", "--calibration", "0.3"], "-w", space)
+    data = write_source(space.parent / "alice", count=20)
+    succeed("prepare", data, "--holdout", "0.3", "--calibration", "0.3", "-w", space)
     return space
 
 

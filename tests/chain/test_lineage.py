@@ -103,6 +103,16 @@ def test_a_task_of_samples_that_were_trained_on_is_refused_too(own: Own, space: 
     assert f"healed was trained on {train} of the 40 samples" in sentence
 
 
+def test_only_samples_that_were_trained_on_count(own: Own, space: Path, tmp_path: Path) -> None:
+    """One step of eight samples, of more that were there."""
+    words = ["finetune", "--epochs", "0.1", "--batch-size", "8", "--grad-accum", "1", "--force", "-w", space]
+    assert succeed(*words, "--json").json["healing"]["steps"] == 1
+    assert len(load_split(space / "dataset", "train")) > 16
+    (tmp_path / "tasks.yaml").write_text(f"- {{name: all, source: {own.data}}}\n")
+    sentence = refuse("eval", "--no-speed", "--force", "--tasks", tmp_path / "tasks.yaml", "-w", space)
+    assert "healed was trained on 8 of the 40 samples" in sentence
+
+
 def test_other_samples_are_not_refused(own: Own, space: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     data = write_source(tmp_path / "bob", own.data.name, count=20, seed=7)

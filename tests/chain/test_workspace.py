@@ -479,6 +479,7 @@ def test_an_empty_workspace_has_the_demo(tmp_path: Path) -> None:
 MADE: dict[str, tuple[list[str], set[str]]] = {
     "prepare": (["prepare", "DATA", "--holdout", "0.3", "--calibration", "0.25"], {"dataset/"}),
     "analyze": (["analyze", "MODEL"], {"analysis.json", "analysis.safetensors"}),
+    "scores": (["analyze", "MODEL", "--write-scores", "W/s"], {"s/"}),
     "plan, dry": (["plan", "--ratio", "0.25", "--selection", "optimal", "--dry-run"], set()),
     "plan": (["plan", "--ratio", "0.25", "--selection", "optimal"], {"plan.json"}),
     "plan elsewhere": (["plan", "--ratio", "0.13", "--out", "W/p2.json"], {"p2.json"}),
@@ -486,6 +487,7 @@ MADE: dict[str, tuple[list[str], set[str]]] = {
     "prune, dry": (["prune", "--dry-run"], set()),
     "prune": (["prune"], {"pruned/"}),
     "prune elsewhere": (["prune", "--out", "W/p2"], {"p2/"}),
+    "weights": (["prune", "MODEL", "--method", "magnitude"], {"magnitude/"}),
     "estimate": (["finetune", "--estimate"], set()),
     "finetune": (["finetune", "--epochs", "0.1"], {"healed/"}),
     "eval elsewhere": (["eval", "--no-speed", "--out", "W/ev2.json"], {"ev2.json", "ev2.safetensors"}),
@@ -493,6 +495,10 @@ MADE: dict[str, tuple[list[str], set[str]]] = {
     "eval elsewhere again": (["eval", "--no-speed", "--out", "W/ev3.json"], {"ev3.json", "ev3.safetensors"}),
     "export": (["export"], {"export/"}),
     "report elsewhere": (["report", "--out", "W/r2.html"], {"r2.html"}),
+    "compare": (
+        ["compare", "--strategies", "random", "--ratios", "0.13", "--baselines", "", "--epochs", "0.1", "--no-speed"],
+        {"compare.json", "compare.md", "compare.csv", "compare.svg", "compare/"},
+    ),
     "status": (["status"], set()),
     "run, dry": (["run", "MODEL", "--dry-run"], set()),
     "env": (["env"], set()),
