@@ -63,6 +63,8 @@ class ChildError(InterlaceError):
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
         self.exit_code = exit_code
+        # For who calls from Python; the command line shows `what`.
+        self.args = (f"a process that was started for this has failed with exit code {exit_code}, and has said why.",)
 
 
 class RatioError(UsageError):

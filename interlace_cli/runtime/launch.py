@@ -137,8 +137,7 @@ def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]], pulses: Sequen
         time.sleep(0.05)
     if not failed:
         return 0
-    # One that lost its connection says nothing: another has failed before, and says why.
-    rank = next((rank for rank in failed if codes[rank] != LOST), failed[0])
+    rank = _choose_failed(failed, codes)
     code, log = codes[rank] or 1, started[rank][1]
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -153,6 +152,14 @@ def _wait(started: Sequence[tuple[subprocess.Popen[bytes], Log]], pulses: Sequen
         log.seek(0)
         sys.stderr.write(log.read().decode(errors="replace"))
     return code
+
+
+def _choose_failed(failed: Sequence[int], codes: Sequence[int | None]) -> int:
+    """Of those that failed, in their order, the one whose words count. One that lost its connection has none: another
+    failed before. What all of them say the first process has said already."""
+    rank = next((rank for rank in failed if codes[rank] != LOST), failed[0])
+    has_spoken = codes[0] not in (None, 0, LOST) and (codes[rank] or 0) > 0
+    return 0 if has_spoken else rank
 
 
 def _find_free_port() -> int:
