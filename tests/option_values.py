@@ -9,8 +9,7 @@ from typing import Any, get_type_hints
 
 from interlace_cli.options import EvaluateOptions, FinetuneOptions, Options, PruneOptions
 from interlace_cli.options.build import Entry
-from interlace_cli.options.option import Slot, describe
-from interlace_cli.options.run import STEP
+from interlace_cli.options.option import STEP, Slot, describe
 
 WORDS: dict[str, Any] = {
     "figure": Path("picture.svg"),

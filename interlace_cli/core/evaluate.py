@@ -30,6 +30,7 @@ from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.files import check_free
+from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.evaluate import EvaluateOptions
 
@@ -93,7 +94,7 @@ def build_settings(options: EvaluateOptions) -> Settings:
 
 def find_file(tasks: str) -> Path:
     """The file of `--tasks`. Raises UsageError if there is none."""
-    path = Path(tasks).expanduser()
+    path = expand_home(tasks)
     if not path.is_file():
         raise UsageError(f"--tasks {tasks} is no file.", "Name benchmarks only together with --harness.")
     return path

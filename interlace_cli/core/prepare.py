@@ -26,6 +26,7 @@ from interlace_cli.errors import DatasetError
 from interlace_cli.io.artifacts import build_origin, save_artifact, to_json_text
 from interlace_cli.io.datasets import DATA, MANIFEST, to_line
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, parse_json
+from interlace_cli.io.paths import expand_home
 from interlace_cli.io.sample_tables import SampleStore, SampleWriter
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.prepare import RATINGS, PrepareOptions
@@ -74,7 +75,8 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
 def _find_differences(manifest: Manifest, step: Step[Manifest], options: PrepareOptions) -> list[str]:
     """Of files of the source that have changed, which ones."""
     reasons = describe_differences(manifest, step.settings, step.inputs)
-    if manifest.inputs.get("source") == step.inputs.get("source"):
+    is_local = Path(options.source).expanduser().exists()
+    if manifest.inputs.get("source") == step.inputs.get("source") or not is_local:
         return reasons
     changes = describe_source_changes(options.source, find_location(options), step.out)
     return [reason for reason in reasons if not reason.startswith(INPUTS["source"])] + (changes or reasons[-1:])
@@ -82,7 +84,7 @@ def _find_differences(manifest: Manifest, step: Step[Manifest], options: Prepare
 
 def build_settings(options: PrepareOptions) -> Settings:
     """Everything the sample depends on beside the content of the source; a local source by its name, not its path."""
-    is_local = Path(options.source).expanduser().exists()
+    is_local = expand_home(options.source).exists()
     source = Path(options.source).name if is_local else options.source
     return {**options.build_settings(), "source": source}
 
@@ -165,8 +167,8 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
 def _describe_origin(options: PrepareOptions) -> dict[str, str]:
     """Of this machine, as `files.jsonl` is: for `interlace status`, which asks whether the source has changed."""
     named = {"source": Path(options.source), "image_root": options.image_root, "mirror": options.mirror}
-    found = {name: str(path.expanduser().resolve()) for name, path in named.items() if path is not None}
-    return found if Path(options.source).expanduser().exists() else {**found, "source": options.source}
+    found = {name: str(expand_home(path).resolve()) for name, path in named.items() if path is not None}
+    return found if expand_home(options.source).exists() else {**found, "source": options.source}
 
 
 def draw_source(options: PrepareOptions) -> SourceDraw:

@@ -29,6 +29,7 @@ from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.recipe import Recipe
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import MANIFEST
+from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import METADATA, Workspace
 from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.build import build_options, dump_call, find_preset, read_names
@@ -56,7 +57,7 @@ def compose_options(record: type[O], given: Mapping[str, Any]) -> O:
     """The options of `run` and `compare`, with what is not `given` taken from the workspace and from the presets: the
     model, the dataset that is there or the source to prepare one from, a recipe for the demo. Raises UsageError."""
     given = read_names(record, given)
-    space = Workspace(Path(given.get("workspace") or WORKSPACE.default).expanduser())
+    space = Workspace(expand_home(given.get("workspace") or WORKSPACE.default))
     model = find_model(space, given.get("model"))
     source = _find_source(space, model, record, given)
     preset = find_preset(record, model, source, given)
@@ -263,7 +264,12 @@ class Chain:
             except InterlaceError as error:
                 sketch = None if is_known else self._sketch_step(name)
                 state = State(Condition.MISSING) if sketch is None else _find_settings_state(sketch)
-                action = "refuse" if is_known else self._choose_action(state) if state.is_stale else "make"
+                if is_known:
+                    action = "refuse"
+                elif state.is_current:
+                    action = "replace" if self.options.force else "skip or refuse"
+                else:
+                    action = self._choose_action(state)
                 yield StepOutlook(step=name, action=action, reasons=list(state.reasons) or [error.what.rstrip(".")])
                 continue
             if step is None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from interlace_cli.core.descriptions import describe_artifact
 from interlace_cli.core.inputs import find_workspace_model, find_workspace_source
 from interlace_cli.core.lineage import Member, find_mismatches
 from interlace_cli.core.run import STEPS, Chain, compose_options, ignore_step
-from interlace_cli.core.step import State, Step, describe_artifact
+from interlace_cli.core.step import State, Step
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.comparison import Comparison

@@ -7,25 +7,18 @@ are written into the artifact when it is made, and compared when somebody asks: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from interlace_cli import __version__
-from interlace_cli.domain.analysis import Analysis
-from interlace_cli.domain.checkpoint import CheckpointCard
-from interlace_cli.domain.dataset import SPLITS, Manifest
-from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Artifact, Origin, Settings
-from interlace_cli.errors import ArtifactError, CheckpointError, ExistsError
+from interlace_cli.errors import ArtifactError, ExistsError
 from interlace_cli.io.artifacts import build_origin, load_artifact, to_json_text
-from interlace_cli.io.datasets import find_files
-from interlace_cli.io.files import hash_bytes, hash_file
-from interlace_cli.io.headers import read_header
-from interlace_cli.options.option import describe, to_plain
+from interlace_cli.io.files import hash_bytes
 
 A = TypeVar("A", bound=Artifact)
 
@@ -33,7 +26,6 @@ INPUTS = {
     "model": "the model",
     "processor": "the model's processor, tokenizer or chat template",
     "source": "the source's files",
-    "source_revision": "the commit of the source",
     "train": "the training samples",
     "calibration": "the calibration samples",
     "heldout": "the held-out samples",
@@ -130,6 +122,9 @@ class Step(Generic[A]):
             reasons = describe_differences(artifact, self.settings, self.inputs)
         if reasons:
             return State(Condition.STALE, tuple(reasons), artifact)
+        # Only what is asked for such questions is loaded for them.
+        from interlace_cli.core.damage import find_damage
+
         damage = find_damage(self.out, artifact)
         if damage is not None:
             return State(Condition.DAMAGED, (damage,), artifact)
@@ -153,6 +148,8 @@ class Step(Generic[A]):
 
     def build_refusal(self, state: State) -> ExistsError:
         """What is there, of what, whether it is current, and the command that would replace it."""
+        from interlace_cli.core.descriptions import describe_artifact
+
         there = f" ({describe_artifact(state.artifact)})" if state.artifact else ""
         is_edited = state.artifact is not None and state.artifact.is_edited
         current = "it was edited by hand" if is_edited else "it is up to date"
@@ -182,97 +179,25 @@ def describe_differences(artifact: Artifact, settings: Settings, inputs: Mapping
 def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Which settings have another value, a sentence each."""
     return [
-        f"{name} was {_show(before.get(name))}, and is {_show(now.get(name))} now"
+        f"{name} was {show_value(before.get(name))}, and is {show_value(now.get(name))} now"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]
 
 
-def find_damage(out: Path, artifact: Artifact) -> str | None:
-    """Which file that belongs to the artifact is gone, or is another. Content of large files is checked where it is
-    read."""
-    if isinstance(artifact, CheckpointCard):
-        gone = next((name for name in sorted(artifact.files) if not (out / name).is_file()), None)
-        return f"{gone} is gone" if gone else _find_broken_weights(out, artifact)
-    if isinstance(artifact, Manifest):
-        splits = [name for name in SPLITS if name in artifact.splits and artifact.splits[name].samples]
-        gone = next((name for name in splits if not _is_whole(find_files(out, name))), None)
-        return f"the files of its {gone} samples are gone" if gone else None
-    if isinstance(artifact, (Analysis, Evaluation)):
-        beside = out.with_suffix(".safetensors")
-        digest = artifact.arrays if isinstance(artifact, Analysis) else None
-        is_needed = isinstance(artifact, Analysis) or bool(artifact.results)
-        if is_needed and not beside.exists():
-            return f"{beside.name} is gone"
-        return f"{beside.name} does not belong to it" if digest is not None and hash_file(beside) != digest else None
-    return None
-
-
-def _find_broken_weights(out: Path, card: CheckpointCard) -> str | None:
-    """By the headers alone: a file that was cut off is found, another bit in it is not."""
-    try:
-        for name in card.files:
-            if name.endswith(".safetensors"):
-                read_header(out / name)
-    except CheckpointError as error:
-        return error.what.rstrip(".")
-    return None
-
-
-def _is_whole(files: Sequence[Path]) -> bool:
-    """Whether as many files are there as each of them says: `train-00000-of-00002.parquet`."""
-    return bool(files) and all(file.stem.endswith(f"-of-{len(files):05d}") for file in files)
-
-
-def describe_artifact(artifact: Artifact) -> str:
-    """Of which model or dataset it is, and by which settings, in a few words."""
-    of, origin = _name_origin(artifact), artifact.created_by
-    defaults = _list_defaults(origin.command)
-    said = [f"{name} {_show(value)}" for name, value in origin.settings.items() if _is_telling(name, value, defaults)]
-    edited = ["edited by hand"] if artifact.is_edited else []
-    return ", ".join([*([of] if of else []), *edited, *said[:MOST_SETTINGS]])
-
-
-MOST_SETTINGS = 6
-"""How many settings are named."""
-
-
-def _name_origin(artifact: Artifact) -> str:
-    if isinstance(artifact, Manifest):
-        return f"from {artifact.source}"
-    if isinstance(artifact, CheckpointCard):
-        return f"{artifact.stage}, from {artifact.base.name} without layers {_join(artifact.dropped)}"
-    if isinstance(artifact, Evaluation):
-        return f"of {', '.join(result.name for result in artifact.results) or 'benchmarks'}"
-    model = getattr(artifact, "model", None)
-    return f"of {getattr(model, 'name', model)}" if model is not None else ""
-
-
-def _list_defaults(command: str) -> dict[str, Any]:
-    """Option -> default of the command, as plain values."""
-    from interlace_cli.options.schema import RECORDS
-
-    record = RECORDS.get(command)
-    return {} if record is None else {slot.name: to_plain(slot.option.default) for slot in describe(record)}
-
-
-def _is_telling(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
-    """Whether it is not what everybody has."""
-    is_usual = value == defaults.get(name) or value in (None, [], {}, "language", "interlace")
-    return not is_usual and name != "source"
-
-
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """As it would be typed."""
     if isinstance(value, list):
-        return _join(value)
+        return join_values(value)
     if isinstance(value, dict):
-        return _join(f"{name}={_show(one)}" for name, one in value.items())
+        return join_values(f"{name}={show_value(one)}" for name, one in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _join(values: Any) -> str:
+def join_values(values: Any) -> str:
+    """With commas between; "none" for none."""
     return ",".join(map(str, values)) or "none"
 
 

@@ -14,10 +14,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from interlace_cli.errors import UsageError
 from interlace_cli.options import option as options
-from interlace_cli.options.compare import CompareOptions
-from interlace_cli.options.option import Options, Slot, find_nearest, to_plain
+from interlace_cli.options.option import STEP, Options, Slot, find_nearest, to_plain
 from interlace_cli.options.presets import RECIPES, RUN, SAMPLES
-from interlace_cli.options.run import STEP, RunOptions
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - the usual name
 
@@ -93,7 +91,7 @@ def _index_names(record: Any) -> Mapping[str, str]:
             names.setdefault(name, entry.name)
     for name in lost:
         del names[name]
-    if record in (RunOptions, CompareOptions):
+    if any(STEP in item.metadata for item in fields(record)):
         # As `run` called it before other steps' batch sizes were options of it.
         names["batch_size"] = "heal_batch_size"
     for entry in entries:
@@ -164,7 +162,7 @@ def find_preset(
     recipe is the paper's for every model."""
     given = read_names(record, given)
     preset: dict[str, Any] = {}
-    if record is RunOptions and given.get("ratio") is None and given.get("drop") is None:
+    if "ratio" in index_names(record) and given.get("ratio") is None and given.get("drop") is None:
         preset |= RUN
     if model is not None and not given.get("paper"):
         preset |= RECIPES.get(model, {})

@@ -9,11 +9,10 @@ from interlace_cli.errors import UsageError
 from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.evaluate import EvaluateOptions
 from interlace_cli.options.finetune import FinetuneOptions
-from interlace_cli.options.option import Options, option
+from interlace_cli.options.option import Options, option, step
 from interlace_cli.options.plan import STRATEGIES, PlanOptions
 from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.prune import COMPENSATIONS, PruneOptions
-from interlace_cli.options.run import step
 from interlace_cli.options.shared import ANEW, FORCE, WORKSPACE
 
 SPARSE = ("wanda", "magnitude")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def _parse_results(text: str, flag: str) -> tuple[tuple[str, Path], ...]:
     name, _, path = text.partition("=")
     if not name or not path:
         raise UsageError(f"{flag} does not take {text!r}.", "Give NAME=PATH, such as dense=results.json.")
-    return ((name, Path(path).expanduser()),)
+    return ((name, Path(os.path.expanduser(path))),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from interlace_cli.errors import UsageError
 MOST_QUOTED = 60
 MOST_WHOLE = (1 << 32) - 1
 """The largest whole number: that of a seed. No count needs more, and JSON has no more than 64 bits."""
-OPTION = "option"
-"""Key of a field's metadata."""
+OPTION, STEP = "option", "step"
+"""Keys of a field's metadata: an option, or the options of a step, with the names of those that are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,11 @@ class Option:
 def option(default: Any, help: str, **rest: Any) -> Any:
     """A field that is an option of its own; `rest` as in `Option`."""
     return Option(help=help, default=default, **rest).field()
+
+
+def step(record: type, *left_out: str) -> Any:
+    """The options of a step, without those that are `left_out`."""
+    return field(default_factory=record, metadata={STEP: left_out})
 
 
 @dataclass(frozen=True)

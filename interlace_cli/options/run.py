@@ -6,27 +6,18 @@ name of its own here (`run_name`: finetune's `--batch-size` is `--heal-batch-siz
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.evaluate import EvaluateOptions
 from interlace_cli.options.export import ExportOptions
 from interlace_cli.options.finetune import FinetuneOptions
-from interlace_cli.options.option import Options, option
+from interlace_cli.options.option import Options, option, step
 from interlace_cli.options.plan import PlanOptions
 from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.prune import PruneOptions
 from interlace_cli.options.shared import ANEW, FORCE, WORKSPACE
-
-STEP = "step"
-"""Key of the metadata of a field that holds the options of a step; its value names options that are left out."""
-
-
-def step(record: type, *left_out: str) -> Any:
-    """The options of a step, without those that are `left_out`."""
-    return field(default_factory=record, metadata={STEP: left_out})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ from safetensors.numpy import save_file
 from small_records import INPUTS, SETTINGS, build_card, build_evaluation, build_manifest
 
 from interlace_cli import __version__
-from interlace_cli.core.step import Condition, Step, describe_artifact, describe_differences, find_damage
+from interlace_cli.core.damage import find_damage
+from interlace_cli.core.descriptions import describe_artifact
+from interlace_cli.core.step import Condition, Step, describe_differences
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.evaluation import Evaluation
