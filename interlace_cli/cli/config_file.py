@@ -10,11 +10,12 @@ from typing import Any
 from interlace_cli.errors import UsageError
 from interlace_cli.io.config_files import parse_config
 from interlace_cli.io.files import write_named
+from interlace_cli.io.paths import expand_home
 
 
 def load_config(path: Path) -> dict[str, Any]:
     """Option -> value as it stands there. Raises UsageError for a file that holds no options."""
-    data = parse_config(path.expanduser())
+    data = parse_config(expand_home(path))
     if data is None:
         return {}
     if not isinstance(data, dict):

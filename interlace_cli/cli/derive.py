@@ -94,6 +94,8 @@ def _collect(record: type[Options], words: Mapping[str, Any]) -> dict[str, Any]:
     given = read_names(record, typed)
     if words["config"] is None:
         return {**from_environment, **given}
+    if not words["config"]:
+        raise UsageError("--config is an empty path.", "Name a YAML or TOML file, or leave it out.")
     return {**from_environment, **_read_file(record, Path(words["config"])), **given}
 
 
@@ -113,8 +115,9 @@ def _read_file(record: type[Options], path: Path) -> dict[str, Any]:
 
 def _save_config(made: Options, path: str) -> None:
     from interlace_cli.cli.config_file import save_config
+    from interlace_cli.io.paths import expand_home
 
-    save_config(dump_call(made), Path(path).expanduser(), getattr(made, "force", False))
+    save_config(dump_call(made), expand_home(path), getattr(made, "force", False))
 
 
 def _build_parameters(record: type[Options]) -> list[Parameter]:

@@ -18,7 +18,7 @@ from interlace_cli.data.tables import RowReader, TableSource
 from interlace_cli.data.webdataset import open_webdataset
 from interlace_cli.errors import MissingInputError
 from interlace_cli.io.file_records import IMAGES, SOURCE, Roots
-from interlace_cli.io.paths import list_files
+from interlace_cli.io.paths import expand_home, list_files
 from interlace_cli.io.repositories import find_table_files, open_repository, open_tables
 
 QUESTIONS: dict[str, tuple[str, RowReader]] = {
@@ -65,7 +65,7 @@ def open_source(name: str, location: SourceLocation = SourceLocation()) -> Sourc
     if name in QUESTIONS:
         repository, reader = QUESTIONS[name]
         return TableSource(open_repository(repository, location.revision, location.mirror), name, reader=reader)
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.is_file() or path.is_dir():
         return _open_local(path, location)
     if _is_hub_id(name):
@@ -79,7 +79,7 @@ def open_source(name: str, location: SourceLocation = SourceLocation()) -> Sourc
 def find_local_files(name: str, location: SourceLocation) -> LocalFiles | None:
     """What `open_source` would read of this machine's files; None where that is nothing, or there is no such source.
     Opens no file."""
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if name not in NAMES and path.is_file():
         return _find_file(path, location.image_root)
     if name not in NAMES and path.is_dir():

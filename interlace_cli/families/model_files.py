@@ -21,6 +21,7 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.models import resolve_config
+from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import METADATA
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
 
 def find_cut_stack(location: str | Path) -> str:
     """Which stack a folder says it was cut in, if it is one of ours; else the language model's."""
-    metadata = Path(location).expanduser() / METADATA
+    metadata = expand_home(location) / METADATA
     return load_artifact(metadata, CheckpointCard).stack if metadata.exists() else LANGUAGE
 
 

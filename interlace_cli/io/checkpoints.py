@@ -14,6 +14,7 @@ import orjson
 from interlace_cli.errors import CheckpointError, MissingInputError
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import TensorInfo, read_header
+from interlace_cli.io.paths import expand_home
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -73,7 +74,7 @@ def read_config(location: str) -> tuple[dict[str, Any], Path]:
 
 def is_local(location: str) -> bool:
     """Whether the model is at hand, and nothing has to be downloaded to look at its tensors."""
-    return location == DEMO or Path(location).expanduser().is_dir()
+    return location == DEMO or expand_home(location).is_dir()
 
 
 def open_checkpoint(location: str | Path) -> Checkpoint:
@@ -97,7 +98,7 @@ def resolve_location(location: str, config_only: bool = False) -> tuple[Path, st
     """The folder of a model, downloaded if need be, and how to name it in an artifact."""
     if location == DEMO:
         return BUILT_IN[DEMO], DEMO
-    path = Path(location).expanduser()
+    path = expand_home(location)
     if path.is_dir():
         return path, str(path.resolve())
     if path.exists():
@@ -171,7 +172,7 @@ def _download(repo: str, revision: str | None, config_only: bool) -> Path:
 def _describe_name(location: str, path: Path) -> str:
     if location == DEMO:
         return "interlace demo"
-    return path.resolve().name if Path(location).expanduser().is_dir() else location.partition("@")[0]
+    return path.resolve().name if expand_home(location).is_dir() else location.partition("@")[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

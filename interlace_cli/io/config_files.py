@@ -12,7 +12,10 @@ def parse_config(path: Path) -> Any:
     """What the file holds; TOML by its suffix, else YAML, of which JSON is a part. Raises UsageError."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}.", "Give a YAML or TOML file.") from error
+    # Not UTF-8, or a path that no file can have.
+    except ValueError as error:
         raise UsageError(f"cannot read {path}: {error}.", "Give a YAML or TOML file.") from error
     return _parse_toml(text, path) if path.suffix == ".toml" else _parse_yaml(text, path)
 

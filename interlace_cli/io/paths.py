@@ -1,4 +1,4 @@
-"""The files of a folder: which there are, and which one a record's name means."""
+"""Paths as people write them; the files of a folder, and which one a record's name means."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 from interlace_cli.errors import UnusableRecordError
+
+
+def expand_home(path: str | Path) -> Path:
+    """`~` and `~name` stand for home folders; a name that nobody here has is left as it is, and so is not found."""
+    return Path(os.path.expanduser(path))
 
 
 def find_inside(root: Path, name: str) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
+from reprlib import Repr
 from types import MappingProxyType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -122,6 +123,8 @@ class Slot:
         """Of a text in its notation, of several, or of what it stands for: "0-2", ["0-1", 2], (0, 1, 2); "text=2",
         (("text", 2.0),)."""
         parts = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(part, (str, int, float, Path, tuple)) for part in parts):
+            raise UsageError(f"{flag} does not take {_quote(value)}.", "It takes a text, or several in a list.")
         texts = ["=".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in parts]
         unique = dict.fromkeys(one for text in texts for one in parse(text, flag))
         return tuple(sorted(unique) if self.kind is int else unique)
@@ -262,9 +265,13 @@ def _read_number(kind: type, value: Any, flag: str) -> Any:
 
 
 def _quote(value: Any) -> str:
-    """As it was given, in at most sixty characters; Python does not write out an integer of thousands of digits."""
+    """As it was given, in at most sixty characters. Lists in lists are not written out: by YAML's aliases a file of ten
+    lines stands for thousands of millions of values; nor is an integer of thousands of digits, by Python itself."""
+    brief = Repr()
+    brief.maxlevel, brief.maxlist, brief.maxdict = 3, 8, 8
+    brief.maxstring = brief.maxlong = brief.maxother = 2 * MOST_QUOTED
     try:
-        text = repr(value)
+        text = brief.repr(value)
     except ValueError:
         return "a number of thousands of digits"
     return text if len(text) <= MOST_QUOTED else f"{text[: MOST_QUOTED - 4]} ..."

@@ -16,6 +16,7 @@ from interlace_cli.errors import ArtifactError, MissingInputError
 from interlace_cli.evaluation.harness.benchmarks import Asked, ResultLayout
 from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.io.files import parse_json, write_atomically
+from interlace_cli.io.paths import expand_home
 
 NAME = "vlmevalkit"
 CLASSES = {
@@ -41,7 +42,7 @@ SUFFIXES: dict[ResultLayout, str] = {
 def find_kit() -> Path:
     """The path of `run.py` in the clone. Raises MissingInputError if `$VLMEVALKIT` does not lead to one."""
     folder = os.environ.get("VLMEVALKIT")
-    path = Path(folder).expanduser() / "run.py" if folder else None
+    path = expand_home(folder) / "run.py" if folder else None
     if path is None or not path.is_file():
         raise MissingInputError(
             "there is no VLMEvalKit: $VLMEVALKIT names no folder with a run.py.",
