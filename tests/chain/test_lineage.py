@@ -169,8 +169,12 @@ def test_what_is_exported_published_or_cut_again_keeps_its_list(
     put_in_cache(published, cache, "me/short", "5" * 40)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     succeed("prune", published, "--drop-layers", "2", "--out", tmp_path / "shorter", "-w", tmp_path / "v")
+    planned = tmp_path / "planned"
+    succeed("analyze", published, "--dataset", own.space / "dataset", "-w", planned)
+    succeed("plan", "--drop", "1", "--strategy", "shortgpt", "-w", planned)
+    succeed("prune", "-w", planned)
     trained, calibrated = draw_otherwise(own.data, space)
-    for location in (published, "me/short", f"me/short@{'5' * 40}", tmp_path / "shorter"):
+    for location in (published, "me/short", f"me/short@{'5' * 40}", tmp_path / "shorter", planned / "pruned"):
         words = ["eval", location, "--no-speed", "--dataset", space / "dataset", "-w", tmp_path / "v"]
         sentence = refuse(*words)
         name = Path(str(location)).name
