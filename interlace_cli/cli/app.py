@@ -13,7 +13,7 @@ import typer.core
 
 from interlace_cli import __version__
 from interlace_cli.cli.console import output
-from interlace_cli.cli.derive import derive_command
+from interlace_cli.cli.derive import COMPOSED, derive_command
 from interlace_cli.cli.interruption import LINE, watch_interruptions
 from interlace_cli.errors import InterlaceError
 from interlace_cli.options.option import find_nearest
@@ -27,8 +27,6 @@ COMMANDS = {
     )
 }
 """Name -> its module here, and the function in it; in the order of the pipeline."""
-COMPOSED = ("run", "compare")
-"""Commands that take what is not said from the workspace, and the demo's own defaults."""
 
 
 class Commands(typer.core.TyperGroup):

@@ -24,6 +24,10 @@ Compose = Callable[[type[Any], Mapping[str, Any]], Any]
 KINDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
 ANSWER = "Answer"
 OLDER = "older__"
+SPREAD = ("analyze", "finetune")
+"""Commands that work in several processes."""
+COMPOSED = ("run", "compare")
+"""Commands of several steps. They take what is not said from the workspace, and the demo's own defaults."""
 LOOKS_ONLY = ("status", "env", "schema")
 """Commands that hold no lock: they may be asked while another is at work."""
 
@@ -33,7 +37,7 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
     record = get_type_hints(command)["options"]
 
     def run_command(**words: Any) -> None:
-        settle_rank()
+        settle_rank(name)
         with output.own_stdout(), _told_to_children(), ExitStack() as held:
             given = _collect(record, words)
             made = (compose or build_options)(record, given)
@@ -51,8 +55,9 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
     return run_command
 
 
-def settle_rank() -> None:
-    """Of several processes of one command the first one speaks, and all let their launcher know that they live."""
+def settle_rank(name: str) -> None:
+    """Of several processes of one command the first one speaks, and all let their launcher know that they live. What
+    one process does by itself is left to the first. Raises UsageError for commands that start processes themselves."""
     from interlace_cli.runtime.processes import find_processes
 
     here = find_processes()
@@ -60,7 +65,17 @@ def settle_rank() -> None:
         from interlace_cli.runtime.launch import show_life
 
         show_life()
-    output.quiet = output.quiet or not here.is_main
+    if not here.is_main:
+        output.quiet, output.as_json = True, False
+    if here.size == 1 or name in SPREAD:
+        return
+    if name in COMPOSED and here.is_main:
+        raise UsageError(
+            f"this is one of {here.size} processes, and {name} starts those of its steps itself.",
+            f"Call it once, with --processes {here.size}.",
+        )
+    if not here.is_main:
+        raise typer.Exit(2 if name in COMPOSED else 0)
 
 
 @contextmanager
