@@ -104,9 +104,7 @@ def test_commands_do_not_meet_in_core_but_in_run_and_compare() -> None:
 def test_options_need_the_standard_library_alone() -> None:
     files = [path for path in modules() if room(path) == "options"]
     assert len(files) > 10
-    outside = {
-        name.split(".")[0] for path in files for name in imports(path) if name.split(".")[0] != "interlace_cli"
-    }
+    outside = {name.split(".")[0] for path in files for name in imports(path) if name.split(".")[0] != "interlace_cli"}
     assert outside <= set(sys.stdlib_module_names)
 
 
