@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import CONFIGS, Engine
 from interlace_cli.healing.state import COMPLETE
+from interlace_cli.runtime.launch import _choose_failed
+from interlace_cli.runtime.processes import LOST
 
 RECIPE = {"lr": 1e-3, "epochs": 1.0, "batch_size": 20, "grad_accum": 1, "max_length": 150, "tune_layers": (3, 5)}
 WORDS = "--lr 1e-3 --epochs 1 --batch-size 20 --grad-accum 1 --max-length 150 --tune-layers 3,5 --device cpu"
@@ -139,6 +141,140 @@ def test_a_failure_is_one_sentence_and_ends_all(pruned: Path, small_dataset: Pat
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.count("does not take 'kl'") == 1
+
+
+def test_what_all_processes_refuse_is_said_once(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """Also where each of them finds it out by itself."""
+    words = call(pruned, small_dataset, tmp_path / "out", "--report-to", "paper")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("Error: ") == 1
+    assert done.stderr.count("paper is not supported") == 1
+
+
+def test_several_processes_are_as_quiet_as_their_command(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    words = [word for word in call(pruned, small_dataset, tmp_path / "out", "--epochs", "0.1") if word != "--json"]
+    before = {name: value for name, value in os.environ.items() if name.startswith("INTERLACE")}
+    done = subprocess.run([*words, "--save-every", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tuned layers 3, 5" in done.stdout
+    done = subprocess.run([*words, "--force", "--quiet"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = subprocess.run(
+        [*words, "--optim", "none", "--force", "--debug"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "healing/trainer.py" in done.stderr, "where in the process that failed"
+    assert before == {name: value for name, value in os.environ.items() if name.startswith("INTERLACE")}
+
+
+def find_children(process: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("stop", "code", "sentence"),
+    [
+        ("Ctrl-C", 130, "interrupted; what is finished is kept"),
+        ("Ctrl-C for the first alone", 130, "interrupted; what is finished is kept"),
+        ("kill the last", 1, "process 2 of 2 was killed (SIGKILL)"),
+    ],
+)
+def test_what_ends_one_ends_all_with_one_sentence_and_it_goes_on(
+    stop: str, code: int, sentence: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    words = [*call(pruned, small_dataset, tmp_path / "out", "--save-every", "2"), "-w", str(tmp_path / "w")]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while running.poll() is None and not list(tmp_path.glob(f".out.healing-*/stage-0/*/{COMPLETE}")):
+        time.sleep(0.01)
+    children = find_children(running.pid)
+    assert len(children) == 2
+    if stop == "Ctrl-C":
+        os.killpg(running.pid, signal.SIGINT)
+    elif stop == "kill the last":
+        os.kill(children[-1], signal.SIGKILL)
+    else:
+        os.kill(children[0], signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (code, ""), err
+    assert sentence in err
+    assert err.count("Error: ") == 1, err
+    assert not any(map(is_running, children))
+    assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {".out.healing"}, "no lock is left"
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    check_equal(alone, tmp_path / "out")
+
+
+def start_both(words: list[str], port: int) -> list[tuple[int, str, str]]:
+    """As torchrun starts them: exit code, stdout and stderr of each."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "interlace_cli", *words],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate() for process in running]
+    return [(process.returncode, *streams) for process, streams in zip(running, said, strict=True)]
+
+
+def test_under_a_launcher_the_first_process_speaks(
+    pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    words = [word for word in call(pruned, small_dataset, tmp_path / "out")[3:] if word not in ("--processes", "2")]
+    first, second = start_both(words, 29613)
+    assert first[0] == 0, first[2]
+    assert json.loads(first[1])["stage"] == "healed"
+    assert second == (0, "", "")
+    check_equal(alone, tmp_path / "out")
+
+
+def test_under_a_launcher_one_process_does_what_is_not_spread(chain_model: Path, tmp_path: Path) -> None:
+    words = ["prune", str(chain_model), "--drop-layers", "3", "-w", str(tmp_path / "w"), "--json"]
+    first, second = start_both(words, 29614)
+    assert first[0] == 0, first[2]
+    assert json.loads(first[1])["checkpoint"]["dropped"] == [3]
+    assert second == (0, "", "")
+    for command in ("run", "compare"):
+        first, second = start_both([command, str(chain_model), "--data", "demo", "-w", str(tmp_path / "x")], 29615)
+        assert first[:2] == (2, "")
+        assert f"this is one of 2 processes, and {command} starts those of its steps itself" in first[2]
+        assert "Call it once, with --processes 2." in first[2]
+        assert second == (2, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "codes", "chosen"),
+    [
+        ([1, 0], [1, 1], 0),
+        ([1], [None, 1], 1),
+        ([1, 0], [LOST, 2], 1),
+        ([0, 1], [LOST, 2], 1),
+        ([0, 1], [LOST, LOST], 0),
+        ([1, 0], [1, -9], 1),
+        ([1], [0, 1], 1),
+        ([2, 1], [LOST, LOST, -11], 2),
+        ([2, 0, 1], [1, LOST, 1], 0),
+    ],
+)
+def test_of_those_that_failed_one_says_why(failed: list[int], codes: list[int | None], chosen: int) -> None:
+    assert _choose_failed(failed, codes) == chosen
 
 
 def test_engines_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -314,6 +314,30 @@ def test_anew_makes_everything_again_to_the_same_bytes(finished: tuple[list[str 
     assert {name for name in before if before[name] != after[name]} <= timed
 
 
+def test_a_run_in_two_processes_is_the_same(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    words, record = finished
+    space = Path(record["workspace"])
+    words = [tmp_path / "space" if word == space else word for word in words]
+    command = [sys.executable, "-m", "interlace_cli", *map(str, words), "--processes", "2", "--no-speed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == STEPS
+    again = json.loads(done.stdout)
+    assert again["plan"] == record["plan"]
+    assert again["options"]["processes"] == 2
+    for name in ("analysis.json", "analysis.safetensors", "plan.json"):
+        assert (tmp_path / "space" / name).read_bytes() == (space / name).read_bytes()
+    ours, theirs = (load_file(where / "healed/model.safetensors") for where in (tmp_path / "space", space))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=0)
+    code, out, err = call(*words, "--no-speed")
+    assert code == 0, err
+    assert json.loads(out)["skipped"] == STEPS, "how many processes made it does not count"
+
+
 def test_what_is_exported_is_pushed_whether_it_was_there_or_not(
     finished: tuple[list[str | Path], dict], tmp_path: Path
 ) -> None:
