@@ -75,7 +75,7 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
 def _find_differences(manifest: Manifest, step: Step[Manifest], options: PrepareOptions) -> list[str]:
     """Of files of the source that have changed, which ones."""
     reasons = describe_differences(manifest, step.settings, step.inputs)
-    is_local = Path(options.source).expanduser().exists()
+    is_local = expand_home(options.source).exists()
     if manifest.inputs.get("source") == step.inputs.get("source") or not is_local:
         return reasons
     changes = describe_source_changes(options.source, find_location(options), step.out)
@@ -114,10 +114,16 @@ def find_location(options: PrepareOptions) -> SourceLocation:
 
 
 def load_origin(dataset: Path) -> dict[str, Any] | None:
-    """Where the source of a dataset lay when it was made: options of `prepare`; None where it does not say."""
-    path = dataset / ORIGIN
-    found = parse_json(path.read_bytes()) if path.exists() else None
-    return found if isinstance(found, dict) else None
+    """Where the source of a dataset lay when it was made: options of `prepare`; None where it does not say, or says
+    what cannot be."""
+    try:
+        found = parse_json((dataset / ORIGIN).read_bytes())
+    except OSError:
+        return None
+    if not isinstance(found, dict) or "source" not in found:
+        return None
+    places = {name: found[name] for name in ("source", "image_root", "mirror") if name in found}
+    return places if all(isinstance(place, str) and place for place in places.values()) else None
 
 
 def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_replace: bool) -> Manifest:

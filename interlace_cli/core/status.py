@@ -95,8 +95,9 @@ def _describe_step(name: str, space: Workspace, chain: Chain, outlook: StepOutlo
     if artifact is not None:
         try:
             state = _find_state(name, chain, artifact)
-        except InterlaceError as error:
-            held = held.model_copy(update={"condition": "stale", "reasons": [error.what.rstrip(".")]})
+        except (InterlaceError, OSError) as error:
+            why = error.what.rstrip(".") if isinstance(error, InterlaceError) else str(error.strerror or error)
+            held = held.model_copy(update={"condition": "stale", "reasons": [why]})
     if state is not None:
         held = held.model_copy(update={"condition": state.condition.value, "reasons": list(state.reasons)})
     return held.model_copy(update={"path": out, **ahead})
@@ -119,7 +120,9 @@ def _find_state(name: str, chain: Chain, artifact: Artifact) -> State | None:
         inputs.pop("heldout", None)
         inputs |= {task: digest for task, digest in artifact.inputs.items() if task.startswith("task ")}
     settings = artifact.created_by.settings
-    return replace(step, settings=settings, inputs=inputs, find_lacks=lambda artifact: []).find_state()
+    # What an analysis lacks is what somebody asks for; a checkpoint lacks the list of its samples.
+    find_lacks = step.find_lacks if isinstance(artifact, CheckpointCard) else lambda artifact: []
+    return replace(step, settings=settings, inputs=inputs, find_lacks=find_lacks).find_state()
 
 
 def _recall_options(name: str, options: RunOptions, artifact: Artifact) -> RunOptions:

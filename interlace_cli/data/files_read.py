@@ -13,7 +13,7 @@ from interlace_cli.io.file_records import SOURCE, FileRead, decode_records, enco
 from interlace_cli.io.files import write_atomically
 
 FILES_READ = "files.jsonl"
-MOST_NAMES = 3
+MOST_NAMES, MOST_CHARACTERS = 3, 120
 
 
 def save_files_read(folder: Path, files: Sequence[FileRead]) -> None:
@@ -100,11 +100,17 @@ def _compare(
     return recorded, look_again(recorded, found.roots), [file for file in listed if file.name not in known]
 
 
+def _show(path: str) -> str:
+    """A name may be of any length, and of characters that no terminal is to be given."""
+    shown = path if path.isprintable() else ascii(path)[1:-1]
+    return shown if len(shown) <= MOST_CHARACTERS else f"{shown[:MOST_CHARACTERS]}..."
+
+
 def _describe(files: Sequence[FileRead], verb: str, verb_of_many: str) -> str:
     """`a, b, c and 4 more <verb>`; empty if there are no files."""
     if not files:
         return ""
-    names = [file.path for file in files[:MOST_NAMES]]
+    names = [_show(file.path) for file in files[:MOST_NAMES]]
     if len(files) > MOST_NAMES:
         names.append(f"{len(files) - MOST_NAMES} more")
     shown = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

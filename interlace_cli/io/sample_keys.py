@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.errors import CheckpointError
+from interlace_cli.errors import CheckpointError, first_line
 from interlace_cli.io.files import write_atomically
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SAMPLE_KEYS = "interlace-samples.npz"
 TRAINED, CALIBRATED = "trained", "calibrated"
 """What was done with samples; names of the arrays."""
+MOST_HEADERS, MOST_CHARACTERS = 1 << 14, 200
+"""Bytes of what stands before the keys of all arrays; characters of what a library says of a broken file."""
 
 
 def list_keys(sample: Sample) -> list[int]:
@@ -57,7 +59,10 @@ def load_keys(folder: Path) -> dict[str, np.ndarray]:
     path = folder / SAMPLE_KEYS
     if not path.exists():
         return {}
+    if not path.is_file():
+        raise CheckpointError(f"{path} is broken: it is no file.", "Remove it.")
     try:
+        _check_size(path)
         with np.load(path, allow_pickle=False) as found:
             keys = {name: found[name] for name in (TRAINED, CALIBRATED) if name in found}
         if any(array.ndim != 1 or array.dtype != np.uint64 for array in keys.values()):
@@ -65,9 +70,19 @@ def load_keys(folder: Path) -> dict[str, np.ndarray]:
         return keys
     # NumPy, zipfile and zlib raise errors of a dozen kinds on a broken file.
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is broken: {error}.", "Make the checkpoint again, or remove the file."
-        ) from error
+        why = first_line(error)[:MOST_CHARACTERS].rstrip(".")
+        raise CheckpointError(f"{path} is broken: {why}.", "Make the checkpoint again, or remove the file.") from error
+
+
+def _check_size(path: Path) -> None:
+    """Raises ValueError for an archive that unfolds to more than keys can: they are hashes, which no packing makes
+    smaller."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        unfolded = sum(member.file_size for member in archive.infolist())
+    if unfolded > 2 * path.stat().st_size + MOST_HEADERS:
+        raise ValueError(f"it unfolds to {unfolded:,} bytes")
 
 
 def join_keys(*known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -80,8 +95,13 @@ def join_keys(*known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def find_seen(keys: np.ndarray, samples: Sequence[Sample]) -> list[int]:
     """Indices of the samples that have one of the keys."""
-    known = set(keys.tolist())
-    return [index for index, sample in enumerate(samples) if not known.isdisjoint(list_keys(sample))]
+    import numpy as np
+
+    asked = [list_keys(sample) for sample in samples]
+    # The keys of millions of samples stay an array: as Python's numbers they would take ten times the memory.
+    one_each = np.array([key for own in asked for key in own], dtype=np.uint64)
+    seen = set(one_each[np.isin(one_each, keys)].tolist())
+    return [index for index, own in enumerate(asked) if not seen.isdisjoint(own)]
 
 
 def _hash(text: str) -> int:
