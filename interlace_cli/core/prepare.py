@@ -122,8 +122,8 @@ def load_origin(dataset: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or "source" not in found:
         return None
-    places = {name: found[name] for name in ("source", "image_root", "mirror") if name in found}
-    return places if all(isinstance(place, str) and place for place in places.values()) else None
+    paths = {name: found[name] for name in ("source", "image_root", "mirror") if name in found}
+    return paths if all(isinstance(path, str) and path for path in paths.values()) else None
 
 
 def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_replace: bool) -> Manifest:
