@@ -21,7 +21,12 @@ def look(self, address):
 socket.socket.connect = look
 socket.socket.connect_ex = look
 socket.getaddrinfo = lambda *address, **more: look(None, address)
+def import_program():
+    from interlace_cli.cli import app
+os.register_at_fork(before=import_program)
 """
+"""What every Python of these tests begins with. The fork server imports the program before its first fork: in a fork of
+so large a process that takes a second or more, in which Ctrl-C would meet an import and no command."""
 HOMES = ("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
 

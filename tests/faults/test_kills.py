@@ -80,3 +80,57 @@ def test_ctrl_c_ends_within_two_seconds_and_the_same_command_goes_on(
     code, said = server.run(*STEPS[name], "-w", space, "-q")
     assert code == 0 or "exists already" in said, said
     assert list_files(space) == list_files(after)
+
+
+RUN = ["run", "demo", "--max-samples", "120", "--epochs", "0.5", "--no-speed", "--save-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def whole_run(
+    server: ForkServer, place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], float]:
+    """What `run` leaves undisturbed, and the seconds that it took."""
+    began = time.monotonic()
+    code, said = server.run(*RUN, "-w", place, "-q")
+    assert code == 0, said
+    seconds, after = time.monotonic() - began, tmp_path_factory.mktemp("run") / "w"
+    place.rename(after)
+    return list_files(after), seconds
+
+
+def kill_run_often(
+    server: ForkServer, whole_run: tuple[dict[str, bytes], float], kills: int, space: Path, rng: random.Random
+) -> None:
+    """Each call goes on from what the one before has left."""
+    whole, seconds = whole_run
+    for number in range(kills):
+        running = server.start(*RUN, "-w", space, "-q")
+        time.sleep(rng.uniform(0.05, seconds))
+        running.kill((signal.SIGKILL, signal.SIGINT)[number % 2])
+        code, said = running.wait()
+        assert code in (0, 130, -signal.SIGKILL), said
+        left = {name: data for name, data in list_files(space).items() if "/." not in f"/{name}"}
+        assert left.keys() <= {*whole, "analysis.search.json"}
+        assert all(data == whole[name] for name, data in left.items() if name not in (*CHANGING, "report.html"))
+        if code == 0:
+            shutil.rmtree(space)
+    code, said = server.run(*RUN, "-w", space, "-q")
+    assert code == 0, said
+    found = list_files(space)
+    assert found.keys() == whole.keys(), "nothing more is left, hidden or not"
+    assert not [name for name in whole if found[name] != whole[name]]
+
+
+def test_a_run_that_is_killed_goes_on(
+    server: ForkServer, whole_run: tuple[dict[str, bytes], float], space: Path
+) -> None:
+    kill_run_often(server, whole_run, 4, space, random.Random("run"))
+
+
+@pytest.mark.soak
+def test_a_run_that_is_killed_many_times_goes_on(
+    server: ForkServer, whole_run: tuple[dict[str, bytes], float], space: Path
+) -> None:
+    for number in range(SOAK):
+        kill_run_often(server, whole_run, 6, space, random.Random(number))
+        shutil.rmtree(space)
