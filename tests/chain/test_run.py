@@ -149,7 +149,7 @@ def test_what_a_run_would_replace_is_known_before_it_measures(
     assert "healed exists already" in sentence
     assert "lr was 0.001, and is 0.002 now" in sentence
     steps = look_ahead(*words)
-    assert [steps[name][0] for name in STEPS] == ["skip"] * 3 + ["make", "refuse", "make", "skip or refuse"]
+    assert [steps[name][0] for name in STEPS] == ["skip"] * 3 + ["make", "refuse", "skip or refuse", "skip or refuse"]
     assert steps["finetune"][1] == ["lr was 0.001, and is 0.002 now"]
 
 
