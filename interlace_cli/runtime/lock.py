@@ -22,6 +22,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+MOST_VANISHED = 1000
 
 
 @contextmanager
@@ -49,11 +50,17 @@ def locked(folder: Path, command: str, say: Callable[[str], None]) -> Iterator[N
 
 
 def _acquire(folder: Path, command: str, say: Callable[[str], None]) -> int | None:
-    path = folder / LOCK
+    path, vanished = folder / LOCK, 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            # The one before has removed the folder that it had made; or none can be made there at all.
+            vanished += 1
+            if vanished == MOST_VANISHED:
+                return None
+            continue
         except OSError:
             return None
         try:

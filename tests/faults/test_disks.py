@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,7 @@ def test_a_lock_of_the_dead_holds_nobody(server: ForkServer, stages: Stages, spa
 
 
 def test_many_at_once_take_turns(tmp_path: Path) -> None:
+    """Also while the one before removes the folders that it had made."""
     from interlace_cli.runtime.lock import locked
 
     inside, seen, said = 0, [], list[str]()
@@ -142,16 +144,45 @@ def test_many_at_once_take_turns(tmp_path: Path) -> None:
         with locked(tmp_path / "a" / "b", f"command-{number}", said.append):
             inside += 1
             seen.append(inside)
-            time.sleep(0.01)
+            time.sleep(0.0005)
             inside -= 1
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=20)
-    assert seen == [1] * 12
+    for _ in range(100):
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=20)
+    assert seen == [1] * 1200
     assert said
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_a_folder_that_is_removed_meanwhile_is_held_all_the_same(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interlace_cli.runtime import lock
+
+    folder, left = tmp_path / "w", [True]
+    folder.mkdir()
+
+    def remove_first(path: str | Path, *rest: int) -> int | None:
+        if left and Path(path).is_relative_to(folder):
+            left.clear()
+            if call == "open":
+                folder.rmdir()
+                return real(path, *rest)
+            try:
+                return real(path, *rest)
+            finally:
+                folder.rmdir()
+        return real(path, *rest)
+
+    real: Callable[..., int | None] = getattr(os, call)
+    monkeypatch.setattr(os, call, remove_first)
+    with lock.locked(folder, "plan", print):
+        assert (folder / ".lock").exists()
+        assert not left
 
 
 def test_what_prepare_has_read_is_gone_on_from_only_as_it_was_written(small_dataset: Path, tmp_path: Path) -> None:
