@@ -315,9 +315,11 @@ class Chain:
 
 
 def _find_settings_state(step: Step[Any]) -> State:
-    """Whether it is stale whatever comes of the steps before it: by what it is asked for alone."""
+    """Whether it is stale whatever comes of the steps before it: it cannot be read, or is asked for in another way."""
     state = step.find_state()
-    if state.artifact is None or step.find_differences is not None:
+    if state.artifact is None:
+        return state
+    if step.find_differences is not None:
         return State(Condition.MISSING)
     reasons = describe_differences(state.artifact, step.settings, state.artifact.inputs)
     return State(Condition.STALE if reasons else Condition.CURRENT, tuple(reasons), state.artifact)

@@ -24,6 +24,7 @@ from interlace_cli.io.config_files import parse_config
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import hash_bytes
 from interlace_cli.io.validation import describe_validation
+from interlace_cli.options.option import MOST_WHOLE
 from interlace_cli.options.prepare import PrepareOptions
 
 
@@ -39,8 +40,8 @@ class TaskSpec(Record):
     subset: str | None = None
     revision: str | None = None
     mirror: str | None = None
-    samples: int | None = Field(default=None, ge=1)
-    seed: int = 0
+    samples: int | None = Field(default=None, ge=1, le=MOST_WHOLE)
+    seed: int = Field(default=0, ge=0, le=MOST_WHOLE)
     metric: str | None = None
     suffix: str = ""
     max_new_tokens: int | None = Field(default=None, ge=1)

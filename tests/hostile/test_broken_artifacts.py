@@ -52,6 +52,51 @@ def use(space: Path, name: str) -> list[str | Path]:
     return [space / "pruned" if word == "{pruned}" else word for word in USERS[name]] + ["-w", space, "-q"]
 
 
+MAKERS: dict[str, list[str]] = {
+    "dataset/manifest.json": ["prepare", "demo", "--max-samples", "80", "--calibration", "0.4", "--holdout", "0.3"],
+    "analysis.json": ["analyze", "demo"],
+    "plan.json": ["plan", "--ratio", "0.25"],
+    "pruned/interlace.json": ["prune"],
+    "eval.json": ["eval", "demo", "{pruned}", "--no-speed"],
+}
+"""Each artifact, and the command that has made it."""
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_cannot_be_read_is_not_replaced_without_being_asked_to(name: str, space: Path) -> None:
+    """It may be somebody's own, or of a newer version."""
+    path, rng = space / name, random.Random(name)
+    words = [space / "pruned" if word == "{pruned}" else word for word in MAKERS[name]]
+    # An evaluation names checkpoints by their places, and the workspace has moved.
+    assert call(*words, "-w", space, "-q", "--force").code == 0
+    whole = path.read_bytes()
+    for broken in (b"", b"{", whole[:-20], whole.replace(b'"schema": ', b'"schema": 99', 1), None):
+        if broken is None:
+            flip(path, rng)
+        else:
+            path.write_bytes(broken)
+        found = path.read_bytes()
+        refused = refuse(*words, "-w", space, "-q", names=path.name)
+        assert "exists already" in refused.sentence
+        assert "--force" in refused.sentence
+        assert path.read_bytes() == found
+        again = call(*words, "-w", space, "-q", "--force")
+        assert again.code == 0, again.err
+        assert path.read_bytes() == whole
+
+
+def test_a_run_replaces_nothing_that_it_cannot_read(space: Path) -> None:
+    """It says so before the first step."""
+    (space / "plan.json").write_text("mine")
+    (space / "eval.json").unlink()
+    (space / "analysis.safetensors").unlink()
+    words = ["run", "demo", "--ratio", "0.25", "--data", "demo", "--max-samples", "80", "--calibration", "0.4"]
+    refused = refuse(*words, "--holdout", "0.3", "-w", space, "-q", names="plan.json")
+    assert "--force" in refused.sentence
+    assert (space / "plan.json").read_text() == "mine"
+    assert not (space / "analysis.safetensors").exists()
+
+
 def flip(path: Path, rng: random.Random) -> None:
     data = bytearray(path.read_bytes())
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -248,6 +293,34 @@ def test_files_of_options(name: str, text: str, tmp_path: Path, monkeypatch: pyt
     path.write_text(text)
     refuse(*FILES[name](path), "-w", tmp_path / "w", names="options.yaml")
     assert not (tmp_path / "ran").exists()
+
+
+TASKS: dict[str, Any] = {
+    "no name": {"source": "demo"},
+    "a name that leads out": {"name": "../../x", "source": "demo"},
+    "no source": {"name": "a"},
+    "a source that is not there": {"name": "a", "source": "ghost.json"},
+    "a source of nobody": {"name": "a", "source": "~no-such-user/data.json"},
+    "another field": {"name": "a", "source": "demo", "metrik": "cider"},
+    "a metric that there is not": {"name": "a", "source": "demo", "metric": "taste"},
+    "a seed below zero": {"name": "a", "source": "demo", "seed": -1},
+    "a seed beyond 64 bits": {"name": "a", "source": "demo", "seed": 10**20},
+    "no samples": {"name": "a", "source": "demo", "samples": 0},
+    "samples of a text": {"name": "a", "source": "demo", "samples": "many"},
+    "tokens of a list": {"name": "a", "source": "demo", "max_new_tokens": [1]},
+    "a subset that is a number": {"name": "a", "source": "demo", "subset": 3},
+}
+MISSING_SOURCES = ("a source that is not there", "a source of nobody")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_that_cannot_be(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([TASKS[name]]))
+    words = ("eval", "demo", "--tasks", path, "--no-speed", "-w", tmp_path / "w", "-q")
+    refuse(*words, names=TASKS[name]["source"] if name in MISSING_SOURCES else str(path))
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_workspace_that_is_a_file(tmp_path: Path) -> None:
