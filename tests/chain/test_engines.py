@@ -154,18 +154,14 @@ def test_what_all_processes_refuse_is_said_once(pruned: Path, small_dataset: Pat
 
 def test_several_processes_are_as_quiet_as_their_command(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
     words = [word for word in call(pruned, small_dataset, tmp_path / "out", "--epochs", "0.1") if word != "--json"]
-    before = {name: value for name, value in os.environ.items() if name.startswith("INTERLACE")}
-    done = subprocess.run([*words, "--save-every", "1"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "tuned layers 3, 5" in done.stdout
-    done = subprocess.run([*words, "--force", "--quiet"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, "--quiet"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "out/interlace.json").exists()
     done = subprocess.run(
         [*words, "--optim", "none", "--force", "--debug"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "healing/trainer.py" in done.stderr, "where in the process that failed"
-    assert before == {name: value for name, value in os.environ.items() if name.startswith("INTERLACE")}
 
 
 def find_children(process: int) -> list[int]:
@@ -192,6 +188,7 @@ def is_running(process: int) -> bool:
 def test_what_ends_one_ends_all_with_one_sentence_and_it_goes_on(
     stop: str, code: int, sentence: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
+    """That a killed one goes on is what `test_killed_they_go_on` looks at."""
     words = [*call(pruned, small_dataset, tmp_path / "out", "--save-every", "2"), "-w", str(tmp_path / "w")]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while running.poll() is None and not list(tmp_path.glob(f".out.healing-*/stage-0/*/{COMPLETE}")):
@@ -210,10 +207,11 @@ def test_what_ends_one_ends_all_with_one_sentence_and_it_goes_on(
     assert err.count("Error: ") == 1, err
     assert not any(map(is_running, children))
     assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {".out.healing"}, "no lock is left"
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
-    check_equal(alone, tmp_path / "out")
+    if stop == "Ctrl-C":
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "going on from step" in done.stderr
+        check_equal(alone, tmp_path / "out")
 
 
 def start_both(words: list[str], port: int) -> list[tuple[int, str, str]]:
