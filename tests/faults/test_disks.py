@@ -104,8 +104,7 @@ def test_the_second_command_waits_and_says_for_whom(server: ForkServer, stages: 
     shutil.copytree(before, space)
     first = server.start(*STEPS["finetune"], "-w", space, "-q")
     deadline = time.monotonic() + 40
-    while not (space / ".lock").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(space / ".lock", "}", deadline)
     first.kill(signal.SIGSTOP)
     with ForkServer(space.parent / "other") as other:
         try:
@@ -116,7 +115,7 @@ def test_the_second_command_waits_and_says_for_whom(server: ForkServer, stages: 
         finally:
             # One that stands still would hold up the second, and all tests behind.
             first.kill(signal.SIGCONT)
-        code, said = first.wait()
+            code, said = first.wait()
         assert code == 0, said
         code, said = second.wait()
         assert code == 0, said
