@@ -24,6 +24,7 @@ from interlace_cli.runtime.processes import LOST
 
 RECIPE = {"lr": 1e-3, "epochs": 1.0, "batch_size": 20, "grad_accum": 1, "max_length": 150, "tune_layers": (3, 5)}
 WORDS = "--lr 1e-3 --epochs 1 --batch-size 20 --grad-accum 1 --max-length 150 --tune-layers 3,5 --device cpu"
+pytestmark = pytest.mark.engines
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 deepspeed = [pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3", "zero3-offload")]
 
