@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interlace_cli.data.token_fields import TokenFields, stack_left
 from interlace_cli.domain.dataset import Sample, Turn
 from interlace_cli.errors import DatasetError, first_line
 from interlace_cli.io.datasets import load_images
@@ -23,8 +24,8 @@ from interlace_cli.runtime.memory import is_out_of_memory
 IGNORE = -100
 Inputs = dict[str, Tensor]
 _ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
-PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""Fields with a value for every token."""
+MORE_TEXT = " and so on"
+"""What is added to a prompt to see which fields of its encoding grow with it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Batcher:
         self.tokenizer = processor.tokenizer
         self.folder = folder
         self.max_length = max_length
+        self.token_fields = TokenFields(type(processor).__name__)
         added = self.tokenizer.added_tokens_decoder.values()
         own = [getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")]
         marks = {*(token.content for token in added if token.special), *(mark for mark in own if isinstance(mark, str))}
@@ -66,27 +68,43 @@ class Batcher:
         tensors."""
         pieces = [self._split(sample) for sample in samples]
         prompts = self._encode_prompts(samples, [parts[0].text for parts in pieces])
-        rows: list[dict[str, list[int]]] = []
+        self.token_fields.learn(
+            prompts, lambda row, longer: self._encode_alone(samples[row], pieces[row][0].text, longer)
+        )
+        names = self.token_fields.names(prompts)
+        rows: list[Inputs] = []
         for row, parts in enumerate(pieces):
             is_real = prompts["attention_mask"][row].bool()
-            fields = {name: prompts[name][row][is_real].tolist() for name in PER_TOKEN if name in prompts}
-            fields["labels"] = [IGNORE] * len(fields["input_ids"])
+            fields = {name: prompts[name][row][is_real] for name in names}
+            fields["labels"] = torch.full_like(fields["input_ids"], IGNORE)
             for piece in parts[1:]:
                 self._append(fields, piece)
             rows.append(fields)
-        batch = {name: value for name, value in prompts.items() if name not in PER_TOKEN}
+        batch = {name: value for name, value in prompts.items() if name not in names}
         padding = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE}
-        longest = max(len(fields["input_ids"]) for fields in rows)
         for name in rows[0]:
-            fill = padding.get(name, 0)
-            batch[name] = torch.tensor([[fill] * (longest - len(f[name])) + f[name] for f in rows])
+            batch[name] = stack_left([fields[name] for fields in rows], padding.get(name, 0))
         return prompts, batch
 
     def copy(self) -> Batcher:
         """A batcher for another thread, with a tokenizer of its own."""
-        return Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
+        other = Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
+        other.token_fields = self.token_fields
+        return other
 
-    def _append(self, fields: dict[str, list[int]], piece: TextPart) -> None:
+    def _encode_alone(self, sample: Sample, prompt: str, is_longer: bool) -> Inputs:
+        """The encoding of one prompt, with more text at its end if `is_longer`."""
+        inputs = self._encode_prompts([sample], [prompt])
+        if not is_longer:
+            return inputs
+        # Words of the sample's own, for a tokenizer that does not know MORE_TEXT.
+        for more in (MORE_TEXT, *(f" {turn.value}" for turn in sample.conversations)):
+            longer = self._encode_prompts([sample], [prompt + more])
+            if longer["input_ids"].shape[1] > inputs["input_ids"].shape[1]:
+                break
+        return longer
+
+    def _append(self, fields: Inputs, piece: TextPart) -> None:
         tokens = self.tokenizer.encode(piece.text, add_special_tokens=False)
         if self.max_length is not None:
             tokens = tokens[: max(self.max_length - len(fields["input_ids"]), 0)]
@@ -96,9 +114,12 @@ class Batcher:
             stop = self.tokenizer.eos_token_id
             length = tokens.index(stop) + 1 if stop in tokens else len(tokens)
             labels[:length] = tokens[:length]
+        new = {"input_ids": tokens, "labels": labels, "attention_mask": [1] * len(tokens)}
         for name, values in fields.items():
-            new = {"input_ids": tokens, "labels": labels, "attention_mask": [1] * len(tokens)}
-            values += new.get(name, [0] * len(tokens))
+            if name in new:
+                fields[name] = torch.cat([values, torch.tensor(new[name], dtype=values.dtype)])
+            else:
+                fields[name] = self.token_fields.extend(name, values, len(tokens))
 
     def _encode_prompts(self, samples: Sequence[Sample], texts: list[str]) -> Inputs:
         images = [load_images(self.folder, sample) for sample in samples]

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, get_worker_info
 
-from interlace_cli.data.batches import IGNORE, PER_TOKEN, Batcher, Inputs
+from interlace_cli.data.batches import IGNORE, Batcher, Inputs
 from interlace_cli.data.packing import group_alike, pack_rows
+from interlace_cli.data.token_fields import stack_left
 from interlace_cli.domain.dataset import Sample
 
 CACHE = 1 << 30
@@ -27,8 +28,8 @@ Positions = Callable[[Inputs], Tensor]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample. `tokens`: the fields of shape [T]; `whole`: those that are not per token (pixels); `targets_T`: the
-    id of the next token if it belongs to an answer, else IGNORE; `pad_token`: the id that pads a batch."""
+    """One sample. `tokens`: the fields of shape [T, ...]; `whole`: those that are not per token (pixels); `targets_T`:
+    the id of the next token if it belongs to an answer, else IGNORE; `pad_token`: the id that pads a batch."""
 
     tokens: Inputs
     whole: Inputs
@@ -40,6 +41,11 @@ class Encoded:
     def length(self) -> int:
         """The number of tokens T; 0 if no token has a target."""
         return len(self.targets_T) if bool((self.targets_T != IGNORE).any()) else 0
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of its inputs."""
+        return frozenset(self.tokens) | frozenset(self.whole)
 
     @property
     def bytes(self) -> int:
@@ -131,7 +137,7 @@ def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
     batch = batcher.build_conversations([sample])
     labels_T = batch.pop("labels")[0]
     positions_RT = positions(batch)[:, 0]
-    tokens = {name: batch.pop(name)[0] for name in PER_TOKEN if name in batch}
+    tokens = {name: batch.pop(name)[0] for name in batcher.token_fields.names(batch)}
     return Encoded(
         tokens, batch, functional.pad(labels_T[1:], (0, 1), value=IGNORE), positions_RT, batcher.tokenizer.pad_token_id
     )
@@ -139,11 +145,16 @@ def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
 
 def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int) -> list[PackedRow]:
     """The rows of one optimizer step, of at most `max_tokens` tokens each, padding included; padded rows have at most
-    `max_samples` samples."""
-    lengths = [sample.length for sample in samples]
-    if is_packed:
-        return [pack([samples[i] for i in row]) for row in pack_rows(lengths, max_tokens)]
-    return [pad([samples[i] for i in group]) for group in group_alike(lengths, max_tokens, max_samples)]
+    `max_samples` samples. Samples with pictures and samples without have other fields, and never share a row."""
+    rows: list[PackedRow] = []
+    for fields in dict.fromkeys(sample.fields for sample in samples):
+        alike = [sample for sample in samples if sample.fields == fields]
+        lengths = [sample.length for sample in alike]
+        if is_packed:
+            rows += [pack([alike[i] for i in row]) for row in pack_rows(lengths, max_tokens)]
+        else:
+            rows += [pad([alike[i] for i in group]) for group in group_alike(lengths, max_tokens, max_samples)]
+    return rows
 
 
 def pack(samples: Sequence[Encoded]) -> PackedRow:
@@ -158,26 +169,19 @@ def pack(samples: Sequence[Encoded]) -> PackedRow:
 
 def pad(samples: Sequence[Encoded]) -> PackedRow:
     """A batch [B, N] of the samples, padded on the left."""
-    longest = max(len(sample.targets_T) for sample in samples)
     inputs = {
-        name: torch.stack(
-            [_pad_left(s.tokens[name], longest, s.pad_token if name == "input_ids" else 0) for s in samples]
-        )
+        name: stack_left([s.tokens[name] for s in samples], samples[0].pad_token if name == "input_ids" else 0)
         for name in samples[0].tokens
     }
-    return _finish(samples, inputs, torch.stack([_pad_left(s.targets_T, longest, IGNORE) for s in samples]))
+    return _finish(samples, inputs, stack_left([s.targets_T for s in samples], IGNORE))
 
 
 def _finish(samples: Sequence[Encoded], inputs: Inputs, targets_BN: Tensor) -> PackedRow:
     for name in samples[0].whole:
-        inputs[name] = _join([sample.whole[name] for sample in samples if name in sample.whole])
+        inputs[name] = _join([sample.whole[name] for sample in samples])
     positions_K = (targets_BN != IGNORE).any(0).nonzero()[:, 0]
     inputs["logits_to_keep"] = positions_K
     return PackedRow(inputs, targets_BN[:, positions_K])
-
-
-def _pad_left(values_T: Tensor, length: int, fill: int) -> Tensor:
-    return functional.pad(values_T, (length - len(values_T), 0), value=fill)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
