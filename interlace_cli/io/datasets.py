@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from interlace_cli.domain.dataset import Manifest, Sample
-from interlace_cli.errors import DatasetError
+from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.images import decode_image
@@ -71,7 +71,7 @@ def to_line(sample: Sample) -> bytes:
 
 
 def load_images(folder: Path, sample: Sample) -> list[Image]:
-    """The sample's images in RGB. Raises DatasetError if one is missing or does not open."""
+    """The sample's images in RGB, upright (`io/images.py`). Raises DatasetError if one is missing or does not open."""
     if not sample.image:
         return []
     store = _open_store(folder, (folder / MANIFEST).stat().st_mtime_ns)
@@ -79,9 +79,10 @@ def load_images(folder: Path, sample: Sample) -> list[Image]:
     for name in sample.image:
         try:
             images.append(decode_image(store.load(name)))
-        except OSError as error:
+        except (OSError, UnusableRecordError) as error:
+            reason = str(error).removeprefix("image ") if isinstance(error, UnusableRecordError) else "does not open"
             raise DatasetError(
-                f"image {name} of sample {sample.id} in {folder} does not open.", "Run `interlace prepare` again."
+                f"image {name} of sample {sample.id} in {folder} {reason}.", "Run `interlace prepare` again."
             ) from error
     return images
 
