@@ -11,7 +11,7 @@ from interlace_cli.options.prune import PruneOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft
+    from interlace_cli.domain.checkpoint import CheckpointCard, PruneDraft
 
 
 def prune(options: PruneOptions) -> None:
@@ -27,7 +27,8 @@ def prune(options: PruneOptions) -> None:
     space = Workspace(options.workspace)
     folder = options.out or (space.root / options.method if options.method else space.pruned)
     about = outcome.checkpoint.notes if options.method else [_describe(outcome.checkpoint)]
-    output.result(outcome, *about, *_describe_fidelity(outcome.fidelity), f"{folder}")
+    verified = outcome.fidelity.describe() if outcome.fidelity else []
+    output.result(outcome, *about, *verified, f"{folder}")
 
 
 def _describe(card: CheckpointCard) -> str:
@@ -39,19 +40,6 @@ def _describe(card: CheckpointCard) -> str:
         f"{card.base.name}: dropped {whose}layers {describe_layers(card.dropped)}; {left} of {card.base.num_layers}"
         f" stay, now 0-{left - 1}"
     )
-
-
-def _describe_fidelity(fidelity: Fidelity | None) -> list[str]:
-    if fidelity is None:
-        return []
-    words = {True: "the same with and without the cache", False: "NOT the same with and without the cache"}
-    generation = words.get(fidelity.generates_alike) if fidelity.generates_alike is not None else "not compared"
-    verdict = "equals" if fidelity.difference <= fidelity.tolerance else "DIFFERS FROM"
-    return [
-        f"verified: {verdict} the dense model with these layers bypassed, by at most {fidelity.difference:.1e}"
-        f" (tolerance {fidelity.tolerance:.0e}; the bypass itself changes {fidelity.effect:.1e})",
-        f"on {fidelity.inputs}; {fidelity.device}, {fidelity.dtype}; greedy generation {generation}",
-    ]
 
 
 def _build_draft_table(draft: PruneDraft) -> Table:

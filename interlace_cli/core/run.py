@@ -242,7 +242,8 @@ class Chain:
         o = self.options
         if name == "prune" and o.prune.verify:
             card = load_artifact(self.space.pruned / METADATA, CheckpointCard)
-            prune.verify(replace(o.prune, model=o.model), card, self.space.pruned, self.progress)
+            found = prune.verify(replace(o.prune, model=o.model), card, self.space.pruned, self.progress)
+            self.progress.say("\n".join(found.describe()))
         self._push(name)
 
     def _push(self, name: str) -> None:

@@ -90,6 +90,15 @@ class Fidelity(Record):
         """Whether all that was compared agrees."""
         return self.difference <= self.tolerance and self.generates_alike is not False
 
+    def describe(self) -> list[str]:
+        """Two lines on what was compared, and how near the two are. Only of one that is exact."""
+        generation = "not compared" if self.generates_alike is None else "the same with and without the cache"
+        return [
+            f"verified: equals the dense model with these layers bypassed, by at most {self.difference:.1e}"
+            f" (tolerance {self.tolerance:.0e}; the bypass itself changes {self.effect:.1e})",
+            f"on {self.inputs}; {self.device}, {self.dtype}; greedy generation {generation}",
+        ]
+
 
 class PruneDraft(Record):
     """What `prune` would write: file name -> bytes, and the config's fields that change, old and new, as JSON."""

@@ -117,8 +117,9 @@ def test_a_run_with_no_data_named_takes_the_dataset_that_is_there(finished: tupl
 
 def test_a_run_measures_what_its_strategy_chooses_by(chain_model: Path, tmp_path: Path) -> None:
     words = ["run", chain_model, "--data", "demo", "--max-samples", "120", "--lr", "1e-3", "--no-speed", "-w", tmp_path]
-    code, out, err = call(*words, "--rank", "loss", "--weight", "chart=1", "--ratio", "0.25", "--json")
+    code, out, err = call(*words, "--rank", "loss", "--weight", "chart=1", "--ratio", "0.25", "--verify", "--json")
     assert code == 0, err
+    assert "verified: equals the dense model with these layers bypassed, by at most" in err
     analysis = json.loads((tmp_path / "analysis.json").read_text())
     assert analysis["loss"]["samples"] > 0
     assert {group["by"] for group in analysis["groups"]} == {"kind", "source"}
@@ -314,6 +315,7 @@ def test_anew_makes_everything_again_to_the_same_bytes(finished: tuple[list[str 
     assert {name for name in before if before[name] != after[name]} <= timed
 
 
+@pytest.mark.engines
 def test_a_run_in_two_processes_is_the_same(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file

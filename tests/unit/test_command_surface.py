@@ -434,7 +434,7 @@ def chain(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(f"{run}Chain.build_record", stop)
     limits = ModelConstraints(num_layers=40)
     monkeypatch.setattr("interlace_cli.core.plan.load_constraints", seen.keep("load_constraints", limits))
-    monkeypatch.setattr("interlace_cli.core.prune.verify", seen.keep("verify"))
+    monkeypatch.setattr("interlace_cli.core.prune.verify", seen.keep("verify", SimpleNamespace(describe=list)))
     monkeypatch.setattr("interlace_cli.core.export.export", seen.keep("export"))
     Path("some-tasks").write_text("- {name: charts, source: demo}\n")
     return seen
