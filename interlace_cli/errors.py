@@ -44,6 +44,17 @@ class DatasetError(InterlaceError):
     """A source has no record that can be used, or a dataset folder is broken."""
 
 
+class UnusableSampleError(DatasetError):
+    """A sample that a model's chat template or processor cannot take. `reason` is short enough to count by."""
+
+    def __init__(self, sample: str, reason: str) -> None:
+        super().__init__(
+            f"sample {sample} cannot be given to this model: {reason}.",
+            "Leave it out of the data and run `interlace prepare` again.",
+        )
+        self.reason = reason
+
+
 class UnusableRecordError(Exception):
     """A record of a source cannot be used; the message is the reason, short enough to count by. Never reaches a user:
     what reads records turns it into an entry of the manifest."""

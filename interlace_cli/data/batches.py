@@ -1,23 +1,26 @@
 """Conversations -> the tensors a model takes.
 
-Answers are tokenized apart from their prompts, so that training sees exactly the tokens that generation sees. Shape
-legend: B samples, T tokens of the longest sample.
+Answers are tokenized apart from their prompts, so that training sees exactly the tokens that generation sees. A
+conversation is one sequence, or several where its template renders earlier turns otherwise as history
+(`data/rendering.py`). Shape legend: B samples, T tokens of the longest sample.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from interlace_cli.data.rendering import Message, RenderingError, TextPart, TextSequence
+from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
 from interlace_cli.domain.dataset import Sample, Turn
-from interlace_cli.errors import DatasetError, first_line
+from interlace_cli.errors import UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -28,12 +31,8 @@ MORE_TEXT = " and so on"
 """What is added to a prompt to see which fields of its encoding grow with it."""
 
 
-@dataclass(frozen=True)
-class TextPart:
-    """A part of a conversation's text: an answer of the model, or what stands before one."""
-
-    text: str
-    is_answer: bool
+RENDERED = 1 << 27
+"""Characters of rendered conversations that are kept."""
 
 
 class Batcher:
@@ -42,7 +41,8 @@ class Batcher:
 
     def __init__(self, processor: Any, folder: Path, max_length: int | None = None) -> None:
         self.processor = processor
-        self.tokenizer = processor.tokenizer
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.template = ChatTemplate(processor)
         self.folder = folder
         self.max_length = max_length
         self.token_fields = TokenFields(type(processor).__name__)
@@ -50,56 +50,91 @@ class Batcher:
         own = [getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")]
         marks = {*(token.content for token in added if token.special), *(mark for mark in own if isinstance(mark, str))}
         self._marks = sorted(mark for mark in marks if len(mark) > 1)
+        self._rendered: dict[tuple[str, ...], list[TextSequence]] = {}
+        self._room = RENDERED
 
     def build_prompts(self, samples: Sequence[Sample]) -> Inputs:
         """The model's inputs for `generate`: the conversation up to its first answer, with the generation prompt."""
-        texts = [self._split(sample, first_only=True)[0].text for sample in samples]
-        return self._encode_prompts(samples, texts)
+        return self._encode_prompts(samples, [self._render_first(sample) for sample in samples])
 
     def build_conversations(self, samples: Sequence[Sample]) -> Inputs:
         """The model's inputs for whole conversations, with `labels` [B, T]: token ids of the answers, IGNORE elsewhere.
+        Of a conversation that is several sequences it is the last one, which holds all of its turns.
 
         A conversation longer than `max_length` loses its end; one whose prompt alone is longer loses its labels.
         """
-        return self.build_both(samples)[1]
+        return self._build(samples, [self.render(sample)[-1] for sample in samples])
 
     def build_both(self, samples: Sequence[Sample]) -> tuple[Inputs, Inputs]:
-        """`(build_prompts, build_conversations)` of the same samples. Images are decoded once; both share the
-        tensors."""
-        pieces = [self._split(sample) for sample in samples]
-        prompts = self._encode_prompts(samples, [parts[0].text for parts in pieces])
-        self.token_fields.learn(
-            prompts, lambda row, longer: self._encode_alone(samples[row], pieces[row][0].text, longer)
-        )
+        """`(build_prompts, build_conversations)` of the same samples. Images are decoded once; both share the tensors,
+        unless one of the conversations is several sequences."""
+        rendered = [self.render(sample) for sample in samples]
+        prompts = self._encode_prompts(samples, [sequences[0] for sequences in rendered])
+        lasts = [sequences[-1] for sequences in rendered]
+        is_shared = all(len(sequences) == 1 for sequences in rendered)
+        return prompts, self._append_answers(samples, prompts, lasts) if is_shared else self._build(samples, lasts)
+
+    def build_sequences(self, sample: Sample) -> list[Inputs]:
+        """The training sequences of one sample: for each of them what `build_conversations` returns."""
+        return [self._build([sample], [sequence]) for sequence in self.render(sample)]
+
+    def render(self, sample: Sample) -> list[TextSequence]:
+        """The sample's sequences as texts; kept, so that each is rendered once. Raises DatasetError if the template
+        cannot render the sample, and CheckpointError for a fault of the model's files."""
+        key = (sample.id, *(turn.value for turn in sample.conversations), *sample.image)
+        found = self._rendered.get(key)
+        if found is None:
+            found = self._render(sample, self.template.render_sequences)
+            self._room -= sum(len(part.text) for sequence in found for part in sequence.parts)
+            if self._room > 0:
+                self._rendered[key] = found
+        return found
+
+    def copy(self) -> Batcher:
+        """A batcher for another thread, with a tokenizer of its own. What is rendered is shared."""
+        other = Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
+        other.token_fields, other._rendered = self.token_fields, self._rendered
+        return other
+
+    def _render_first(self, sample: Sample) -> TextSequence:
+        return self._render(sample, lambda messages: [self.template.render_prompt(messages)])[0]
+
+    def _render(self, sample: Sample, render: Callable[[list[Message]], list[TextSequence]]) -> list[TextSequence]:
+        try:
+            return render(self._to_messages(sample))
+        except RenderingError as error:
+            raise UnusableSampleError(sample.id, str(error)) from error
+
+    def _build(self, samples: Sequence[Sample], sequences: Sequence[TextSequence]) -> Inputs:
+        return self._append_answers(samples, self._encode_prompts(samples, sequences), sequences)
+
+    def _append_answers(self, samples: Sequence[Sample], prompts: Inputs, sequences: Sequence[TextSequence]) -> Inputs:
+        """The batch of the prompts, each with what follows it."""
+        self.token_fields.learn(prompts, lambda row, longer: self._encode_alone(samples[row], sequences[row], longer))
         names = self.token_fields.names(prompts)
         rows: list[Inputs] = []
-        for row, parts in enumerate(pieces):
+        for row, sequence in enumerate(sequences):
             is_real = prompts["attention_mask"][row].bool()
             fields = {name: prompts[name][row][is_real] for name in names}
             fields["labels"] = torch.full_like(fields["input_ids"], IGNORE)
-            for piece in parts[1:]:
+            for piece in sequence.parts[1:]:
                 self._append(fields, piece)
             rows.append(fields)
         batch = {name: value for name, value in prompts.items() if name not in names}
         padding = {"input_ids": self.tokenizer.pad_token_id, "labels": IGNORE}
         for name in rows[0]:
             batch[name] = stack_left([fields[name] for fields in rows], padding.get(name, 0))
-        return prompts, batch
+        return batch
 
-    def copy(self) -> Batcher:
-        """A batcher for another thread, with a tokenizer of its own."""
-        other = Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
-        other.token_fields = self.token_fields
-        return other
-
-    def _encode_alone(self, sample: Sample, prompt: str, is_longer: bool) -> Inputs:
+    def _encode_alone(self, sample: Sample, sequence: TextSequence, is_longer: bool) -> Inputs:
         """The encoding of one prompt, with more text at its end if `is_longer`."""
-        inputs = self._encode_prompts([sample], [prompt])
+        inputs = self._encode_prompts([sample], [sequence])
         if not is_longer:
             return inputs
         # Words of the sample's own, for a tokenizer that does not know MORE_TEXT.
         for more in (MORE_TEXT, *(f" {turn.value}" for turn in sample.conversations)):
-            longer = self._encode_prompts([sample], [prompt + more])
+            parts = (TextPart(sequence.prompt + more, False),)
+            longer = self._encode_prompts([sample], [replace(sequence, parts=parts)])
             if longer["input_ids"].shape[1] > inputs["input_ids"].shape[1]:
                 break
         return longer
@@ -121,8 +156,13 @@ class Batcher:
             else:
                 fields[name] = self.token_fields.extend(name, values, len(tokens))
 
-    def _encode_prompts(self, samples: Sequence[Sample], texts: list[str]) -> Inputs:
-        images = [load_images(self.folder, sample) for sample in samples]
+    def _encode_prompts(self, samples: Sequence[Sample], sequences: Sequence[TextSequence]) -> Inputs:
+        """Each sequence's first prompt, with the pictures that stand in it."""
+        texts = [sequence.prompt for sequence in sequences]
+        images = [
+            load_images(self.folder, sample)[: sequence.pictures]
+            for sample, sequence in zip(samples, sequences, strict=True)
+        ]
         bos = self.tokenizer.bos_token
         has_bos = bos is not None and texts[0].startswith(bos)
         try:
@@ -139,45 +179,12 @@ class Batcher:
             if is_out_of_memory(error):
                 raise
             if len(samples) > 1:
-                for sample, text in zip(samples, texts, strict=True):
-                    self._encode_prompts([sample], [text])
-            raise DatasetError(
-                f"{type(self.processor).__name__} cannot encode sample {samples[0].id}: {first_line(error)}",
-                "Leave it out of the data and run `interlace prepare` again.",
+                for sample, sequence in zip(samples, sequences, strict=True):
+                    self._encode_prompts([sample], [sequence])
+            raise UnusableSampleError(
+                samples[0].id, f"{type(self.processor).__name__} cannot encode it: {first_line(error)}"
             ) from error
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
-
-    def _split(self, sample: Sample, first_only: bool = False) -> list[TextPart]:
-        """The templated conversation, cut where answers begin and end: a prompt, an answer, a prompt, and so on."""
-        messages = self._to_messages(sample)
-        answers = [i for i, turn in enumerate(sample.conversations) if turn.speaker == "gpt"]
-        pieces, done = [], 0
-        whole = None if first_only else self._render(sample, messages, prompt=False)
-        for index in answers:
-            before = self._render(sample, messages[:index], prompt=True)
-            if whole is None:
-                return [TextPart(before, False)]
-            end = len(self._render(sample, messages[: index + 1], prompt=False))
-            if not whole.startswith(before):
-                raise DatasetError(
-                    f"the chat template of {type(self.processor).__name__} renders sample {sample.id} differently"
-                    " with and without its answer.",
-                    "Its answers cannot be told from its prompts; use another template.",
-                )
-            pieces += [TextPart(whole[done : len(before)], False), TextPart(whole[len(before) : end], True)]
-            done = end
-        return pieces
-
-    def _render(self, sample: Sample, messages: list[dict[str, Any]], prompt: bool) -> str:
-        try:
-            return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-        # Templates are programs of their own.
-        except Exception as error:
-            raise DatasetError(
-                f"the chat template of {type(self.processor).__name__} cannot render sample {sample.id}:"
-                f" {first_line(error)}",
-                "Leave it out of the data and run `interlace prepare` again.",
-            ) from error
 
     def _to_message(self, turn: Turn) -> dict[str, Any]:
         """The turn in the chat template's form. Special tokens that its text contains are broken up with a space, so

@@ -28,8 +28,9 @@ Positions = Callable[[Inputs], Tensor]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample. `tokens`: the fields of shape [T, ...]; `whole`: those that are not per token (pixels); `targets_T`:
-    the id of the next token if it belongs to an answer, else IGNORE; `pad_token`: the id that pads a batch."""
+    """One sample, or one of its training sequences. `tokens`: the fields of shape [T, ...]; `whole`: those that are not
+    per token (pixels); `targets_T`: the id of the next token if it belongs to an answer, else IGNORE; `pad_token`: the
+    id that pads a batch."""
 
     tokens: Inputs
     whole: Inputs
@@ -88,8 +89,8 @@ class PackedRow:
 
 
 class EncodedSteps(Dataset[list[Encoded]]):
-    """Item `i` is the encoded samples of optimizer step `start + i`. `steps`: for each step the indices of its samples;
-    `positions` computes position ids."""
+    """Item `i` is the encoded sequences of optimizer step `start + i`. `steps`: for each step the indices of its
+    samples; `positions` computes position ids."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class EncodedSteps(Dataset[list[Encoded]]):
     ) -> None:
         self.samples, self.steps, self.batcher, self.positions = samples, steps, batcher, positions
         self.start = start
-        self._kept: dict[int, Encoded] = {}
+        self._kept: dict[int, list[Encoded]] = {}
         self._room = CACHE
         self._to_come = Counter(index for step in steps[start:] for index in step)
 
@@ -109,32 +110,45 @@ class EncodedSteps(Dataset[list[Encoded]]):
         return len(self.steps) - self.start
 
     def __getitem__(self, index: int) -> list[Encoded]:
-        return [self._encode(i) for i in self.steps[self.start + index]]
+        return [sequence for i in self.steps[self.start + index] for sequence in self._encode(i)]
 
-    def _encode(self, index: int) -> Encoded:
-        """The sample, kept from the last epoch or encoded now. It is kept if a later step needs it and CACHE has
-        room."""
+    def _encode(self, index: int) -> list[Encoded]:
+        """The sample's sequences, kept from the last epoch or encoded now. They are kept if a later step needs them and
+        CACHE has room."""
         self._to_come[index] -= 1
         found = self._kept.pop(index, None)
         if found is None:
-            found = encode(self.samples[index], self.batcher, self.positions)
+            found = encode_sequences(self.samples[index], self.batcher, self.positions)
         else:
-            self._room += found.bytes
+            self._room += count_bytes(found)
         # A worker's memory is its own, and the next epoch's sample may be another worker's.
-        if self._to_come[index] > 0 and found.bytes <= self._room and get_worker_info() is None:
+        if self._to_come[index] > 0 and count_bytes(found) <= self._room and get_worker_info() is None:
             self._kept[index] = found
-            self._room -= found.bytes
+            self._room -= count_bytes(found)
         return found
 
     def encode_any(self) -> Encoded:
-        """The first sample that has a target, encoded."""
-        encoded = (encode(sample, self.batcher, self.positions) for sample in self.samples)
+        """The first sequence that has a target, encoded."""
+        encoded = (one for s in self.samples for one in encode_sequences(s, self.batcher, self.positions))
         return next(sample for sample in encoded if sample.length)
 
 
+def encode_sequences(sample: Sample, batcher: Batcher, positions: Positions) -> list[Encoded]:
+    """Tokenizes the sample, processes its images and computes position ids: of each of its training sequences."""
+    return [_encode(batch, batcher, positions) for batch in batcher.build_sequences(sample)]
+
+
 def encode(sample: Sample, batcher: Batcher, positions: Positions) -> Encoded:
-    """Tokenizes the sample, processes its images and computes its position ids."""
-    batch = batcher.build_conversations([sample])
+    """The last of the sample's training sequences, which holds all of its turns."""
+    return _encode(batcher.build_conversations([sample]), batcher, positions)
+
+
+def count_bytes(sequences: Sequence[Encoded]) -> int:
+    """Bytes of memory of all tensors."""
+    return sum(sequence.bytes for sequence in sequences)
+
+
+def _encode(batch: Inputs, batcher: Batcher, positions: Positions) -> Encoded:
     labels_T = batch.pop("labels")[0]
     positions_RT = positions(batch)[:, 0]
     tokens = {name: batch.pop(name)[0] for name in batcher.token_fields.names(batch)}

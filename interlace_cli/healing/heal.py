@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from interlace_cli.data.batches import IGNORE, Batcher
-from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, PackedRow, build_rows
+from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, PackedRow, build_rows, count_bytes
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
@@ -172,8 +172,7 @@ class Healer:
         """Of a stage of `steps` steps: how many find their samples in the cache of encoded samples (those of later
         epochs), and the cache's bytes. (0, 0) if there is no cache: on GPUs, or if it would be larger than CACHE."""
         repeated = max(steps - len(self.samples) // self.recipe.step_samples, 0)
-        (first,) = self.source(steps=[[0]])[0]
-        held = first.bytes * min(repeated * self.recipe.step_samples, len(self.samples))
+        held = count_bytes(self.source(steps=[[0]])[0]) * min(repeated * self.recipe.step_samples, len(self.samples))
         return (repeated, held) if self.device.type == "cpu" and held < CACHE else (0, 0)
 
     def count_work(self, steps: Sequence[Sequence[int]]) -> Workload:
