@@ -56,9 +56,10 @@ def test_the_two_commands_are_those_of_ci() -> None:
 
 def test_the_table_of_architectures_is_the_one_that_is_tested() -> None:
     """After a change of the list, put what `build_table` returns into the README."""
-    from interlace_cli.families.architectures import ARCHITECTURES, OTHER_STACKS, build_table
+    from interlace_cli.families.architectures import ARCHITECTURES, LANGUAGE_MODELS, OTHER_STACKS, build_table
 
     assert build_table() in README, build_table()
     assert set(zoo.NAMES) == set(ARCHITECTURES)
+    assert set(zoo.TEXT_NAMES) == set(LANGUAGE_MODELS)
     tested = {stack: {case[0] for case in cases} for stack, cases in zoo.TESTED_STACKS.items()}
     assert tested == {stack: set(models) for stack, models in OTHER_STACKS.items()}

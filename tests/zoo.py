@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interlace_cli.families.architectures import ARCHITECTURES
-from interlace_cli.io.models import import_transformers
+from interlace_cli.families.architectures import ARCHITECTURES, LANGUAGE_MODELS
+from interlace_cli.io.models import choose_auto_class, import_transformers
 
 LAYERS, VOCABULARY, IMAGE = 8, 128, 100
 NAMES = list(ARCHITECTURES)
+TEXT_NAMES = list(LANGUAGE_MODELS)
 Fields = dict[str, Any]
 
 COMMON = {
@@ -132,7 +133,7 @@ def build_llava_around(name: str) -> Any:
 def build_model(config: Any, seed: int = 0) -> Any:
     """A model in float32 whose every parameter, norms and gates too, differs from its initial value."""
     torch.manual_seed(seed)
-    model = import_transformers().AutoModelForImageTextToText.from_config(config).eval()
+    model = getattr(import_transformers(), choose_auto_class(config.model_type)).from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -214,6 +215,7 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
     "cohere_compass": _text(
         layer_types=_ALTERNATING, rope_parameters={kind: _rope(2, 1, 1) for kind in _ALTERNATING[:2]}
     ),
+    "deepseek_v3": _top(num_key_value_heads=4, head_dim=4),
     "deepseek_ocr2": _text(
         mlp_layer_types=_SPARSE, num_experts_per_tok=2, n_routed_experts=4, moe_intermediate_size=16
     ),
@@ -231,6 +233,7 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
         _vision(embed_dim=[16] * 4, depths=[1] * 4, num_heads=[2] * 4, num_groups=[2] * 4, projection_dim=32),
     ),
     "gemma4": _text(num_kv_shared_layers=2, layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 2),
+    **{name: _top(**fields) for name, fields in INSIDE.items() if name in LANGUAGE_MODELS},
     "glm46v": _GLM,
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
@@ -261,6 +264,7 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
     ),
     "molmo2": lambda f: f["adapter_config"].update(vision_feature_layer=[1, 0]),
     "muse_spark": lambda f: f["audio_config"].update(num_hidden_layers=4),
+    "nemotron_h": _top(layers_block_type=["mamba", "attention", "moe", "mamba", "attention", "moe", "mamba", "moe"]),
     "nemotron_h_omni": _text(
         layers_block_type=["mamba", "attention", "moe", "mamba", "attention", "moe", "mamba", "moe"]
     ),

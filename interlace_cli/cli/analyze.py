@@ -37,14 +37,15 @@ def _build_table(analysis: Analysis) -> Table:
 
     facts, calibration = analysis.model, analysis.calibration
     title = (
-        f"{facts.name}: similarity of hidden states, {calibration.samples} samples of {calibration.tokens:.0f} tokens,"
-        f" {calibration.image_tokens:.0f} of them image"
+        f"{facts.name}: similarity of hidden states, {calibration.samples} samples of {calibration.tokens:.0f} tokens"
+        + (f", {calibration.image_tokens:.0f} of them image" if calibration.image_tokens else "")
     )
     table = Table("layer", title=title, title_justify="left")
     spans, image, text = analysis.similarity, analysis.image, analysis.text
     loss, taylor = analysis.loss, analysis.taylor
     columns = {"S1": spans.s1, "S2": spans.s2, "S3": spans.s3}
-    columns |= {"S1 image": image.s1 if image else [], "S1 text": text.s1 if text else []}
+    if image:
+        columns |= {"S1 image": image.s1, "S1 text": text.s1 if text else []}
     columns |= {"loss increase": loss.loss_increase} if loss else {}
     columns |= {"taylor activation": taylor.taylor_activation, "taylor weight": taylor.taylor_weight} if taylor else {}
     for column in columns:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from interlace_cli.core.inputs import find_model, hash_model, hash_split
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Step
+from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import ArtifactError
@@ -23,7 +24,6 @@ from interlace_cli.importance.means import Arrays
 from interlace_cli.importance.measuring import build_settings, fits, open_measuring
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact
-from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, hash_file
 from interlace_cli.io.score_files import save_scores
 from interlace_cli.io.workspace import Workspace, require
@@ -102,7 +102,7 @@ def _make_analysis(
     may_replace: bool,
 ) -> Analysis:
     """`may_replace`: measures everything, whatever is there."""
-    samples = load_split(dataset, "calibration")[: options.samples]
+    samples = load_readable(dataset, "calibration", opened.facts.model_type, progress.say)[: options.samples]
     found = None if may_replace else _find_part(out, options, inputs)
     if found is None:
         check_free(out, may_replace)

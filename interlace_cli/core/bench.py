@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from interlace_cli.core.prepare import prepare
 from interlace_cli.domain.benchmark import Benchmark, Case
 from interlace_cli.domain.progress import Progress, Silent
+from interlace_cli.errors import UsageError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import build_origin
 from interlace_cli.options.bench import BenchOptions
@@ -77,9 +78,15 @@ def _measure_on_pictures(part: str, o: BenchOptions, device: str, advance: Calla
     from interlace_cli.bench.serve import measure_serving
     from interlace_cli.bench.shapes import build_dense, build_processor, find_shape
     from interlace_cli.data.batches import Batcher
-    from interlace_cli.io.models import load_model, load_processor
+    from interlace_cli.io.models import is_text_only, load_model, load_processor
 
     opened = None if o.model is None else open_model(o.model)
+    if opened is not None and is_text_only(opened.facts.model_type):
+        raise UsageError(
+            f"bench {part} shows pictures, and {opened.facts.name} is a {opened.facts.model_type} model, which reads"
+            " text alone.",
+            "`interlace eval` times its checkpoints, and `interlace finetune --estimate` its healing.",
+        )
     if opened is None:
         shape = find_shape(o.shape)
         model, deepstack = build_dense(shape, device), len(shape.deepstack)

@@ -24,7 +24,7 @@ from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Artifact, Settings
 from interlace_cli.errors import RatioError
 from interlace_cli.evaluation.table import Measured
-from interlace_cli.evaluation.tasks import EvalTask
+from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.artifacts import build_origin, save_artifact
@@ -99,6 +99,7 @@ def open_grid(options: CompareOptions, grid: Sequence[Method], progress: Progres
     else:
         file = evaluate.find_file(options.evaluate.tasks)
         tasks = load_tasks(file, space.tasks, options.evaluate.samples, progress)
+    tasks = keep_readable_tasks(tasks, dense.facts.model_type, progress.say)
     device, dtype = evaluate.describe_machine(options.evaluate)
     return Grid(options, grid, space, dense, tasks, hash_asked(options), device, dtype, progress)
 

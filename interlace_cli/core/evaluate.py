@@ -25,12 +25,13 @@ from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.evaluation.aggregation import score_kinds, score_macro, score_retention
 from interlace_cli.evaluation.metrics import find_metrics
 from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
-from interlace_cli.evaluation.tasks import EvalTask
+from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.files import check_free
 from interlace_cli.io.paths import expand_home
+from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.evaluate import EvaluateOptions
 
@@ -110,6 +111,7 @@ def _evaluate(
 ) -> Evaluation:
     """The first checkpoint is what the others are compared with. Benchmarks that stand at `out` of the same checkpoints
     stay."""
+    tasks = keep_readable_tasks(tasks, named[0].opened.facts.model_type, progress.say)
     samples = [sample for task in tasks for sample in task.samples]
     seen = {one.name: count_seen(one.opened.checkpoint.path, samples) for one in named}
     for line in check_overlap(seen, len(samples), options.allow_overlap):
@@ -145,10 +147,12 @@ def _measure(
     from interlace_cli.evaluation.speed import measure_speed
 
     models: list[Any] = []
-    answered = []
+    answered: list[Answered] = []
     processor = None
     for name, model in opened:
         loaded, processor = _load(model.checkpoint.path, options)
+        if not answered:
+            tell_format(processor, progress.say)
         answered.append(_answer(name, loaded, processor, tasks, options, progress))
         if options.speed and not is_dual_encoder(loaded):
             models.append(loaded)

@@ -13,7 +13,7 @@ from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import InterlaceError, PlanMismatchError
+from interlace_cli.errors import InterlaceError, PlanMismatchError, UsageError
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 from interlace_cli.io.checkpoints import DEMO, resolve_location
@@ -22,6 +22,7 @@ from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.gguf import convert_gguf
 from interlace_cli.io.hub import push_folder
 from interlace_cli.io.integrity import check_files, record_files
+from interlace_cli.io.models import CAUSAL_LM, IMAGE_TEXT_TO_TEXT, choose_auto_class
 from interlace_cli.io.sample_keys import load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import METADATA, Workspace, require
@@ -33,6 +34,7 @@ SERVERS = (
     ServingEngine("vLLM", "not tried", "vllm serve {name}"),
     ServingEngine("SGLang", "not tried", "python -m sglang.launch_server --model-path {name}"),
 )
+LLAMA_TEXT = "llama-cli -m {name}-f16.gguf -p 'Where does tea come from?'"
 LLAMA = "llama-mtmd-cli -m {name}-f16.gguf --mmproj mmproj-{name}-f16.gguf --image picture.png -p 'What is this?'"
 
 
@@ -56,8 +58,13 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
     checkpoint, out = options.checkpoint or space.healed, options.out or space.export
     card = load_artifact(require(require(checkpoint) / METADATA), CheckpointCard)
     opened = open_model(checkpoint, card.stack)
+    if "gguf" in options.format and _find_auto_class(opened) == CAUSAL_LM:
+        raise UsageError(
+            "--format gguf is for vision-language models.",
+            "Export without it, and run llama.cpp's convert_hf_to_gguf.py on the folder.",
+        )
     evaluation = _find_evaluation(options, card, opened.facts.fingerprint, progress)
-    text = _build_text(card, evaluation, options, opened.facts.fingerprint)
+    text = _build_text(card, evaluation, options, opened)
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
         state = step.find_state()
@@ -130,13 +137,23 @@ def _find_differences(
     return reasons
 
 
-def _build_text(card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions, fingerprint: str) -> str:
+def _build_text(
+    card: CheckpointCard, evaluation: Evaluation | None, options: ExportOptions, opened: OpenedModel
+) -> str:
     base = _find_base(card, options)
     licence = options.license or _find_licence(card.base.pinned)
     name = _find_name(card, options)
     manifest = _find_manifest(options, evaluation)
-    metadata = build_metadata(card, evaluation, name, base, licence, fingerprint, manifest)
-    return build_card(card, evaluation, name, base, metadata, _list_engines(evaluation, options))
+    auto = _find_auto_class(opened)
+    is_text = auto == CAUSAL_LM
+    metadata = build_metadata(card, evaluation, name, base, licence, opened.facts.fingerprint, manifest, is_text)
+    return build_card(card, evaluation, name, base, metadata, _list_engines(evaluation, options, auto), is_text)
+
+
+def _find_auto_class(opened: OpenedModel) -> str:
+    """As `choose_auto_class`, which loads transformers: it is not asked where the config describes a vision tower."""
+    has_tower = isinstance(opened.config.get("vision_config"), dict)
+    return IMAGE_TEXT_TO_TEXT if has_tower else choose_auto_class(opened.facts.model_type)
 
 
 def _find_base(card: CheckpointCard, options: ExportOptions) -> str:
@@ -149,15 +166,15 @@ def _find_name(card: CheckpointCard, options: ExportOptions) -> str:
     return options.name or options.push_to_hub or f"{last}-interlace"
 
 
-def _list_engines(evaluation: Evaluation | None, options: ExportOptions) -> list[ServingEngine]:
+def _list_engines(evaluation: Evaluation | None, options: ExportOptions, auto: str) -> list[ServingEngine]:
     """transformers loaded the config and the processor, and all of it where there is an evaluation."""
     from importlib.metadata import version
 
     ours = "evaluated" if evaluation and evaluation.results else "config and processor loaded"
-    load = "AutoModelForImageTextToText.from_pretrained('{name}')"
+    load = f"{auto}.from_pretrained('{{name}}')"
     engines = [ServingEngine(f"transformers {version('transformers')}", f"tried: {ours}", load), *SERVERS]
     tried = "tried: converted, and answered about a picture" if "gguf" in options.format else "not tried"
-    return [*engines, ServingEngine("llama.cpp", tried, LLAMA)]
+    return [*engines, ServingEngine("llama.cpp", tried, LLAMA if auto == IMAGE_TEXT_TO_TEXT else LLAMA_TEXT)]
 
 
 def _find_evaluation(

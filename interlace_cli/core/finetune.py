@@ -12,6 +12,7 @@ from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import find_lacking_keys, read_keys
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Condition, Step
+from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
@@ -23,7 +24,7 @@ from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import open_session, settle
 from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
-from interlace_cli.io.datasets import load_manifest, load_split
+from interlace_cli.io.datasets import load_manifest
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.sample_keys import CALIBRATED, TRAINED, build_keys, join_keys, load_keys, save_keys
@@ -115,7 +116,7 @@ def _find_lacks(opened: OpenedModel, out: Path) -> list[str]:
 
 def _build_keys(opened: OpenedModel, dataset: Path, recipe: Recipe) -> dict[str, np.ndarray]:
     """Of the samples of all steps, and of those that the checkpoint that is healed had seen."""
-    samples = load_split(dataset, "train")
+    samples = load_readable(dataset, "train", opened.facts.model_type)
     trained = {index for step in recipe.plan_steps(len(samples)) for index in step}
     own = build_keys(samples[index] for index in sorted(trained))
     return join_keys(load_keys(opened.checkpoint.path), {TRAINED: own})

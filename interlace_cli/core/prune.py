@@ -12,6 +12,7 @@ from interlace_cli.core.inputs import hash_model, hash_split
 from interlace_cli.core.lineage import find_lacking_keys
 from interlace_cli.core.prune_weights import build_sparse_step
 from interlace_cli.core.step import Condition, Step
+from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft, PruneOutcome
 from interlace_cli.domain.layers import describe_layers, kept_layers
@@ -26,7 +27,6 @@ from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.checkpoints import resolve_location
-from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import check_files, record_files
 from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
@@ -37,6 +37,7 @@ from interlace_cli.io.surgery import (
     write_config,
     write_tensors,
 )
+from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.prune import PruneOptions
 
@@ -262,7 +263,8 @@ def _find_keys(options: PruneOptions, cut: Cut) -> dict[str, np.ndarray] | None:
     the model itself had seen. None where nobody knows: a plan from score files, or one without its analysis."""
     keys = []
     if options.is_compensated:
-        keys.append(build_keys(load_split(_find_dataset(options), "calibration")[: options.samples]))
+        samples = load_readable(_find_dataset(options), "calibration", cut.opened.facts.model_type)
+        keys.append(build_keys(samples[: options.samples]))
     wanted = cut.plan.inputs.get("calibration") if cut.plan is not None else None
     path = Workspace(options.workspace).analysis
     if wanted is not None and path.exists():
@@ -281,7 +283,8 @@ def _compensate(
     """New bytes of tensors, by their names in the dense checkpoint, and the layers (dense) that they are of."""
     if opened.stack.name != LANGUAGE:
         raise UsageError(f"--compensate is for the language model's layers, not the {opened.stack.name} stack's.")
-    samples = load_split(_find_dataset(options), "calibration")[: options.samples]
+    model_type = opened.facts.model_type
+    samples = load_readable(_find_dataset(options), "calibration", model_type, progress.say)[: options.samples]
     if not samples:
         raise UsageError("--compensate needs a calibration split.", "Run `interlace prepare`.")
 
@@ -299,7 +302,9 @@ def _compensate(
     layers = find_layers(model)
     gaps = find_gaps(drop)
     collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")
-    batcher = Batcher(load_processor(path), _find_dataset(options))
+    processor = load_processor(path)
+    tell_format(processor, progress.say)
+    batcher = Batcher(processor, _find_dataset(options))
     inputs = list(iter_calibration(batcher, samples, options.batch_size, model, keep_label_positions))
     if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import find_model, hash_model, hash_split
 from interlace_cli.core.step import Step
+from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import UnsupportedModelError, UsageError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.io.artifacts import build_origin, save_artifact
-from interlace_cli.io.datasets import load_split
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
+from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.prune import PruneOptions
 from interlace_cli.sparsity.pattern import Pattern
@@ -60,7 +61,9 @@ def _write(
     may_replace: bool,
 ) -> CheckpointCard:
     check_free(out, may_replace)
-    calibration = load_split(dataset, "calibration")[: options.samples] if dataset is not None else []
+    model_type = opened.facts.model_type
+    found = load_readable(dataset, "calibration", model_type, progress.say) if dataset is not None else []
+    calibration = found[: options.samples]
     if options.method == "wanda" and not calibration:
         raise UsageError("--method wanda needs a calibration split.", "Run `interlace prepare`.")
 
@@ -82,7 +85,9 @@ def _write(
         if dataset is None:
             prune_by_magnitude(layers, pattern, advance)
         else:
-            batcher = Batcher(load_processor(path), dataset)
+            processor = load_processor(path)
+            tell_format(processor, progress.say)
+            batcher = Batcher(processor, dataset)
             inputs = list(iter_calibration(batcher, calibration, options.batch_size, model))
             if not can_replay(model, layers, inputs[0]):
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")

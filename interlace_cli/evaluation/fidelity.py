@@ -19,10 +19,11 @@ from interlace_cli.domain.checkpoint import Fidelity
 from interlace_cli.errors import CheckpointError, InterlaceError
 from interlace_cli.families.modules import bypassed
 from interlace_cli.io.models import choose_device, load_model, load_processor
+from interlace_cli.io.text_processor import TextProcessor
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """dtype -> the largest absolute difference of any output value that passes."""
-QUESTION = "What is in the picture?"
+QUESTION, TEXT_QUESTION = "What is in the picture?", "What is the capital of France, and what is it known for?"
 NEW_TOKENS = 6
 _SHARE_OF_MEMORY = 0.7
 
@@ -93,13 +94,16 @@ def choose_device_and_dtype(parameters: int, device: str) -> tuple[str, str]:
 def build_probe(model: Any, folder: Path) -> Probe:
     """Inputs that `model` accepts, built from the files in `folder`.
 
-    Tried in this order: a picture and a question through the checkpoint's own processor; random tokens (2 samples of 12
+    Tried in this order: a picture and a question through the checkpoint's own processor (of a language model a question
+    alone); random tokens (2 samples of 12
     tokens); the same with random pixels. Raises InterlaceError if the model accepts none of them.
     """
     try:
-        inputs = _ask_about_picture(load_processor(folder))
+        processor = load_processor(folder)
+        inputs = _ask(processor)
         _run(model, to_device(inputs, model.device, model.dtype))
-        return Probe(_add_start(model, inputs), f"a picture and a question, {inputs['input_ids'].shape[1]} tokens")
+        shown = "a question" if isinstance(processor, TextProcessor) else "a picture and a question"
+        return Probe(_add_start(model, inputs), f"{shown}, {inputs['input_ids'].shape[1]} tokens")
     # Processors fail in as many ways as there are processors; the probe below needs none.
     except Exception:
         pass
@@ -129,8 +133,13 @@ def _add_start(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**inputs, "decoder_input_ids": ids}
 
 
-def _ask_about_picture(processor: Any) -> dict[str, Tensor]:
+def _ask(processor: Any) -> dict[str, Tensor]:
     from PIL import Image
+
+    if isinstance(processor, TextProcessor):
+        messages = [{"role": "user", "content": TEXT_QUESTION}]
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return dict(processor(text=[text], return_tensors="pt"))
 
     picture = Image.effect_mandelbrot((96, 96), (-2, -1.5, 1, 1.5), 50).convert("RGB")
     text = QUESTION

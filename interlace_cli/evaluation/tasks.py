@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from interlace_cli.data.readable import Say, keep_readable
 from interlace_cli.domain.dataset import Sample
 
 
@@ -21,6 +22,13 @@ class EvalTask:
     samples: Sequence[Sample]
     max_new_tokens: int | None = None
     category: str | None = None
+
+
+def keep_readable_tasks(tasks: Sequence[EvalTask], model_type: str, say: Say) -> list[EvalTask]:
+    """The tasks with the samples that a model of this type can read. Raises DatasetError for a task without one."""
+    return [
+        replace(task, samples=keep_readable(task.samples, model_type, f"samples of {task.name}", say)) for task in tasks
+    ]
 
 
 def shape_samples(samples: Sequence[Sample], kind: str | None, metric: str | None, suffix: str) -> list[Sample]:

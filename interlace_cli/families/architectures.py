@@ -97,6 +97,33 @@ ARCHITECTURES = {
 }
 """`model_type` in config.json -> name in the README. A new entry needs a tiny model in `tests/zoo.py`."""
 
+LANGUAGE_MODELS = {
+    "deepseek_v3": "DeepSeek-V3",
+    "falcon": "Falcon",
+    "falcon_h1": "Falcon-H1",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)",
+    "glm4": "GLM-4",
+    "gpt2": "GPT-2",
+    "gpt_neox": "GPT-NeoX",
+    "gpt_oss": "gpt-oss",
+    "granitemoehybrid": "Granite 4",
+    "lfm2": "LFM2",
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "mixtral": "Mixtral",
+    "nemotron_h": "Nemotron-H",
+    "olmo2": "OLMo 2",
+    "opt": "OPT",
+    "phi3": "Phi-3",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3-MoE",
+    "qwen3_next": "Qwen3-Next",
+    "smollm3": "SmolLM3",
+}
+"""The same for language models that read text alone."""
+
 NEEDS = {"fast_vlm": "timm", "gemma3n": "timm", "inkling_mm_model": "scipy", "perception_lm": "timm"}
 """`model_type` -> package that transformers needs to build the model; its test is skipped where the package is missing.
 Pruning needs none of them."""
@@ -123,12 +150,12 @@ OTHER_STACKS = {
 def is_tested(model_type: str, stack: str) -> bool:
     """Whether a test prunes this stack of this architecture. The language stack of an encoder-decoder is its
     decoder."""
-    is_language = stack in ("language", "decoder") and model_type in ARCHITECTURES
+    is_language = stack in ("language", "decoder") and (model_type in ARCHITECTURES or model_type in LANGUAGE_MODELS)
     return is_language or model_type in OTHER_STACKS.get(stack, {})
 
 
 def build_table() -> str:
-    """The README's table of tested architectures as Markdown, three columns, sorted by name."""
+    """The README's table of tested architectures as Markdown, three columns, sorted by name, and the lines under it."""
     rows = sorted(ARCHITECTURES.items(), key=lambda item: item[1].lower())
     cells = [f"{name} (`{model_type}`){' †' * (model_type in NEEDS)}" for model_type, name in rows]
     columns = 3
@@ -137,4 +164,5 @@ def build_table() -> str:
     lines += ["| " + " | ".join(cells[i : i + columns]) + " |" for i in range(0, len(cells), columns)]
     others = [f"`--stack {stack}`: {', '.join(models.values())}." for stack, models in OTHER_STACKS.items()]
     needed = " and ".join(sorted(set(NEEDS.values())))
-    return "\n".join([*lines, "", f"† tested where {needed} are installed.", "", *others])
+    texts = f"Language models without images: {', '.join(f'{n} (`{t}`)' for t, n in LANGUAGE_MODELS.items())}."
+    return "\n".join([*lines, "", f"† tested where {needed} are installed.", "", texts, "", *others])

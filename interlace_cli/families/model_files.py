@@ -144,9 +144,10 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         layer = layer_of(tensor.name, prefix)
         is_inside = layer is not None and layer < understood.num_layers
         (by_layer[layer] if is_inside and layer is not None else outside).append(tensor)
-    embedding = [tensor for tensor in outside if "embed_tokens" in tensor.name]
-    head = [tensor for tensor in outside if "lm_head" in tensor.name]
-    rest = [tensor for tensor in outside if "embed_tokens" not in tensor.name and "lm_head" not in tensor.name]
+    described = understood.stack.describe_in(understood.config)
+    by_kind: dict[str, list[TensorInfo]] = {"embedding": [], "head": [], "rest": []}
+    for tensor in outside:
+        by_kind[_find_kind(tensor, described.get("vocab_size"))].append(tensor)
     facts = ModelFacts(
         name=checkpoint.name,
         location=checkpoint.location,
@@ -156,11 +157,11 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         model_type=understood.config["model_type"],
         layer_parameters=[_parameters(tensors) for tensors in by_layer],
         layer_bytes=[sum(tensor.bytes for tensor in tensors) for tensors in by_layer],
-        embedding_parameters=_parameters(embedding),
-        head_parameters=_parameters(head),
-        rest_parameters=_parameters(rest),
+        embedding_parameters=_parameters(by_kind["embedding"]),
+        head_parameters=_parameters(by_kind["head"]),
+        rest_parameters=_parameters(by_kind["rest"]),
         total_bytes=checkpoint.total_bytes,
-        attention_width=_attention_width(by_layer[0]),
+        attention_width=_attention_width(by_layer[0], {} if understood.stack.name == "vision" else described),
         deepstack_layers=understood.deepstack,
         is_tied=is_tied(understood.config),
         stack=understood.stack.name,
@@ -174,6 +175,23 @@ def _parameters(tensors: Sequence[TensorInfo]) -> int:
     return sum(tensor.parameters for tensor in tensors)
 
 
-def _attention_width(layer: Sequence[TensorInfo]) -> int:
-    """Rows of the query projection: query heads x head dimension."""
-    return next((tensor.shape[0] for tensor in layer if tensor.name.endswith("q_proj.weight")), 0)
+def _find_kind(tensor: TensorInfo, vocabulary: object) -> str:
+    """Of a tensor outside the layers: `embedding`, `head` or `rest`, by its name, or by a row for each word (`wte` in
+    GPT-2, `embed_out` in GPT-NeoX)."""
+    if "embed_tokens" in tensor.name:
+        return "embedding"
+    has_words = len(tensor.shape) == 2 and tensor.shape[0] == vocabulary
+    if "lm_head" in tensor.name or (has_words and "out" in tensor.name):
+        return "head"
+    return "embedding" if has_words else "rest"
+
+
+def _attention_width(layer: Sequence[TensorInfo], described: Config) -> int:
+    """Query heads x head dimension: the rows of the query projection; where that is one matrix with others, as the
+    config says; 0 if it does not."""
+    rows = next((tensor.shape[0] for tensor in layer if tensor.name.endswith("q_proj.weight")), None)
+    if rows is not None:
+        return rows
+    heads, size = described.get("num_attention_heads"), described.get("head_dim")
+    width = heads * size if isinstance(heads, int) and isinstance(size, int) else described.get("hidden_size")
+    return width if isinstance(width, int) else 0

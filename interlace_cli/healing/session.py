@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import PlanMismatchError, TrainableSetError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
-from interlace_cli.io.datasets import load_split
+from interlace_cli.io.text_processor import tell_format
 from interlace_cli.runtime.processes import find_processes
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def open_session(
     from interlace_cli.healing.trainer import check_arguments
     from interlace_cli.io.models import choose_device, load_model, load_processor
 
-    samples = load_split(dataset, "train")
+    samples = load_readable(dataset, "train", opened.facts.model_type, progress.say)
     path = opened.checkpoint.path
     check_arguments(recipe, how, state.folder, choose_device(how.device))
     engine = Engine(how.engine, find_processes().size)
@@ -62,6 +63,7 @@ def open_session(
         teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, "cpu")
         dense = Dense(teacher, find_layers(teacher, card.stack))
     processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
+    tell_format(processor, progress.say)
     return Session(
         opened=opened,
         positions=card.tune,

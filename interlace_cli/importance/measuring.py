@@ -24,6 +24,7 @@ from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.sample_keys import build_keys
+from interlace_cli.io.text_processor import tell_format
 from interlace_cli.options.analyze import SIMILARITY_SETTINGS, AnalyzeOptions
 from interlace_cli.runtime.processes import Processes, find_processes
 
@@ -88,6 +89,9 @@ def open_measuring(
     from interlace_cli.io.models import load_model, load_processor
 
     path, processes = opened.checkpoint.path, find_processes()
+    processor = load_processor(path)
+    if processes.is_main:
+        tell_format(processor, progress.say)
     model = load_model(path, options.dtype, processes.choose_device(options.device), options.attention)
     return Measuring(
         opened=opened,
@@ -98,7 +102,7 @@ def open_measuring(
         progress=progress if processes.is_main else Silent(),
         inputs=inputs,
         model=model,
-        batcher=Batcher(load_processor(path), dataset),
+        batcher=Batcher(processor, dataset),
         layers=find_layers(model, options.stack or LANGUAGE),
     )
 

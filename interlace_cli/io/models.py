@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError, first_line
 from interlace_cli.io.integrity import check_files
+from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+IMAGE_TEXT_TO_TEXT, CAUSAL_LM = "AutoModelForImageTextToText", "AutoModelForCausalLM"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -58,10 +60,7 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     transformers = import_transformers()
     device = choose_device(device)
     wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
-    auto = transformers.AutoModelForImageTextToText
-    if type(load_config(path)) not in auto._model_mapping:
-        # Dual encoders, such as CLIP.
-        auto = transformers.AutoModel
+    auto = getattr(transformers, choose_auto_class(load_config(path).model_type))
     try:
         model, report = auto.from_pretrained(
             path,
@@ -79,6 +78,22 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     if missing:
         raise CheckpointError(f"{path} lacks weights for {missing[0]} and {len(missing) - 1} more.", "Fetch it again.")
     return model.to(device).eval()
+
+
+def choose_auto_class(model_type: str) -> str:
+    """Which of transformers' auto classes loads a model of this type: the one for images and text where transformers
+    maps the type to it, else the one for causal language models, else (dual encoders, such as CLIP) the plain one."""
+    import_transformers()
+    from transformers.models.auto import modeling_auto
+
+    if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return IMAGE_TEXT_TO_TEXT
+    return CAUSAL_LM if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "AutoModel"
+
+
+def is_text_only(model_type: str) -> bool:
+    """Whether transformers has a model of this type for text, and none for images and text."""
+    return choose_auto_class(model_type) == CAUSAL_LM
 
 
 def to_stored_tensors(model: PreTrainedModel, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -99,23 +114,43 @@ def _describe(error: Exception) -> str:
     return first_line(error) if is_meant else f"{type(error).__name__}: {first_line(error)}"
 
 
-def load_processor(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ProcessorMixin:
-    """The processor; `min_pixels`, `max_pixels` bound each image's area where its image processor has such bounds."""
+def load_processor(path: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+    """The processor; `min_pixels`, `max_pixels` bound each image's area where its image processor has such bounds. Of a
+    language model the tokenizer, as a `TextProcessor`."""
     transformers = import_transformers()
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:
-        raise CheckpointError(f"transformers cannot load the processor of {path}: {_describe(error)}") from error
-    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise CheckpointError(f"{path} has no image processor.", "Copy the base model's processor files beside it.")
-    size = processor.image_processor.size
-    if min_pixels or max_pixels:
-        names = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-        if size and all(size.get(name) for name in names):
-            processor.image_processor.size = {name: value or size[name] for name, value in names.items()}
+    # A processor may lie alone, with no model.
+    model_type = load_config(path).model_type if (path / "config.json").exists() else ""
+    if is_text_only(model_type):
+        processor: Any = TextProcessor(_load_part(path, "tokenizer", transformers.AutoTokenizer))
+    else:
+        processor = _load_part(path, "processor", transformers.AutoProcessor)
+        _check_processor(processor, path, model_type)
+        size = processor.image_processor.size
+        if min_pixels or max_pixels:
+            names = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+            if size and all(size.get(name) for name in names):
+                processor.image_processor.size = {name: value or size[name] for name, value in names.items()}
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor
+
+
+def _load_part(path: Path, what: str, auto: Any) -> Any:
+    try:
+        return auto.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"transformers cannot load the {what} of {path}: {_describe(error)}") from error
+
+
+def _check_processor(processor: Any, path: Path, model_type: str) -> None:
+    if hasattr(processor, "tokenizer") and hasattr(processor, "image_processor"):
+        return
+    if model_type and choose_auto_class(model_type) == "AutoModel":
+        raise CheckpointError(
+            f"{path} is a {model_type} model, which is neither a vision-language model nor a causal language model.",
+            "Only `plan` and `prune` work on it.",
+        )
+    raise CheckpointError(f"{path} has no image processor.", "Copy the base model's processor files beside it.")
 
 
 def choose_device(device: str) -> str:

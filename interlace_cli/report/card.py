@@ -35,9 +35,11 @@ def build_card(
     base_model: str,
     metadata: str,
     engines: Sequence[ServingEngine] = (),
+    is_text_only: bool = False,
 ) -> str:
     """The card as Markdown.
 
+    `is_text_only` says whether it is a language model that reads no images.
     `metadata` is the YAML header (`card_metadata.py`), `name` the exported model's name and `base_model` that of the
     dense one. `evaluation` None gives a card that says "Not evaluated."
     """
@@ -46,10 +48,10 @@ def build_card(
         f"# {name}",
         _introduction(card, base_model),
         _layers(card),
-        _healing(card.healing),
+        _healing(card.healing, is_text_only),
         _table(evaluation),
         _benchmarks(evaluation),
-        _usage(name),
+        (_TEXT_USAGE if is_text_only else _USAGE).format(name=name),
         _serving(name, engines),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -85,10 +87,11 @@ def _layers(card: CheckpointCard) -> str:
     return "\n".join([*rows, *("\n" + note for note in card.notes)])
 
 
-def _healing(healing: Healing | None) -> str:
+def _healing(healing: Healing | None, is_text_only: bool) -> str:
     if healing is None:
         return ""
-    recipe = ", ".join(f"{name} {value}" for name, value in sorted(healing.recipe.items()))
+    settings = {name: value for name, value in healing.recipe.items() if not (is_text_only and "pixels" in name)}
+    recipe = ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
     at = f" at {healing.dataset_revision[:12]}" if healing.dataset_revision else ""
     data = (healing.dataset_location or healing.dataset) + at
     return (
@@ -154,8 +157,7 @@ def _serving(name: str, engines: Sequence[ServingEngine]) -> str:
     return "\n".join(["## Serve", "", "| engine | with these files | command |", "|---|---|---|", *rows])
 
 
-def _usage(name: str) -> str:
-    return f'''## Use
+_USAGE = """## Use
 
 ```python
 from PIL import Image
@@ -173,4 +175,23 @@ inputs = processor.apply_chat_template(
 )
 output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
-```'''
+```"""
+_TEXT_USAGE = """## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path = "{name}"  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = AutoModelForCausalLM.from_pretrained(path)
+
+if tokenizer.chat_template:
+    messages = [{{"role": "user", "content": "Where does tea come from?"}}]
+    inputs = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+else:
+    inputs = tokenizer("Tea comes from", return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```"""

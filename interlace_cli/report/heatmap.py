@@ -22,11 +22,12 @@ Rows = list[tuple[str, list[float | None]]]
 
 
 def find_rows(analysis: Analysis) -> Rows:
-    """The rows of an analysis: S1, S2, S3 over all tokens, and S1 over image and over text tokens."""
+    """The rows of an analysis: S1, S2, S3 over all tokens, and, where there are images, S1 over image and over text
+    tokens."""
     spans = analysis.similarity
     rows: Rows = [("S1", [*spans.s1]), ("S2", [*spans.s2]), ("S3", [*spans.s3])]
     for name, own in (("S1 image", analysis.image), ("S1 text", analysis.text)):
-        if own is not None:
+        if own is not None and analysis.image is not None:
             rows.append((name, [*own.s1]))
     return rows
 

@@ -17,12 +17,14 @@ from interlace_cli.families.architectures import NEEDS
 from interlace_cli.families.model_files import collect_stored, open_model
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.healing.trainable import to_bytes
-from interlace_cli.io.models import import_transformers
+from interlace_cli.io.models import choose_auto_class, import_transformers
 from interlace_cli.io.surgery import copy_config, select_tensors, write_tensors
 
 
 def load_plainly(folder: Path) -> Any:
-    model, report = import_transformers().AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    transformers = import_transformers()
+    auto = getattr(transformers, choose_auto_class(transformers.AutoConfig.from_pretrained(folder).model_type))
+    model, report = auto.from_pretrained(folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return model.eval()
 
@@ -47,7 +49,7 @@ def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> li
     raise AssertionError("no drop was allowed")
 
 
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", [*zoo.NAMES, *zoo.TEXT_NAMES])
 def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
     config = build_config_or_skip(name)
     cut_and_compare(config, zoo.build_inputs(name, config), name, tmp_path)

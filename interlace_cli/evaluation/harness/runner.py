@@ -22,6 +22,7 @@ from interlace_cli.evaluation.harness.retention import Found, build_rows
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.io.files import hash_bytes, parse_json, write_atomically
+from interlace_cli.io.models import is_text_only
 from interlace_cli.options.evaluate import EvaluateOptions
 
 BATCH_SIZE = 1
@@ -37,6 +38,13 @@ def run_harness(
     """
     harness = str(options.harness)
     version = _check_installed(harness)
+    for name, location in checkpoints:
+        model_type = open_model(location).facts.model_type
+        if is_text_only(model_type):
+            raise UsageError(
+                f"{harness}'s benchmarks show pictures, and {name} is a {model_type} model, which reads text alone.",
+                "For language models there is EleutherAI's lm-evaluation-harness, which takes the checkpoint's folder.",
+            )
     found = {}
     with progress.task(harness, len(checkpoints) * len(asked), "benchmarks") as advance:
         for name, location in checkpoints:
