@@ -23,7 +23,8 @@ def make_image(seed: int, size: int = 24) -> bytes:
 
 def make_row(number: int, images: int = 1, turns: int = 1, rating: int = 5, **more: Any) -> dict[str, Any]:
     """Row `number` asks for its own number, so that a sample tells where it is from."""
-    texts = [{"user": f"<image>Question {number}.{t}?", "assistant": f"Answer {number}.{t}."} for t in range(turns)]
+    texts = [{"user": f"Question {number}.{t}?", "assistant": f"Answer {number}.{t}."} for t in range(turns)]
+    texts[0]["user"] = "<image>" * images + texts[0]["user"]
     row: dict[str, Any] = {
         "images": [{"bytes": make_image(1000 * number + i), "path": None} for i in range(images)],
         "texts": texts,

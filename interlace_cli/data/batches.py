@@ -19,7 +19,7 @@ from torch import Tensor
 from interlace_cli.data.rendering import Message, RenderingError, TextPart, TextSequence
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
-from interlace_cli.domain.dataset import Sample, Turn
+from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.runtime.memory import is_out_of_memory
@@ -132,7 +132,7 @@ class Batcher:
         if not is_longer:
             return inputs
         # Words of the sample's own, for a tokenizer that does not know MORE_TEXT.
-        for more in (MORE_TEXT, *(f" {turn.value}" for turn in sample.conversations)):
+        for more in (MORE_TEXT, *(f" {part}" for parts in sample.parts for part in parts if part)):
             parts = (TextPart(sequence.prompt + more, False),)
             longer = self._encode_prompts([sample], [replace(sequence, parts=parts)])
             if longer["input_ids"].shape[1] > inputs["input_ids"].shape[1]:
@@ -160,7 +160,7 @@ class Batcher:
         """Each sequence's first prompt, with the pictures that stand in it."""
         texts = [sequence.prompt for sequence in sequences]
         images = [
-            load_images(self.folder, sample)[: sequence.pictures]
+            load_images(self.folder, sample, sequence.pictures)
             for sample, sequence in zip(samples, sequences, strict=True)
         ]
         bos = self.tokenizer.bos_token
@@ -186,20 +186,21 @@ class Batcher:
             ) from error
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
 
-    def _to_message(self, turn: Turn) -> dict[str, Any]:
-        """The turn in the chat template's form. Special tokens that its text contains are broken up with a space, so
-        that they are read as text."""
-        text = turn.value
+    def _to_messages(self, sample: Sample) -> list[Message]:
+        """The turns in the chat template's form, with an image part wherever an image stands."""
+        return [
+            {"role": _ROLES[turn.speaker], "content": [self._to_part(part) for part in parts]}
+            for turn, parts in zip(sample.conversations, sample.parts, strict=True)
+        ]
+
+    def _to_part(self, text: str | None) -> dict[str, str]:
+        """Special tokens that a text contains are broken up with a space, so that they are read as text."""
+        if text is None:
+            return {"type": "image"}
         for mark in self._marks:
             if mark in text:
                 text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
-        return {"role": _ROLES[turn.speaker], "content": [{"type": "text", "text": text}]}
-
-    def _to_messages(self, sample: Sample) -> list[dict[str, Any]]:
-        messages = [self._to_message(turn) for turn in sample.conversations]
-        first = next(i for i, turn in enumerate(sample.conversations) if turn.speaker == "human")
-        messages[first]["content"] = [{"type": "image"} for _ in sample.image] + messages[first]["content"]
-        return messages
+        return {"type": "text", "text": text}
 
 
 def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:

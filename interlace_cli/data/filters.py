@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from interlace_cli.data.source import RawRecord, Selection
 from interlace_cli.domain.dataset import Skipped, Turn
+from interlace_cli.domain.image_marks import IMAGE_MARK, place_images
 from interlace_cli.errors import UnusableRecordError
 
 T = TypeVar("T")
@@ -17,12 +18,20 @@ RATINGS = ("relevance", "image_correspondence", "formatting", "visual_dependency
 
 
 def keep_record(record: RawRecord, max_images: int | None, max_messages: int | None) -> RawRecord | Skipped:
-    """The record with its turns cut to `max_messages`; or, if it has more than `max_images`, why it is left out."""
+    """The record with its turns cut to `max_messages`, and without the images of the turns behind; or why it is left
+    out: it has more than `max_images`, or nothing says where one stands."""
     if max_images is not None and len(record.images) > max_images:
         return Skipped(record=record.id, reason=f"more than {max_images} images")
     if max_messages is None:
         return record
-    return replace(record, conversations=cut_turns(record.conversations, max_messages))
+    try:
+        turns = place_images(record.conversations, len(record.images))
+    except UnusableRecordError as error:
+        return Skipped(record=record.id, reason=str(error))
+    kept = cut_turns(turns, max_messages)
+    is_marked = any(IMAGE_MARK in turn.value for turn in turns)
+    shown = sum(turn.value.count(IMAGE_MARK) for turn in kept) if is_marked else len(record.images)
+    return replace(record, conversations=kept, images=record.images[:shown])
 
 
 def cut_turns(turns: Sequence[Turn], most: int) -> tuple[Turn, ...]:

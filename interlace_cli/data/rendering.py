@@ -107,8 +107,24 @@ def find_answer(messages: Sequence[Message], index: int, prompt: str, render: Re
 
 def get_text(message: Message) -> str:
     """The text of a message, its parts one after the other."""
+    return "".join(list_texts(message))
+
+
+def list_texts(message: Message) -> list[str]:
+    """The texts of a message, between which its pictures stand."""
     content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+
+
+def has_texts(message: Message, text: str) -> bool:
+    """Whether the message's texts stand in `text` one after the other. Templates lay out white space as they like."""
+    squeezed, end = _squeeze(text), 0
+    for own in map(_squeeze, list_texts(message)):
+        start = squeezed.find(own, end)
+        if start < 0:
+            return False
+        end = start + len(own)
+    return True
 
 
 def replace_text(message: Message, text: str) -> str | list[dict[str, Any]]:
@@ -130,11 +146,10 @@ def count_pictures(messages: Sequence[Message]) -> int:
 def _render_prompt(messages: Sequence[Message], start: int, index: int, render: Render) -> str:
     """The prompt before `messages[index]`. The turns from `start` on have to be in it."""
     prompt = render(messages[:index], True)
-    squeezed = _squeeze(prompt)
     for message in messages[start:index]:
         if prints_parts(message, prompt):
             raise RenderingError("the chat template prints the list of a turn's parts, not its text")
-        if _squeeze(get_text(message)) not in squeezed:
+        if not has_texts(message, prompt):
             raise RenderingError(f"the chat template leaves out text of a {message['role']} turn")
     return prompt
 

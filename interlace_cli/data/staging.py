@@ -17,9 +17,10 @@ from typing import NamedTuple
 from interlace_cli.data.files_read import hash_files_read
 from interlace_cli.data.source import Draw, RawRecord, Selection, Source
 from interlace_cli.domain.dataset import Sample, Skipped
+from interlace_cli.domain.image_marks import place_images
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Record
-from interlace_cli.errors import ArtifactError
+from interlace_cli.errors import ArtifactError, UnusableRecordError
 from interlace_cli.io.artifacts import load_record, to_json
 from interlace_cli.io.file_records import (
     FileRead,
@@ -36,7 +37,6 @@ from interlace_cli.io.integrity import digest_files
 from interlace_cli.io.sample_keys import list_keys
 from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outline
 
-IMAGE_MARK = "<image>"
 MOST_IMAGES, MOST_TURNS, MOST_TEXT = 64, 400, 100_000
 """Of a record: images, turns, characters. A chat template is rendered for each answer, so the time grows with the
 square of the turns."""
@@ -240,6 +240,10 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
         return Skipped(record=record.id, reason=f"more than {MOST_TURNS} turns")
     if sum(len(turn.value) for turn in record.conversations) > MOST_TEXT:
         return Skipped(record=record.id, reason=f"more than {MOST_TEXT:,} characters of text")
+    try:
+        turns = place_images(record.conversations, len(record.images))
+    except UnusableRecordError as error:
+        return Skipped(record=record.id, reason=str(error))
     images: dict[str, bytes] = {}
     names = []
     for data in record.images:
@@ -248,15 +252,10 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
             return Skipped(record=record.id, reason=reason)
         names.append(f"{hash_bytes(data)[:NAME_DIGITS]}.{suffix}")
         images[names[-1]] = data
-    turns = [
-        turn.model_copy(update={"value": turn.value.replace(IMAGE_MARK, "").strip()}) for turn in record.conversations
-    ]
-    if any(not turn.value for turn in turns):
-        return Skipped(record=record.id, reason="a turn has no text beside the image")
     sample = Sample(
         id=record.id,
         image=names,
-        conversations=turns,
+        conversations=list(turns),
         source=record.part or source,
         kind=record.kind,
         metric=record.metric,

@@ -15,6 +15,7 @@ from interlace_cli.data.rendering import (
     TextSequence,
     get_text,
     has_picture,
+    has_texts,
     prints_parts,
     render_prompt,
     render_sequences,
@@ -101,7 +102,7 @@ class ChatTemplate:
         if kind and self._render_alone(turn, words) == self._render_alone(turn, turn["content"]):
             self._refuse("leaves out pictures")
         own = get_text(turn).strip()
-        if own not in text and own in self._render_alone(turn, own):
+        if not has_texts(turn, text) and own in self._render_alone(turn, own):
             self._refuse("leaves out a turn that is a list of parts")
         self._tried.add(kind)
 

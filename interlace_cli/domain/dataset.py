@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from interlace_cli.domain.image_marks import IMAGE_MARK, split_marks
 from interlace_cli.domain.record import Artifact, Record
 
 SPLITS = ("train", "calibration", "heldout")
@@ -19,9 +20,9 @@ class Turn(Record):
 
 
 class Sample(Record):
-    """A conversation and its images, which stand before the first human turn.
+    """A conversation and its images, which stand where `domain/image_marks.py` says.
 
-    - `image`: the images, named by their content.
+    - `image`: the images, named by their content, in the order in which they stand.
     - `source`: the source, or the part of a source, that the sample is from.
     - `kind`: the group of the sample in tables of scores.
     - `metric`: the metric (`evaluation/metrics`) that scores an answer to the first human turn.
@@ -47,6 +48,19 @@ class Sample(Record):
     def answer(self) -> str:
         """The text of the first `gpt` turn."""
         return next(turn.value for turn in self.conversations if turn.speaker == "gpt")
+
+    @property
+    def parts(self) -> list[list[str | None]]:
+        """The parts of each turn in their order: its texts, and None where the next image stands."""
+        values = [turn.value for turn in self.conversations]
+        if any(IMAGE_MARK in value for value in values):
+            return [split_marks(value) if self.image else [value] for value in values]
+        first = next(index for index, turn in enumerate(self.conversations) if turn.speaker == "human")
+        return [[None] * len(self.image) * (index == first) + [value] for index, value in enumerate(values)]
+
+    def count_images(self, turns: int) -> int:
+        """How many of the images stand in the first `turns` turns."""
+        return sum(parts.count(None) for parts in self.parts[:turns])
 
     @property
     def references(self) -> list[str]:

@@ -70,13 +70,15 @@ def to_line(sample: Sample) -> bytes:
     return orjson.dumps(sample.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
-def load_images(folder: Path, sample: Sample) -> list[Image]:
-    """The sample's images in RGB, upright (`io/images.py`). Raises DatasetError if one is missing or does not open."""
-    if not sample.image:
+def load_images(folder: Path, sample: Sample, first: int | None = None) -> list[Image]:
+    """The sample's images, or the `first` of them, in RGB, upright (`io/images.py`). Raises DatasetError if one is
+    missing or does not open."""
+    names = sample.image[:first]
+    if not names:
         return []
     store = _open_store(folder, (folder / MANIFEST).stat().st_mtime_ns)
     images = []
-    for name in sample.image:
+    for name in names:
         try:
             images.append(decode_image(store.load(name)))
         except (OSError, UnusableRecordError) as error:

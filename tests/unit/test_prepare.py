@@ -24,6 +24,7 @@ from interlace_cli.errors import DatasetError
 from interlace_cli.io.datasets import find_files, load_images, load_manifest, load_split
 
 TALK = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
+PLAIN = [{"from": "human", "value": "What color?"}, {"from": "gpt", "value": "red"}]
 
 
 @pytest.fixture
@@ -88,18 +89,20 @@ def test_every_form_gives_the_same_samples(form: str, folder: Path) -> None:
 
 
 def test_system_turns_many_images_many_turns_and_no_image(folder: Path) -> None:
-    system = {"from": "system", "value": "Be <image>brief."}
+    system = {"from": "system", "value": "Be brief."}
     marked = [{"from": "human", "value": "<image><image>Left <image>or right?\n<image>"}, TALK[1]]
     records = [
-        {"image": ["0.png", "1.png"], "conversations": [system, *marked]},
-        {"image": None, "conversations": TALK},
-        {"image": "2.png", "conversations": TALK * 3},
+        {"image": ["0.png", "1.png", "3.png", "4.png"], "conversations": [system, *marked]},
+        {"image": None, "conversations": PLAIN},
+        {"image": "2.png", "conversations": TALK + PLAIN * 2},
     ]
     prepare(folder, records)
     found = {len(sample.image): sample for sample in every_sample(folder / "out")}
-    turns = [(turn.speaker, turn.value) for turn in found[2].conversations]
-    assert turns == [("system", "Be brief."), ("human", "Left or right?"), ("gpt", "red")]
-    assert [image.getpixel((0, 0))[0] for image in load_images(folder / "out", found[2])] == [0, 1]
+    turns = [(turn.speaker, turn.value) for turn in found[4].conversations]
+    asked = "<image>\n<image>\nLeft <image>or right?\n<image>"
+    assert turns == [("system", "Be brief."), ("human", asked), ("gpt", "red")]
+    assert [image.getpixel((0, 0))[0] for image in load_images(folder / "out", found[4])] == [0, 1, 3, 4]
+    assert [turn.value for turn in found[1].conversations] == ["What color?", "red"] * 3
     assert [turn.speaker for turn in found[1].conversations] == ["human", "gpt"] * 3
     assert found[0].question == "What color?"
 
@@ -119,7 +122,11 @@ UNUSABLE = [
     ({"image": "/etc/hostname", "conversations": TALK}, "image path leads out of the folder"),
     ({"image": "link.png", "conversations": TALK}, "image path leads out of the folder"),
     ({"image": "broken.png", "conversations": TALK}, "image does not open"),
-    ({"image": ["0.png", "data.json"], "conversations": TALK}, "image does not open"),
+    ({"image": ["0.png", "data.json"], "conversations": PLAIN}, "image does not open"),
+    ({"image": ["0.png", "1.png"], "conversations": TALK}, "1 <image> mark, 2 images"),
+    ({"image": "0.png", "conversations": TALK * 2}, "2 <image> marks, 1 image"),
+    ({"conversations": TALK}, "<image> in the text of a record without images"),
+    (said(("human", "x"), ("gpt", "<image>")), "<image> in a system turn or an answer"),
     ({"image": "0.png"}, "field conversations is missing or empty"),
     ({"image": "0.png", "conversations": []}, "field conversations is missing or empty"),
     ({"image": "0.png", "conversations": ["hello"]}, "a turn's from is not human, gpt or system"),
@@ -243,7 +250,7 @@ def test_with_three_groups_no_split_is_empty(groups: int, seed: int) -> None:
 
 
 def test_records_that_share_images_in_chains_are_split_apart_from_others_only(folder: Path) -> None:
-    records = [{"image": [f"{i}.png", f"{i + 1}.png"], "conversations": TALK} for i in (0, 1, 2, 5, 6, 9)]
+    records = [{"image": [f"{i}.png", f"{i + 1}.png"], "conversations": PLAIN} for i in (0, 1, 2, 5, 6, 9)]
     manifest = prepare(folder, records, holdout=0.3, calibration=0.3)
     assert sorted(facts.samples for facts in manifest.splits.values()) == [1, 2, 3]
     seen = [{name for sample in found for name in sample.image} for found in samples(folder / "out").values()]
@@ -338,3 +345,18 @@ def test_an_image_of_many_samples_is_stored_about_once(folder: Path) -> None:
     stored = sum(path.stat().st_size for path in find_files(folder / "out"))
     assert once < stored < 2 * once
     assert len({name for sample in every_sample(folder / "out") for name in sample.image}) == 1
+
+
+def test_turns_that_are_cut_take_their_images_along(folder: Path) -> None:
+    """And marks are counted before: three marks for two images are no place for either, wherever the cut is."""
+    images = ["0.png", "1.png"]
+    records = [
+        {"id": "both", "image": images, "conversations": TALK * 2},
+        {"id": "first", "image": images, "conversations": PLAIN * 2},
+        {"id": "odd", "image": images, "conversations": TALK * 3},
+    ]
+    manifest = prepare(folder, records, max_messages=2)
+    found = {sample.id: sample for sample in every_sample(folder / "out")}
+    assert {name: len(sample.image) for name, sample in found.items()} == {"both": 1, "first": 2}
+    assert all(len(sample.conversations) == 2 for sample in found.values())
+    assert manifest.skipped == {"3 <image> marks, 2 images": 1}

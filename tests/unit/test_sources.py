@@ -80,8 +80,11 @@ def test_the_default_is_a_percent_and_at_least_one_of_each(mirror: Path, tmp_pat
 
 
 def test_the_released_selection_to_the_letter(mirror: Path, tmp_path: Path) -> None:
-    """The first rows of each subset; then those with more than three images fall away, and turns after the fifth."""
+    """The first rows of each subset; then those with more than three images fall away, and turns after the fifth; all
+    images come first, wherever their marks are."""
     rows = [make_row(i, images=i % 5, turns=1 + i % 6) for i in range(40)]
+    for number, row in enumerate(rows):
+        row["texts"] = [{**t, "user": f"<image>Question {number}.{i}?"} for i, t in enumerate(row["texts"])]
     write_subset(mirror, NAMES[0], rows)
     manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=0.26, selection="head")
     assert [draw.taken for draw in manifest.draws] == [10, 15, 15, 15]
@@ -132,7 +135,7 @@ def test_broken_rows_are_counted_and_the_others_taken(mirror: Path, tmp_path: Pa
         make_row(7) | {"images": [{"bytes": make_image(7)[:90], "path": None}]},
         make_row(8) | {"images": [{"bytes": None, "path": "../../etc/passwd"}]},
         make_row(9) | {"images": [{"bytes": None, "path": None}]},
-        make_row(10) | {"images": None},
+        make_row(10, images=0) | {"images": None},
         make_row(11),
     ]
     write_subset(mirror, "yesbut", bad)
