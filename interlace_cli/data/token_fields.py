@@ -78,12 +78,12 @@ class TokenFields:
         before, after = short["input_ids"].shape[1], long["input_ids"].shape[1]
         value, longer = short[name], long[name]
         assert before < after
-        changed = [axis for axis, (a, b) in enumerate(zip(value.shape, longer.shape, strict=True)) if a != b]
-        if not changed:
+        grown = [
+            axis for axis, sizes in enumerate(zip(value.shape, longer.shape, strict=True)) if sizes == (before, after)
+        ]
+        if not grown:
             return None
-        rule = None
-        if changed == [1] and (value.shape[1], longer.shape[1]) == (before, after) and len(value) == 1:
-            rule = _find_continuation(value[0], longer[0, before:])
+        rule = _find_continuation(value[0], longer[0, before:]) if grown == [1] and len(value) == 1 else None
         if rule is None:
             raise UnsupportedModelError(
                 f"{self.owner} gives every token values in the field {name}, and they follow no rule by which an answer"

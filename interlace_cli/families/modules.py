@@ -91,6 +91,27 @@ def get_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     return hidden
 
 
+def get_output(output: Any) -> torch.Tensor:
+    """The hidden state that a layer has returned: alone, or as the first of several values."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def split_tokens(hidden: torch.Tensor, batch: int, tokens: int) -> torch.Tensor:
+    """A layer's hidden state, of whatever shape, as [B, T, D]: everything that belongs to one token side by side. Some
+    models hold several streams a token, [streams, B, T, H] (Gemma 3n) or [B, T, streams, H] (GLM-5 Next). Raises
+    UnsupportedModelError where the axes of samples and tokens cannot be told."""
+    if hidden.ndim == 3 and hidden.shape[:2] == (batch, tokens):
+        return hidden
+    axes = [axis for axis in range(hidden.ndim - 2) if hidden.shape[axis : axis + 2] == (batch, tokens)]
+    if len(axes) != 1:
+        raise UnsupportedModelError(
+            f"the layers of this model pass on a hidden state of the shape {tuple(hidden.shape)}, in which {batch}"
+            f" samples of {tokens} tokens cannot be told."
+        )
+    return hidden.movedim((axes[0], axes[0] + 1), (0, 1)).reshape(batch, tokens, -1)
+
+
 def _pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     del layer
     hidden = get_hidden(args, kwargs)

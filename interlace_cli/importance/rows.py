@@ -144,7 +144,9 @@ def count_patches(inputs: dict[str, torch.Tensor], config: Any) -> int:
     is one, else from the size of the pixels [..., height, width] and the tower's patch size; 0 if neither tells."""
     if "image_grid_thw" in inputs:
         return int(inputs["image_grid_thw"].prod(-1).sum())
-    pixels, patch = inputs.get("pixel_values"), getattr(getattr(config, "vision_config", None), "patch_size", None)
+    # Some models have no vision tower: Fuyu's patches and Chameleon's picture tokens enter the language model itself.
+    vision = getattr(config, "vision_config", None)
+    pixels, patch = inputs.get("pixel_values"), getattr(vision, "patch_size", None)
     if pixels is None or pixels.ndim < 4 or not isinstance(patch, int):
         return 0
     *_, height, width = pixels.shape

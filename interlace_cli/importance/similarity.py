@@ -10,6 +10,7 @@ modalities (all, image, text).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.families.modules import get_hidden
+from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.modules import get_hidden, get_output, split_tokens
 from interlace_cli.importance.span_lengths import SPAN_LENGTHS
 
 SPANS = SPAN_LENGTHS
@@ -37,7 +39,9 @@ class SpanHook:
     """Hooks every layer's input and averages the cosines across spans of SPAN_LENGTHS layers. Use inside `with`.
 
     `x[i]` is read by a pre-hook on layer i, and not from the output of layer i - 1, because a model may add something
-    in between (DeepStack). Only P + 1 states are held, as float32 unit vectors, in a buffer that is reused for all
+    in between (DeepStack). A layer that a forward skips (Llama 3.2 Vision's cross-attention, in a batch without
+    pictures) changes nothing: its S_1 is 1. A token's state is all that the model holds for it, several streams side by
+    side where there are some. Only P + 1 states are held, as float32 unit vectors, in a buffer that is reused for all
     batches of the same shape. The hooks never wait for the device.
 
     After a forward: `similarity` [P, L, B, M]: at [p - 1, i, b, m], S_p[i] of sample b over its tokens of modality m; 0
@@ -57,12 +61,13 @@ class SpanHook:
         self._cosines: Tensor | None = None
         self._last_tokens: list[Tensor] = []
         self._seen = 0
+        self._output: Tensor | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> SpanHook:
-        for layer in self.layers:
-            self._handles.append(layer.register_forward_pre_hook(self._on_input, with_kwargs=True))
-        self._handles.append(self.layers[-1].register_forward_hook(self._on_last_output))
+        for index, layer in enumerate(self.layers):
+            self._handles.append(layer.register_forward_pre_hook(self._build_input_hook(index), with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(self._build_output_hook(index)))
         return self
 
     def __exit__(
@@ -98,31 +103,53 @@ class SpanHook:
 
     @torch.inference_mode()
     def _forward(self, model: nn.Module, inputs: dict[str, Any]) -> None:
-        self._last_tokens, self._seen, self.similarity = [], 0, None
+        self._last_tokens, self._seen, self.similarity, self._output = [], 0, None, None
         with suppress(ForwardDone):
             model(**inputs)
+        if self._output is not None and self._seen <= len(self.layers):
+            self._take(len(self.layers), self._output)
+        self._output = None
         if self._seen:
             assert self._cosines is not None
             assert self.weights_MBT is not None
             cosines_PLBT = self._cosines.view(*self._cosines.shape[:2], *self.weights_MBT.shape[1:])
+            # What stands at padding may be NaN, which no weight of 0 takes away.
+            cosines_PLBT.masked_fill_(self.weights_MBT.sum(0) == 0, 0)
             self.similarity = torch.einsum("plbt,mbt->plbm", cosines_PLBT, self.weights_MBT)
 
-    def _on_input(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del layer
-        self._take(get_hidden(args, kwargs))
+    def _build_input_hook(self, index: int) -> Callable[..., None]:
+        def on_input(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            del layer
+            self._take(index, get_hidden(args, kwargs))
 
-    def _on_last_output(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        del layer, args
-        self._take(output[0] if isinstance(output, tuple) else output)
-        raise ForwardDone
+        return on_input
 
-    def _take(self, hidden_BTH: Tensor) -> None:
-        """Compares the next state x[i] with the P states before it."""
+    def _build_output_hook(self, index: int) -> Callable[..., None]:
+        def on_output(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            del layer, args
+            self._output = get_output(output)
+            if index == len(self.layers) - 1:
+                self._take(index + 1, self._output)
+                raise ForwardDone
+
+        return on_output
+
+    def _take(self, index: int, hidden: Tensor) -> None:
+        """Takes the state x[index]. Those before it that have not been seen are the same: their layers were skipped."""
+        if index < self._seen:
+            raise UnsupportedModelError(f"layer {index} is called again, or behind later ones, in one forward.")
         if self.weights_MBT is None or self.tokens:
-            hidden_BTH = hidden_BTH.reshape(1, -1, hidden_BTH.shape[-1])
+            hidden_BTH = hidden.reshape(1, -1, hidden.shape[-1])
             self.tokens = hidden_BTH.shape[1]
             weights_M = self._modalities.to(hidden_BTH.device) / self.tokens
             self.weights_MBT = weights_M[:, None, None].expand(-1, 1, self.tokens)
+        else:
+            hidden_BTH = split_tokens(hidden, *self.weights_MBT.shape[1:])
+        for _ in range(self._seen, index + 1):
+            self._compare(hidden_BTH)
+
+    def _compare(self, hidden_BTH: Tensor) -> None:
+        """Compares the next state with the P states before it."""
         samples, tokens, size = hidden_BTH.shape
         if not self._seen:
             self._make_room(samples * tokens, size, hidden_BTH.device)
