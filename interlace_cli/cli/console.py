@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
@@ -118,10 +119,11 @@ def build_console(stderr: bool) -> Console:
 
 
 class BarProgress:
-    """Progress bars with rate and time left on a terminal; nothing but lines elsewhere."""
+    """Progress bars with rate and time left on a terminal; elsewhere a line every now and then, by `clock`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.bars: Bars | None = None
+        self.clock = clock
 
     def say(self, line: str) -> None:
         """One line, above the bar if there is one."""
@@ -132,9 +134,12 @@ class BarProgress:
 
     @contextmanager
     def task(self, description: str, total: float, unit: str) -> Iterator[Advance]:
-        """A bar that is gone when the work is done."""
-        if output.quiet or not sys.stderr.isatty():
+        """A bar that is gone when the work is done, or the lines of `LineTask`."""
+        if output.quiet:
             yield _ignore
+            return
+        if not sys.stderr.isatty():
+            yield self._follow(description, total, unit)
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -160,6 +165,17 @@ class BarProgress:
                 yield advance
             finally:
                 self.bars = None
+
+    def _follow(self, description: str, total: float, unit: str) -> Advance:
+        from interlace_cli.cli.progress_lines import LineTask
+
+        followed = LineTask(description, total, unit, self.say, self.clock)
+
+        def advance(done: float = 1, note: str = "") -> None:
+            output.check_interrupted()
+            followed.advance(done, note)
+
+        return advance
 
 
 def _ignore(done: float = 1, note: str = "") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlace_cli.cli.console import BarProgress, output
+from interlace_cli.cli.progress_lines import describe_time
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.finetune import FinetuneOptions
 
@@ -20,7 +21,7 @@ def finetune(options: FinetuneOptions) -> None:
     from interlace_cli.domain.layers import describe_layers
 
     if options.estimate:
-        found = estimate(options)
+        found = estimate(options, BarProgress())
         output.result(found, *_describe_estimate(found))
         return
     card = heal(options, BarProgress())
@@ -41,14 +42,8 @@ def _describe_estimate(found: HealingEstimate) -> list[str]:
     return [
         f"{found.steps} steps of {found.tokens_per_step:,} tokens ({found.labels_per_step:,} with a label), {steps}"
         f" each; rows: {found.layout}",
-        f"about {_describe_time(found.seconds)} on this {found.device}, and {found.peak_memory_bytes / 2**30:.2f} GiB"
+        f"about {describe_time(found.seconds)} on this {found.device}, and {found.peak_memory_bytes / 2**30:.2f} GiB"
         f" {where}",
         f"{found.flops_per_step / 1e12:.3g} TFLOP a step without the vision tower; the released recipe's way takes"
         f" {found.released_flops_per_step / found.flops_per_step:.2f} times as many",
     ]
-
-
-def _describe_time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -52,7 +52,7 @@ def finetune(options: FinetuneOptions, progress: Progress) -> CheckpointCard:
     return build_step(options).run(progress, options.force)
 
 
-def estimate(options: FinetuneOptions) -> HealingEstimate:
+def estimate(options: FinetuneOptions, progress: Progress | None = None) -> HealingEstimate:
     """What healing would need here, by a trial of a few steps. Writes nothing."""
     job = choose_job(options)
     recipe, how = Recipe.of(options), Execution.of(options)
@@ -68,7 +68,8 @@ def estimate(options: FinetuneOptions) -> HealingEstimate:
 
     from interlace_cli.healing.estimate import estimate as try_steps
 
-    found = try_steps(healing.healer, time.perf_counter() - began)
+    told = progress if progress is not None and find_processes().is_main else Silent()
+    found = try_steps(healing.healer, time.perf_counter() - began, told)
     leave_processes()
     return found
 

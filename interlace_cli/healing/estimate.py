@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from interlace_cli.domain.checkpoint import HealingEstimate
-from interlace_cli.domain.progress import Advance
+from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.healing.heal import Healer
 from interlace_cli.healing.state import State
 
@@ -27,8 +27,10 @@ TIMED = 6
 
 @dataclass
 class _Clock:
-    """The progress display of a trial: `times[i]` is when step i was done, in seconds of `perf_counter`."""
+    """The progress display of a trial: `times[i]` is when step i was done, in seconds of `perf_counter`. `follow` is
+    told of each call too."""
 
+    follow: Advance
     times: list[float] = field(default_factory=lambda: [time.perf_counter()])
 
     def say(self, line: str) -> None:
@@ -43,7 +45,7 @@ class _Clock:
 
         def advance(done: float = 1, note: str = "") -> None:
             nonlocal total_done
-            del note
+            self.follow(done, note)
             total_done += done
             now = time.perf_counter()
             while len(self.times) - 1 < round(total_done, 6) // 1:
@@ -52,16 +54,22 @@ class _Clock:
         yield advance
 
 
-def estimate(healer: Healer, loading: float) -> HealingEstimate:
+def estimate(healer: Healer, loading: float, progress: Progress) -> HealingEstimate:
     """Runs a few steps of each stage, the one with the most text first, and saves once. Returns seconds, bytes and
     FLOPs of the whole healing; `loading`, the seconds that loading took, is part of it. The trial trains the model: do
     not use it afterwards."""
     plan, how, seconds, saving, encoded = healer.plan, healer.how, loading, 0.0, 0
     each: list[float] = []
-    with TemporaryDirectory(prefix="interlace-") as folder:
-        for number, (stage, steps) in enumerate((stage, steps) for stage, steps in plan if steps):
-            trial = [healer.find_heaviest(steps), *steps[: WARM_UP - 1 + TIMED]]
-            clock = _Clock()
+    trials = [
+        (stage, steps, [healer.find_heaviest(steps), *steps[: WARM_UP - 1 + TIMED]]) for stage, steps in plan if steps
+    ]
+    total = sum(len(trial) for _, _, trial in trials)
+    with (
+        TemporaryDirectory(prefix="interlace-") as folder,
+        progress.task("estimate", total, "trial steps") as advance,
+    ):
+        for number, (stage, steps, trial) in enumerate(trials):
+            clock = _Clock(advance)
             healer.plan, healer.progress = [(stage, trial)], clock
             healer.how = replace(how, save_every=1 if stage.is_local else len(trial))
             healer.state = State(Path(folder) / f"{number}", "trial")

@@ -21,7 +21,7 @@ def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("objective", ["ce", "local,distill"])
 def test_an_estimate_counts_the_steps_and_writes_nothing(
-    objective: str, pruned: Path, small_dataset: Path, tmp_path: Path
+    objective: str, pruned: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["finetune", pruned, "--dataset", small_dataset, "--out", tmp_path / "out", "--tune-layers", "3,5"]
     words += ["--batch-size", "8", "--grad-accum", "1", "--epochs", "3", "--objective", objective]
@@ -36,6 +36,8 @@ def test_an_estimate_counts_the_steps_and_writes_nothing(
     assert found["layout"] == "segments"
     assert found["released_flops_per_step"] > found["flops_per_step"] > 2 * 8 * 30 * 1000
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("interlace_cli.cli.progress_lines.EVERY", 0.0)
     said = CliRunner().invoke(app, [*map(str, words), "--estimate"])
+    assert f"of {8 * stages} trial steps" in said.stderr, "it shows that it works"
     assert "63 steps of" in said.stdout
     assert "of the process" in said.stdout
