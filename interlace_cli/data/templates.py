@@ -26,8 +26,7 @@ FILES = "chat_template.jinja, chat_template.json, processor_config.json and toke
 
 
 class ChatTemplate:
-    """The template of `processor`, which may be a tokenizer alone. A model of texts alone is given strings as contents,
-    or lists of parts where its template takes no strings; one of pictures is given lists of parts."""
+    """The template of `processor`. It is given lists of parts; a language model's `TextProcessor` joins them."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -42,13 +41,14 @@ class ChatTemplate:
         return str(getattr(self.tokenizer, "name_or_path", "")) or type(self.processor).__name__
 
     def render_prompt(self, messages: Sequence[Message]) -> TextSequence:
-        """`rendering.render_prompt`, in the form that the template takes."""
-        (found,) = self._try_forms(messages, lambda form: [render_prompt(form, self.render)])
-        return found
+        """`rendering.render_prompt`. Raises CheckpointError for a template that is not one for this model."""
+        self._check_parts(messages)
+        return render_prompt(messages, self.render)
 
     def render_sequences(self, messages: Sequence[Message]) -> list[TextSequence]:
-        """`rendering.render_sequences`, in the form that the template takes."""
-        return self._try_forms(messages, lambda form: render_sequences(form, self.render))
+        """`rendering.render_sequences`. Raises CheckpointError for a template that is not one for this model."""
+        self._check_parts(messages)
+        return render_sequences(messages, self.render)
 
     def render(self, messages: Sequence[Message], is_prompt: bool) -> str:
         """The text of the messages. Raises RenderingError for what the template raises, and CheckpointError if there is
@@ -58,37 +58,21 @@ class ChatTemplate:
                 f"{self.folder} has no chat template, so conversations cannot be given to this model.",
                 f"Copy the chat template of the model that it was made from into the folder (it is in one of {FILES}).",
             )
+        options = {"tokenize": False, "add_generation_prompt": is_prompt}
+        # The processor's own may be several by name; which one is its own choice.
+        if not getattr(self.processor, "chat_template", None):
+            options["chat_template"] = self.template
         try:
-            return str(
-                self.processor.apply_chat_template(
-                    list(messages), chat_template=self._choose(), tokenize=False, add_generation_prompt=is_prompt
-                )
-            )
+            return str(self.processor.apply_chat_template(list(messages), **options))
         # Templates are programs of their own.
         except Exception as error:
             raise RenderingError(f"the chat template fails: {first_line(error)}") from error
 
-    def _choose(self) -> str | None:
-        """None for the processor's own, which may be several by name."""
-        return None if getattr(self.processor, "chat_template", None) else self.template
-
-    def _try_forms(self, messages: Sequence[Message], work: Any) -> list[TextSequence]:
-        if self.takes_pictures:
-            self._check_parts(messages)
-            found: list[TextSequence] = work(messages)
-            return found
-        try:
-            found = work([{**message, "content": get_text(message)} for message in messages])
-        except RenderingError as error:
-            try:
-                found = work(messages)
-            except RenderingError:
-                raise error from None
-        return found
-
     def _check_parts(self, messages: Sequence[Message]) -> None:
-        """Raises CheckpointError if the template is one for texts alone. It is tried on the first conversation, and on
-        the first one with pictures."""
+        """Raises CheckpointError if the template of a model that sees is one for texts alone. It is tried on the first
+        conversation, and on the first one with pictures."""
+        if not self.takes_pictures:
+            return
         number = next((i for i, message in enumerate(messages) if has_picture(message)), None)
         kind = number is not None
         if kind in self._tried:
