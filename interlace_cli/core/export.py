@@ -14,6 +14,7 @@ from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import InterlaceError, PlanMismatchError, UsageError
+from interlace_cli.families.architectures import ARCHITECTURES
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.io.artifacts import load_artifact, save_artifact
 from interlace_cli.io.checkpoints import DEMO, resolve_location
@@ -22,7 +23,7 @@ from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.gguf import convert_gguf
 from interlace_cli.io.hub import push_folder
 from interlace_cli.io.integrity import check_files, record_files
-from interlace_cli.io.models import CAUSAL_LM, IMAGE_TEXT_TO_TEXT, choose_auto_class
+from interlace_cli.io.models import IMAGE_TEXT_TO_TEXT, choose_auto_class, is_text_only
 from interlace_cli.io.sample_keys import load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.workspace import METADATA, Workspace, require
@@ -58,7 +59,7 @@ def build_step(options: ExportOptions, progress: Progress) -> Step[CheckpointCar
     checkpoint, out = options.checkpoint or space.healed, options.out or space.export
     card = load_artifact(require(require(checkpoint) / METADATA), CheckpointCard)
     opened = open_model(checkpoint, card.stack)
-    if "gguf" in options.format and _find_auto_class(opened) == CAUSAL_LM:
+    if "gguf" in options.format and _reads_text_alone(opened):
         raise UsageError(
             "--format gguf is for vision-language models.",
             "Export without it, and run llama.cpp's convert_hf_to_gguf.py on the folder.",
@@ -144,16 +145,19 @@ def _build_text(
     licence = options.license or _find_licence(card.base.pinned)
     name = _find_name(card, options)
     manifest = _find_manifest(options, evaluation)
-    auto = _find_auto_class(opened)
-    is_text = auto == CAUSAL_LM
+    auto, is_text = _find_auto_class(opened), _reads_text_alone(opened)
     metadata = build_metadata(card, evaluation, name, base, licence, opened.facts.fingerprint, manifest, is_text)
     return build_card(card, evaluation, name, base, metadata, _list_engines(evaluation, options, auto), is_text)
 
 
 def _find_auto_class(opened: OpenedModel) -> str:
-    """As `choose_auto_class`, which loads transformers: it is not asked where the config describes a vision tower."""
-    has_tower = isinstance(opened.config.get("vision_config"), dict)
-    return IMAGE_TEXT_TO_TEXT if has_tower else choose_auto_class(opened.facts.model_type)
+    """As `choose_auto_class`, which loads transformers: it is not asked of the tested architectures."""
+    model_type = opened.facts.model_type
+    return IMAGE_TEXT_TO_TEXT if model_type in ARCHITECTURES else choose_auto_class(model_type)
+
+
+def _reads_text_alone(opened: OpenedModel) -> bool:
+    return opened.facts.model_type not in ARCHITECTURES and is_text_only(opened.facts.model_type)
 
 
 def _find_base(card: CheckpointCard, options: ExportOptions) -> str:

@@ -92,8 +92,12 @@ def choose_auto_class(model_type: str) -> str:
 
 
 def is_text_only(model_type: str) -> bool:
-    """Whether transformers has a model of this type for text, and none for images and text."""
-    return choose_auto_class(model_type) == CAUSAL_LM
+    """Whether transformers has a model of this type for text, and none that sees or hears."""
+    import_transformers()
+    from transformers.models.auto import modeling_auto
+
+    is_multimodal = model_type in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return choose_auto_class(model_type) == CAUSAL_LM and not is_multimodal
 
 
 def to_stored_tensors(model: PreTrainedModel, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -34,12 +34,17 @@ class TextProcessor:
         self.is_plain = not tokenizer.chat_template
         self.chat_template = PLAIN_TEMPLATE if self.is_plain else tokenizer.chat_template
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], chat_template: str | None = None, **options: Any
+    ) -> Any:
         """As the tokenizer does. The text parts of a message are joined: templates of language models print a list as
         Python does. Raises ValueError for an image."""
         plain = [{**message, "content": _join_text(message["content"])} for message in messages]
-        template = {"chat_template": PLAIN_TEMPLATE, "eos_token": self.tokenizer.eos_token or ""}
-        return self.tokenizer.apply_chat_template(plain, **(template if self.is_plain else {}), **options)
+        if self.is_plain and chat_template is None:
+            chat_template = PLAIN_TEMPLATE
+            # The tokenizer hands its own on only if it has one.
+            options["eos_token"] = self.tokenizer.eos_token or ""
+        return self.tokenizer.apply_chat_template(plain, chat_template=chat_template, **options)
 
     def __call__(self, text: Sequence[str], images: Any = None, **options: Any) -> Any:
         """`input_ids` and `attention_mask`. Token types are left out: they are a default of fast tokenizers that no

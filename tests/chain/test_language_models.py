@@ -16,10 +16,10 @@ from workspaces import CHOICE, RECIPE, Own, call, draw_other_picture, refuse, su
 
 from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.errors import DatasetError
+from interlace_cli.families.architectures import ARCHITECTURES, LANGUAGE_MODELS
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.datasets import load_split
-from interlace_cli.io.models import choose_auto_class, import_transformers
+from interlace_cli.io.models import choose_auto_class, import_transformers, is_text_only
 from interlace_cli.io.text_processor import TextProcessor
 
 OBJECTIVES = "local,ce+distill+anchor"
@@ -166,15 +166,14 @@ def test_a_base_model_is_asked_in_plain_lines_and_that_is_said(finished: Own, tm
     assert tokenizer.decode(ids[labels != IGNORE]) == f"{answer}<|endoftext|>"
 
 
-def test_a_text_processor_refuses_images_and_gives_no_token_types(finished: Own, tmp_path: Path) -> None:
+def test_a_text_processor_refuses_images_and_gives_no_token_types() -> None:
     processor = TextProcessor(build_tokenizer())
     assert set(processor(text=["Tea."], padding=True)) == {"input_ids", "attention_mask"}
     shown = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     with pytest.raises(ValueError, match="text alone"):
         processor.apply_chat_template(shown, tokenize=False)
-    sample = load_split(finished.space / "dataset", "train")[0].model_copy(update={"image": ["gone.png"]})
-    with pytest.raises(DatasetError, match="text alone"):
-        Batcher(processor, tmp_path).build_prompts([sample])
+    with pytest.raises(ValueError, match="no images"):
+        processor(text=["Tea."], images=[[b""]])
     # As the template alone would print it.
     said = processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "A"}]}], tokenize=False)
     assert said == "<|im_start|>user\nA<|im_end|>\n"
@@ -195,6 +194,15 @@ def test_the_class_is_the_one_that_transformers_maps_the_config_to(model_type: s
     assert choose_auto_class(model_type) == f"AutoModelFor{auto}"
     assert type(config) in getattr(transformers, f"AutoModelFor{auto}")._model_mapping
     assert (type(config) in transformers.AutoModelForImageTextToText._model_mapping) == (auto == "ImageTextToText")
+
+
+def test_a_type_that_is_mapped_to_text_alone_may_see_all_the_same() -> None:
+    """Phi-4 Multimodal stands among the causal language models only."""
+    assert choose_auto_class("phi4_multimodal") == "AutoModelForCausalLM"
+    assert not is_text_only("phi4_multimodal")
+    assert is_text_only("llama")
+    assert {choose_auto_class(name) for name in ARCHITECTURES} == {"AutoModelForImageTextToText"}
+    assert all(is_text_only(name) for name in LANGUAGE_MODELS)
 
 
 def test_other_kinds_of_models_are_refused_by_what_they_are(tmp_path: Path) -> None:
