@@ -56,8 +56,12 @@ class UnusableSampleError(DatasetError):
 
 
 class UnusableRecordError(Exception):
-    """A record of a source cannot be used; the message is the reason, short enough to count by. Never reaches a user:
-    what reads records turns it into an entry of the manifest."""
+    """A record of a source cannot be used; the message is the reason, short enough to count by, and `place` says where
+    in the record that is. Never reaches a user: what reads records turns it into an entry of the manifest."""
+
+    def __init__(self, reason: str = "", place: str = "") -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 class ExistsError(InterlaceError):

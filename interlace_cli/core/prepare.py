@@ -22,7 +22,7 @@ from interlace_cli.data.tables import describe_key
 from interlace_cli.domain.dataset import SPLITS, Manifest, Skipped, SourceDraw, SplitFacts
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import DatasetError
+from interlace_cli.errors import DatasetError, UsageError
 from interlace_cli.io.artifacts import build_origin, save_artifact, to_json_text
 from interlace_cli.io.datasets import DATA, MANIFEST, to_line
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, parse_json
@@ -54,7 +54,7 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
     if (out / MANIFEST).exists():
         try:
             inputs = find_source_inputs(options.source, location, out)
-        except DatasetError as error:
+        except (DatasetError, UsageError) as error:
             broken = error.what.rstrip(".")
 
     def find_differences(manifest: Manifest, step: Step[Manifest]) -> list[str]:
@@ -110,7 +110,7 @@ def build_selection(options: PrepareOptions) -> Selection:
 
 def find_location(options: PrepareOptions) -> SourceLocation:
     """Where the source's data is looked for."""
-    return SourceLocation(options.image_root, options.revision, options.mirror)
+    return SourceLocation(options.image_root, options.revision, options.mirror, options.split)
 
 
 def load_origin(dataset: Path) -> dict[str, Any] | None:

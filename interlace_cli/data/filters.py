@@ -52,7 +52,7 @@ def iter_kept(
         try:
             record = build(where, item)
         except UnusableRecordError as error:
-            yield Skipped(record=where, reason=str(error))
+            yield Skipped(record=f"{where}, {error.place}" if error.place else where, reason=str(error))
             continue
         yield keep_record(record, selection.max_images, selection.max_messages)
 
@@ -70,6 +70,11 @@ def find_low_rating(row: dict[str, Any], ratings: Sequence[tuple[str, int]]) -> 
         value = row.get(f"{name}_min")
         if value is None:
             return f"no rating of {name}"
-        if value < lowest:
+        try:
+            # In CSV a number is a text.
+            is_low = float(value) < lowest
+        except (TypeError, ValueError):
+            return f"the rating of {name} is not a number"
+        if is_low:
             return f"{name} below {lowest}"
     return None

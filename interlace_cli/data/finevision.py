@@ -53,7 +53,7 @@ class FineVisionSource(TableSource):
             f"{len(short)} of {len(draw.parts)} subsets are incomplete here: {first.part} has {first.available:,} of"
             f" {known[first.part]:,} records. The portion is taken of what is here."
         )
-        return replace(draw, notes=(note,))
+        return replace(draw, notes=(*draw.notes, note))
 
 
 def _read_released(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:

@@ -1,44 +1,47 @@
-"""A folder of images with `metadata.jsonl` or `metadata.csv` (column `file_name`, and a conversation or a caption), as
-`datasets` has it; or with a text file of the same name beside each image."""
+"""A folder of images with `metadata.jsonl`, `metadata.csv` or `metadata.parquet` (column `file_name`, and a
+conversation or a caption), as `datasets` has it; or with a text file of the same name beside each image.
+
+Metadata may lie in any folder, and names images from there. Where folders are named after splits (`train/`, `test/`),
+one split is read.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from interlace_cli.data.captions import read_captioned
 from interlace_cli.data.filters import check_ratings, iter_kept
+from interlace_cli.data.image_names import choose_metadata, find_captions, is_metadata
+from interlace_cli.data.local_files import LocalFiles
+from interlace_cli.data.record_files import parse_records, read_words
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
-from interlace_cli.data.webdataset import PICTURES
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder, Roots
-from interlace_cli.io.files import parse_json
-
-METADATA = ("metadata.jsonl", "metadata.csv")
-"""The first of them that is there is taken."""
+from interlace_cli.io.split_names import TRAIN, describe_others, find_split_folder, to_split
+from interlace_cli.io.tables import TableError, read_table
 
 
 @dataclass(frozen=True)
 class ImageFolderSource:
-    """`rows`: `(where, row)` of each record, a row being a ValueError for a line that is not JSON. Every row names its
-    images by `file_name`, relative to the folder, and may not leave it."""
+    """`rows`: `(where, row)` of each record, a row being an UnusableRecordError for a line that cannot be read. Every
+    row names its images by `file_name`, relative to the root, and may not leave it."""
 
     name: str
     roots: Roots
     rows: Sequence[tuple[str, Any]]
     files_read: Sequence[FileRead]
+    notes: Sequence[str] = ()
     location: str | None = None
     revision: str | None = None
 
     def draw(self, selection: Selection) -> Draw:
         """The chosen rows in their order."""
-        return Draw(divide("rows", selection.choose(len(self.rows))), files_read=self.files_read)
+        return Draw(divide("rows", selection.choose(len(self.rows))), notes=self.notes, files_read=self.files_read)
 
     def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
         """The records of the rows whose indices are the unit's content."""
@@ -46,67 +49,80 @@ class ImageFolderSource:
         yield from iter_kept(chosen, partial(_build_record, selection, files), selection)
 
 
-def open_image_folder(folder: Path, sizes: dict[str, int]) -> ImageFolderSource:
-    """Reads the metadata file, or all captions. `sizes`: the files of `find_image_files` -> bytes. Raises DatasetError
-    for a file that cannot be read."""
-    files = FileRecorder({SOURCE: folder})
-    files.note_listed(sizes)
-    metadata = next((name for name in METADATA if name in sizes), None)
-    rows = list(_read_pairs(files, sizes) if metadata is None else _read_metadata(files, metadata))
-    return ImageFolderSource(folder.resolve().name, files.roots, rows, files.files)
+def open_image_folder(found: LocalFiles, split: str | None) -> ImageFolderSource:
+    """Reads the metadata files, or all captions. Raises DatasetError for a file that cannot be read, or a split that is
+    not there."""
+    files = FileRecorder({SOURCE: found.root})
+    files.note_listed(found.sizes)
+    has_metadata = any(map(is_metadata, found.sizes))
+    rows = list(_read_metadata(files, found.sizes) if has_metadata else _read_captions(files, found.sizes))
+    splits = {find_split_folder(path) or TRAIN for _, path, _ in rows}
+    wanted = to_split(split or TRAIN)
+    if rows and wanted not in splits:
+        folders = ", ".join(sorted(splits))
+        raise DatasetError(f"{found.root} has no split {wanted}; it has {folders}.", "Name another with --split.")
+    chosen = [(where, row) for where, path, row in rows if (find_split_folder(path) or TRAIN) == wanted]
+    notes = [*found.notes, *(describe_others(wanted, splits) if split is None else [])]
+    unnamed = _count_unnamed(found.pictures, wanted, rows)
+    if unnamed:
+        by = "that no metadata names" if has_metadata else "without a text file beside them"
+        notes.append(f"Not read: {unnamed:,} pictures {by}.")
+    return ImageFolderSource(found.root.resolve().name, files.roots, chosen, files.files, notes)
 
 
-def find_image_files(names: Collection[str]) -> list[str]:
-    """Of all files of a folder those that say which records there are: a metadata file, or each image that has a text
-    file beside it, and that. In the order of `names`."""
-    metadata = [name for name in METADATA if name in names][:1]
-    if metadata:
-        return metadata
-    pairs = {name: _to_text_name(name) for name in names if _is_picture(name) and _to_text_name(name) in names}
-    wanted = {*pairs, *pairs.values()}
-    return [name for name in names if name in wanted]
-
-
-def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower().removeprefix(".") in PICTURES
-
-
-def _to_text_name(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(".txt"))
+def _count_unnamed(pictures: Sequence[str], split: str, rows: Sequence[tuple[str, str, Any]]) -> int:
+    """How many pictures of the split no row names."""
+    named = {name for _, _, row in rows if isinstance(row, dict) for name in _find_names(row) or ()}
+    return sum((find_split_folder(name) or TRAIN) == split and name not in named for name in pictures)
 
 
 def _build_record(selection: Selection, files: FileRecorder, where: str, row: Any) -> RawRecord:
+    if isinstance(row, UnusableRecordError):
+        raise row
     if not isinstance(row, dict):
-        raise UnusableRecordError("line is not JSON")
+        raise UnusableRecordError("not an object")
     check_ratings(row, selection)
-    names = row.get("file_name", row.get("file_names"))
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    names = _find_names(row)
+    if names is None:
         raise UnusableRecordError("field file_name is missing")
     return read_captioned(row, where, tuple(files.read(SOURCE, name) for name in names))
 
 
-def _read_metadata(files: FileRecorder, name: str) -> Iterator[tuple[str, Any]]:
-    data = files.read_all(name)
-    if name.endswith(".jsonl"):
-        for number, line in enumerate(data.splitlines(), start=1):
-            if line.strip():
-                yield f"line {number}", parse_json(line)
-        return
-    try:
-        table = io.StringIO(data.decode("utf-8", "replace"), newline="")
-        for number, row in enumerate(csv.DictReader(table), start=2):
-            yield f"line {number}", row
-    except csv.Error as error:
-        path = files.roots[SOURCE] / name
-        raise DatasetError(f"{path} is not CSV: {error}.", "Write it anew, or as metadata.jsonl.") from error
+def _find_names(row: dict[str, Any]) -> list[str] | None:
+    """The names of the row's images; None where there is none, or something else."""
+    names = row.get("file_name", row.get("file_names"))
+    names = [names] if isinstance(names, str) else names
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
-def _read_pairs(files: FileRecorder, names: Collection[str]) -> Iterator[tuple[str, Any]]:
-    for name in names:
-        if _is_picture(name):
-            try:
-                caption = files.read(SOURCE, _to_text_name(name)).decode("utf-8", "replace")
-            except UnusableRecordError:
-                caption = ""
-            yield name, {"file_name": name, "caption": caption}
+def _read_metadata(files: FileRecorder, sizes: dict[str, int]) -> Iterator[tuple[str, str, Any]]:
+    """`(where, path, row)` of each row, images being named from the root; the path is that of its first image, or of
+    the metadata file itself, and says the split."""
+    for name in choose_metadata(sizes):
+        folder, path = PurePosixPath(name).parent, files.roots[SOURCE] / name
+        data = files.read_all(name)
+        try:
+            found = _number(read_table(data)) if name.endswith(".parquet") else parse_records(path, data)
+        except TableError as error:
+            raise DatasetError(f"{path} is not a Parquet file: {error}.", "Write it anew, or as JSONL.") from error
+        for line, row in found:
+            where = line if folder == PurePosixPath() else f"{name}: {line}"
+            names = _find_names(row) if isinstance(row, dict) else None
+            if names:
+                names = [str(folder / one) for one in names]
+                row = {**row, "file_name": names}
+            yield where, names[0] if names else name, row
+
+
+def _number(rows: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
+    return [(f"row {number}", row) for number, row in enumerate(rows)]
+
+
+def _read_captions(files: FileRecorder, sizes: dict[str, int]) -> Iterator[tuple[str, str, Any]]:
+    for name, text in find_captions(sizes).items():
+        row: Any = {"file_name": name}
+        try:
+            row["caption"] = read_words(files.read(SOURCE, text))
+        except UnusableRecordError as error:
+            row = error
+        yield name, name, row

@@ -6,18 +6,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from interlace_cli.data import chartqa, scienceqa, textvqa
 from interlace_cli.data.demo import DemoSource
 from interlace_cli.data.finevision import open_finevision
-from interlace_cli.data.image_folder import find_image_files, open_image_folder
+from interlace_cli.data.image_folder import open_image_folder
 from interlace_cli.data.local import open_local
+from interlace_cli.data.local_files import EXPECTED, LocalFiles, find_file, find_in_folder
 from interlace_cli.data.source import Source
 from interlace_cli.data.tables import RowReader, TableSource
 from interlace_cli.data.webdataset import open_webdataset
-from interlace_cli.errors import MissingInputError
-from interlace_cli.io.file_records import IMAGES, SOURCE, Roots
+from interlace_cli.errors import MissingInputError, UsageError
 from interlace_cli.io.paths import expand_home, list_files
 from interlace_cli.io.repositories import find_table_files, open_repository, open_tables
 
@@ -33,27 +32,12 @@ NAMES = ("demo", "finevision", *QUESTIONS)
 @dataclass(frozen=True)
 class SourceLocation:
     """Where a source's data is looked for: images under `image_root`, a Hub dataset at `revision`, or in `mirror`, a
-    local copy of its repository."""
+    local copy of its repository; of a folder with several splits in `split`, or in `train`."""
 
     image_root: Path | None = None
     revision: str | None = None
     mirror: Path | None = None
-
-
-@dataclass(frozen=True)
-class LocalFiles:
-    """What a source is on this machine. `root`: the folder of its own files; `sizes`: path below `root` -> bytes, of
-    those files that say which records there are; `image_root`: where images that records name are looked for."""
-
-    kind: Literal["tables", "shards", "records", "images"]
-    root: Path
-    sizes: dict[str, int]
-    image_root: Path | None = None
-
-    @property
-    def roots(self) -> Roots:
-        """As a source that is opened has them."""
-        return {SOURCE: self.root} | ({} if self.image_root is None else {IMAGES: self.image_root})
+    split: str | None = None
 
 
 def open_source(name: str, location: SourceLocation = SourceLocation()) -> Source:
@@ -78,12 +62,12 @@ def open_source(name: str, location: SourceLocation = SourceLocation()) -> Sourc
 
 def find_local_files(name: str, location: SourceLocation) -> LocalFiles | None:
     """What `open_source` would read of this machine's files; None where that is nothing, or there is no such source.
-    Opens no file."""
+    Raises DatasetError or UsageError for what cannot be read."""
     path = expand_home(name)
     if name not in NAMES and path.is_file():
-        return _find_file(path, location.image_root)
+        return find_file(path, location.image_root, location.split)
     if name not in NAMES and path.is_dir():
-        return _find_in_folder(path, location.image_root)
+        return find_in_folder(path, location.image_root, location.split)
     if location.mirror is None or name == "demo" or not (name in NAMES or _is_hub_id(name)):
         return None
     return LocalFiles("tables", location.mirror, find_table_files(list_files(location.mirror)))
@@ -93,37 +77,19 @@ def _open_local(path: Path, location: SourceLocation) -> Source:
     found = find_local_files(str(path), location)
     if found is None:
         raise MissingInputError(f"{path} is gone.")
+    if not found.sizes:
+        raise MissingInputError(f"{path} has no file of records, and no image with a text file beside it.", EXPECTED)
+    if location.image_root is not None and found.image_root is None:
+        raise UsageError(f"--image-root is for records that name images, and {path} has its own.", "Leave it out.")
     name = path.resolve().name if path.is_dir() else path.name
     if found.kind == "tables":
-        return TableSource(open_tables(found.root, found.sizes, name), name, image_root=found.image_root)
+        repository = open_tables(found.root, found.sizes, name, splits=found.splits)
+        return TableSource(repository, name, image_root=found.image_root, notes=found.notes)
     if found.kind == "shards":
-        return open_webdataset(found.root, found.sizes, name)
+        return open_webdataset(found.root, found.sizes, name, found.notes)
     if found.kind == "records":
-        return open_local(path, location.image_root)
-    if not found.sizes:
-        raise MissingInputError(
-            f"{path} has no Parquet, tar or metadata file, and no image with a text file beside it.",
-            "Give a dataset's folder.",
-        )
-    return open_image_folder(path, found.sizes)
-
-
-def _find_file(path: Path, image_root: Path | None) -> LocalFiles:
-    sizes = {path.name: path.stat().st_size}
-    if path.suffix == ".tar":
-        return LocalFiles("shards", path.parent, sizes)
-    kind: Literal["tables", "records"] = "tables" if path.suffix == ".parquet" else "records"
-    return LocalFiles(kind, path.parent, sizes, image_root or path.parent)
-
-
-def _find_in_folder(path: Path, image_root: Path | None) -> LocalFiles:
-    sizes = list_files(path)
-    if any(name.endswith(".parquet") for name in sizes):
-        return LocalFiles("tables", path, find_table_files(sizes), image_root or path)
-    shards = {name: size for name, size in sizes.items() if name.endswith(".tar")}
-    if shards:
-        return LocalFiles("shards", path, shards)
-    return LocalFiles("images", path, {name: sizes[name] for name in find_image_files(sizes)})
+        return open_local(found, name)
+    return open_image_folder(found, location.split)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -30,11 +30,12 @@ def assign_splits(
     """Sample id -> split. Samples that share an image, directly or through others, stay together, and so do those
     without images that say the same: `texts` are the keys of what they say, by id.
 
-    The groups are put in an order by a hash of the seed; the first `holdout` of them are held out, then `calibration`
+    The groups are put in an order by a hash of the seed and their first id: the same records have the same splits in
+    whatever format their images are stored. The first `holdout` of them are held out, then `calibration`
     of what is left. With three groups or more no split that is wanted stays empty.
     """
     groups = _group_by_image(samples, texts or {})
-    order = sorted(groups, key=lambda key: hashlib.sha256(f"{selection.seed}/{key}".encode()).digest())
+    order = sorted(groups, key=lambda key: _hash_group(selection.seed, groups[key]))
     least = 1 if len(order) >= 3 else 0
     heldout = max(round(selection.holdout * len(order)), least if selection.holdout else 0)
     rest = len(order) - heldout
@@ -44,6 +45,10 @@ def assign_splits(
         split = "heldout" if index < heldout else "calibration" if index < heldout + calibration else "train"
         result.update(dict.fromkeys(groups[key], split))
     return result
+
+
+def _hash_group(seed: int, ids: Sequence[str]) -> bytes:
+    return hashlib.sha256(f"{seed}/{min(ids)}".encode()).digest()
 
 
 def order_by_image(samples: Sequence[S]) -> list[S]:

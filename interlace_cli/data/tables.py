@@ -19,7 +19,8 @@ from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError, UsageError
 from interlace_cli.io.file_records import IMAGES, SOURCE, FileRecorder, Roots
-from interlace_cli.io.repositories import Repository, find_tables
+from interlace_cli.io.repositories import Repository, find_splits, find_tables
+from interlace_cli.io.split_names import describe_others
 from interlace_cli.io.tables import FileFacts, TableError, read_facts, read_rows
 
 SourceRow = dict[str, Any]
@@ -69,6 +70,7 @@ class TableSource:
     defaults: TableDefaults = TableDefaults()
     reader: RowReader = read_conversation
     image_root: Path | None = None
+    notes: Sequence[str] = ()
 
     @property
     def location(self) -> str | None:
@@ -105,7 +107,7 @@ class TableSource:
             drawn.append(draw)
         is_everything = sum(wanted.values()) == sum(available.values())
         method = None if is_everything else selection.method
-        return Draw(units, method, drawn, files_read=recorder.files)
+        return Draw(units, method, drawn, self._describe_splits(selection), recorder.files)
 
     def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
         """The records of the chosen rows of one file."""
@@ -158,7 +160,11 @@ class TableSource:
         split = selection.hub_split or self.defaults.split
         parts = find_tables(self.repository, split)
         if not parts:
-            raise DatasetError(f"{self.name} has no Parquet file of the split {split}.", "Name another with --split.")
+            others = ", ".join(find_splits(self.repository))
+            has = f"; it has {others}" if others else ""
+            raise DatasetError(
+                f"{self.name} has no Parquet file of the split {split}{has}.", "Name another with --split."
+            )
         unknown = [name for name in (*selection.subsets, *selection.exclude) if name not in parts]
         if unknown:
             raise UsageError(f"{self.name} has no subset {unknown[0]}.", f"It has {_describe(list(parts))}.")
@@ -173,6 +179,13 @@ class TableSource:
         if not chosen:
             raise UsageError("--exclude leaves no subset.", "Exclude fewer.")
         return {name: parts[name] for name in chosen}
+
+    def _describe_splits(self, selection: Selection) -> list[str]:
+        splits = find_splits(self.repository) if selection.hub_split is None else []
+        # The same files may stand under two names.
+        own = find_tables(self.repository, self.defaults.split)
+        others = [split for split in splits if find_tables(self.repository, split) != own]
+        return [*self.notes, *describe_others(self.defaults.split, others)]
 
     def _find_limits(self, selection: Selection) -> tuple[int | None, int | None]:
         own = self.defaults

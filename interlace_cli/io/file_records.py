@@ -25,7 +25,7 @@ import orjson
 
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.files import parse_json
-from interlace_cli.io.images import MOST_BYTES
+from interlace_cli.io.images import MOST_BYTES, TOO_LARGE
 from interlace_cli.io.integrity import BLOCK, CHUNK
 from interlace_cli.io.paths import find_inside
 
@@ -105,7 +105,7 @@ class FileRecorder:
             found = _to_record(known.name, file.stat())
             if (found.size or 0) > MOST_BYTES:
                 known = found
-                raise UnusableRecordError(f"image is larger than {MOST_BYTES >> 20} MiB")
+                raise UnusableRecordError(TOO_LARGE)
             data = file.read_bytes()
             known = found._replace(digest=digest_content(io.BytesIO(data)))
         except FileNotFoundError as error:

@@ -3,7 +3,6 @@ fetched."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,10 @@ from typing import Any, BinaryIO
 from interlace_cli.errors import DatasetError, MissingInputError
 from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder
 from interlace_cli.io.paths import list_files
+from interlace_cli.io.split_names import TRAIN, choose_files, list_splits
 
 CARD = "README.md"
+TABLES = (".parquet", ".arrow")
 CONVERTED = "refs/convert/parquet"
 """The branch in which the Hub keeps every dataset as Parquet, whatever its own files are."""
 
@@ -70,49 +71,76 @@ def open_folder(folder: Path, location: str | None = None, revision: str | None 
 
 
 def open_tables(
-    root: Path, sizes: Mapping[str, int], name: str, location: str | None = None, revision: str | None = None
+    root: Path,
+    sizes: Mapping[str, int],
+    name: str,
+    location: str | None = None,
+    revision: str | None = None,
+    splits: Mapping[str, str] | None = None,
 ) -> Repository:
-    """The local files `sizes` (path below `root` -> bytes), of which README.md is the card. Raises DatasetError if that
-    cannot be read."""
+    """The local files `sizes` (path below `root` -> bytes), of which README.md is the card. `splits`: split -> the
+    pattern of its files, where they are known from elsewhere. Raises DatasetError if a file cannot be read."""
     files = FileRecorder({SOURCE: root})
     files.note_listed(sizes)
-    card = _parse_card(files.read_all(CARD).decode("utf-8", "replace")) if CARD in sizes else {}
+    card: dict[str, Any] = {}
+    for path in sizes:
+        if not path.endswith(TABLES):
+            # What describes the tables is read whole, so that a change in it is seen.
+            content = files.read_all(path)
+            card = _parse_card(content) if path == CARD else card
+    if splits is not None:
+        card = {"configs": [{"data_files": [{"split": split, "path": path} for split, path in splits.items()]}]}
     return Repository(
         name, location, revision, dict(sizes), card, lambda path: (root / path).open("rb"), root, files.files
     )
 
 
 def find_table_files(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Of all files of a folder those that say which records there are: Parquet files, and the card."""
-    return {path: size for path, size in sizes.items() if path.endswith(".parquet") or path == CARD}
+    """Of all files of a folder those that say which records there are: tables, and the card."""
+    return {path: size for path, size in sizes.items() if path.endswith(TABLES) or path == CARD}
 
 
-def find_tables(repository: Repository, split: str = "train") -> dict[str, list[str]]:
-    """Subset -> its Parquet files of the split, subsets in the repository's own order.
+def find_tables(repository: Repository, split: str = TRAIN) -> dict[str, list[str]]:
+    """Subset -> its tables of the split, subsets in the repository's own order.
 
-    By the patterns in the card if it has any; else by folder, the split being part of a file's name or of its folder's;
-    files that name no split count as train.
+    By the patterns in the card if it has any; else by folder, the split being part of a file's name or of its folder's
+    (`io/split_names.py`).
     """
-    tables = sorted(path for path in repository.files if path.endswith(".parquet"))
+    tables = _list_tables(repository)
     found: dict[str, list[str]] = {}
-    for config in repository.card.get("configs") or []:
-        data_files = config.get("data_files")
-        if not isinstance(data_files, list):
-            continue
-        patterns = [item.get("path") for item in data_files if isinstance(item, dict) and item.get("split") == split]
-        flat = [one for pattern in patterns for one in (pattern if isinstance(pattern, list) else [pattern])]
-        chosen = [path for path in tables if any(fnmatchcase(path, _to_glob(str(one))) for one in flat)]
+    for name, patterns in _iter_patterns(repository):
+        flat = [pattern for own, pattern in patterns if own == split]
+        chosen = [path for path in tables if any(fnmatchcase(path, _to_glob(one)) for one in flat)]
         if chosen:
-            found[str(config.get("config_name", "default"))] = chosen
+            found[name] = chosen
     if found:
         return found
-    for path in tables:
+    for path in choose_files(tables, split):
         parts = Path(path).with_suffix("").parts
-        named = re.findall(r"(?<![a-z])(?:train|val(?:idation)?|test|dev)(?![a-z])", "/".join(parts[-2:]).lower())
         folder = "/".join(part for part in parts[:-1] if part not in ("data", split))
-        if (named[-1] if named else "train") == split:
-            found.setdefault(folder or "default", []).append(path)
+        found.setdefault(folder or "default", []).append(path)
     return found
+
+
+def find_splits(repository: Repository) -> list[str]:
+    """The splits that the repository has, sorted: those of the card, else those that its tables are named after."""
+    named = {split for _, patterns in _iter_patterns(repository) for split, _ in patterns}
+    return sorted(named) or list_splits(_list_tables(repository))
+
+
+def _list_tables(repository: Repository) -> list[str]:
+    return sorted(path for path in repository.files if path.endswith(".parquet" if repository.is_remote else TABLES))
+
+
+def _iter_patterns(repository: Repository) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Subset -> `(split, pattern)` of the card."""
+    for config in repository.card.get("configs") or []:
+        data_files = config.get("data_files")
+        if isinstance(data_files, list):
+            items = [item for item in data_files if isinstance(item, dict)]
+            paths = [(str(item.get("split")), item.get("path")) for item in items]
+            flat = [(split, str(one)) for split, path in paths for one in (path if isinstance(path, list) else [path])]
+            yield str(config.get("config_name", "default")), flat
 
 
 def count_examples(repository: Repository, split: str = "train") -> dict[str, int]:
@@ -131,8 +159,11 @@ def _to_glob(pattern: str) -> str:
     return pattern.removeprefix("./").replace("[", "[[]").replace("**", "*")
 
 
-def _parse_card(text: str) -> dict[str, Any]:
+def _parse_card(content: bytes) -> dict[str, Any]:
+    """Of a card the names of files count, and not its words: one in another encoding is read as far as it goes."""
     from huggingface_hub import RepoCard
+
+    text = content.decode("utf-8-sig", "replace")
 
     try:
         return dict(RepoCard(text, ignore_metadata_errors=True).data.to_dict())  # type: ignore[no-untyped-call]

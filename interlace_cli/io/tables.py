@@ -1,12 +1,18 @@
-"""Parquet files: their footers, and chosen rows of one row group."""
+"""Parquet files: their footers, and chosen rows of one row group. Arrow files, as `datasets` keeps them, are one row
+group each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BATCH = 64
+_ARROW_FILE = b"ARROW1"
 
 
 class TableError(Exception):
@@ -26,6 +32,9 @@ def read_facts(file: BinaryIO) -> FileFacts:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if _is_arrow(file):
+        table = _open_arrow(file)
+        return FileFacts((table.num_rows,), (table.get_total_buffer_size(),))
     try:
         metadata = pq.read_metadata(file)
     except pa.ArrowException as error:
@@ -35,12 +44,34 @@ def read_facts(file: BinaryIO) -> FileFacts:
     return FileFacts(tuple(group.num_rows for group in groups), stored)
 
 
+def _is_arrow(file: BinaryIO) -> bool:
+    name = getattr(file, "name", None)
+    return isinstance(name, str | Path) and str(name).endswith(".arrow")
+
+
+def _open_arrow(file: BinaryIO) -> pa.Table:
+    """A local file in Arrow's stream or file format, mapped into memory and not read. Raises TableError."""
+    import pyarrow as pa
+
+    try:
+        mapped = pa.memory_map(str(file.name))
+        is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+        return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(str(error)) from error
+
+
 def read_rows(file: BinaryIO, group: int, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The rows with the indices `rows` of row group `group`, as dictionaries. They are converted BATCH at a time, so
     that few images are in memory as Python objects. Raises TableError if the group is broken."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if _is_arrow(file):
+        mapped = _open_arrow(file)
+        # One by one: a file is hundreds of MB, of which a row is a few.
+        yield from (mapped.slice(row, 1).to_pylist()[0] for row in rows)
+        return
     try:
         # The ranges of a group are joined and fetched together.
         table = pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
@@ -50,4 +81,15 @@ def read_rows(file: BinaryIO, group: int, rows: Sequence[int]) -> Iterator[dict[
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
             raise
+        raise TableError(str(error)) from error
+
+
+def read_table(data: bytes) -> list[dict[str, Any]]:
+    """All rows of a small Parquet file. Raises TableError if it is broken."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_table(pa.BufferReader(data)).to_pylist())
+    except (pa.ArrowException, OSError) as error:
         raise TableError(str(error)) from error

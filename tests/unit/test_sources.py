@@ -295,7 +295,7 @@ def test_what_is_no_source_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"there is no source nothing\. Give one of demo, finevision"):
         make_dataset("nothing", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingInputError, match="has no Parquet, tar or metadata file"):
+    with pytest.raises(MissingInputError, match="has no file of records, and no image with a text file"):
         make_dataset(tmp_path / "empty", tmp_path / "out")
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     with pytest.raises(InterlaceError, match="is not a Parquet file"):

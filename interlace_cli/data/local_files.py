@@ -1,0 +1,157 @@
+"""What a local file or folder is, by the names of its files: which form of data set, and which of them to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from interlace_cli.data.image_names import choose_metadata, find_caption_files, is_metadata, is_picture
+from interlace_cli.data.record_files import is_record_file
+from interlace_cli.errors import DatasetError, UsageError
+from interlace_cli.io.file_records import IMAGES, SOURCE, Roots
+from interlace_cli.io.files import parse_json
+from interlace_cli.io.paths import list_files
+from interlace_cli.io.repositories import CARD, TABLES, find_table_files
+from interlace_cli.io.split_names import TRAIN, choose_files, describe_others, list_splits
+
+Kind = Literal["tables", "shards", "records", "images"]
+RESERVED = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files that describe a data set and hold none (`datasets.data_files.FILES_TO_IGNORE`)."""
+EXPECTED = (
+    "Expected are Parquet, JSON, JSONL, CSV, TSV or tar files, a folder of `save_to_disk`, or images with a"
+    " metadata.jsonl or metadata.csv (column file_name, and a conversation or a caption), or a text file beside each."
+)
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """What a source is on this machine. `root`: the folder of its own files; `sizes`: path below `root` -> bytes, of
+    those files that say which records there are; `image_root`: where images that records name are looked for; `splits`:
+    split -> pattern of its tables, where files of another kind say so; `pictures`: all pictures of a folder of images;
+    `notes`: sentences on what is not read."""
+
+    kind: Kind
+    root: Path
+    sizes: dict[str, int]
+    image_root: Path | None = None
+    splits: Mapping[str, str] | None = None
+    pictures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def roots(self) -> Roots:
+        """As a source that is opened has them."""
+        return {SOURCE: self.root} | ({} if self.image_root is None else {IMAGES: self.image_root})
+
+
+def find_file(path: Path, image_root: Path | None, split: str | None) -> LocalFiles:
+    """Of one file. Raises UsageError for a split, which no single file has."""
+    if split is not None:
+        raise UsageError(f"--split says which files of a folder to read, and {path} is one file.", "Leave it out.")
+    sizes = {path.name: path.stat().st_size}
+    if path.suffix == ".tar":
+        return LocalFiles("shards", path.parent, sizes)
+    if path.suffix in TABLES:
+        return LocalFiles("tables", path.parent, sizes, image_root or path.parent, {TRAIN: path.name})
+    return LocalFiles("records", path.parent, sizes, image_root or path.parent)
+
+
+def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> LocalFiles:
+    """Of a folder. Where it holds files of several forms, the first that is there of these is read: tables, tar files,
+    images with metadata, images with captions, files of records; a note names the others. `split`: which one of several
+    to read; None is `train`. Raises DatasetError for a split that is not there."""
+    sizes = list_files(path)
+    saved = _find_saved(path, sizes, image_root)
+    if saved is not None:
+        return saved
+    names = [name for name in sizes if not _is_reserved(name)]
+    pictures = [name for name in names if is_picture(name)]
+    # A table of this name is one like any other where there are no pictures that it could name.
+    metadata = [name for name in names if is_metadata(name) and (pictures or not name.endswith(TABLES))]
+    tables = [name for name in names if name.endswith(TABLES) and name not in metadata]
+    shards = [name for name in names if name.endswith(".tar")]
+    captions = find_caption_files(names)
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures}
+    # A JSON file beside a picture of its name describes that.
+    records = [name for name in names if is_record_file(name) and _find_stem(name) not in stems]
+    records = [name for name in records if name not in metadata]
+    found = {"tables": tables, "shards": shards, "metadata": metadata, "captions": captions, "records": records}
+    kind = next((kind for kind, files in found.items() if files), "captions")
+    found["metadata"] = choose_metadata(metadata)
+    read = {*found[kind], *found["captions"]}
+    others = sorted(name for name in (*metadata, *tables, *shards, *records) if name not in read)
+    notes = _describe_unread(others)
+    if kind == "tables":
+        # The split is chosen by the source, which reads the card.
+        own = find_table_files(_pick(sizes, [*tables, CARD]))
+        return LocalFiles("tables", path, own, image_root or path, notes=notes)
+    if kind in ("metadata", "captions"):
+        return LocalFiles("images", path, _pick(sizes, found[kind]), pictures=tuple(pictures), notes=notes)
+    wanted = choose_files(found[kind], split or TRAIN)
+    splits = list_splits(found[kind])
+    if not wanted:
+        has = ", ".join(splits)
+        raise DatasetError(f"{path} has no split {split or TRAIN}; it has {has}.", "Name another with --split.")
+    if split is None:
+        notes += tuple(describe_others(TRAIN, splits))
+    if kind == "shards":
+        return LocalFiles("shards", path, _pick(sizes, wanted), notes=notes)
+    return LocalFiles("records", path, _pick(sizes, wanted), image_root or path, notes=notes)
+
+
+def _find_saved(path: Path, sizes: Mapping[str, int], image_root: Path | None) -> LocalFiles | None:
+    """A folder of `datasets.Dataset.save_to_disk` or `DatasetDict.save_to_disk`. Other Arrow files in it are caches of
+    `datasets`."""
+    if "dataset_dict.json" in sizes:
+        named = _read_object(path / "dataset_dict.json").get("splits")
+        folders = {str(name): f"{name}/" for name in named} if isinstance(named, list) else {}
+    elif "state.json" in sizes and "dataset_info.json" in sizes:
+        folders = {TRAIN: ""}
+        own = _read_object(path / "state.json").get("_split")
+        folders |= {own: ""} if isinstance(own, str) else {}
+    else:
+        return None
+    wanted = ["dataset_dict.json"] if "dataset_dict.json" in sizes else []
+    for folder in dict.fromkeys(folders.values()):
+        state = _read_object(path / folder / "state.json")
+        files = state.get("_data_files")
+        listed = [item.get("filename") for item in files if isinstance(item, dict)] if isinstance(files, list) else []
+        missing = [f"{folder}{name}" for name in listed if f"{folder}{name}" not in sizes]
+        if not listed or missing:
+            what = f"lacks {missing[0]}" if missing else f"names no data file in {folder}state.json"
+            raise DatasetError(f"{path} is a folder of save_to_disk, and {what}.", "Save it again.")
+        wanted += [f"{folder}state.json", *(f"{folder}{name}" for name in listed)]
+    splits = {split: f"{folder}*.arrow" for split, folder in folders.items()}
+    return LocalFiles("tables", path, _pick(sizes, wanted), image_root or path, splits)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror or error}.", "Save the data set again.") from error
+    if not isinstance(found, dict):
+        raise DatasetError(f"{path} is not a JSON object.", "Save the data set again.")
+    return found
+
+
+def _is_reserved(name: str) -> bool:
+    return PurePosixPath(name).name in RESERVED
+
+
+def _find_stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _pick(sizes: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    wanted = set(names)
+    return {name: size for name, size in sizes.items() if name in wanted}
+
+
+def _describe_unread(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (f"Not read: {', '.join(names[:3])}{more}. Give a file or folder by itself to read it.",)

@@ -1,0 +1,158 @@
+"""A file of records, as bytes -> its rows: a JSON list, JSON lines, an object of records or of columns, CSV, TSV; each
+also compressed (gz, bz2, zst). Pure.
+
+A row is `(where, data)`, data being an UnusableRecordError for a line that cannot be read: it costs one record.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from interlace_cli.data.csv_rows import parse_csv
+from interlace_cli.errors import DatasetError, UnusableRecordError
+from interlace_cli.io.files import parse_json
+from interlace_cli.io.text import NOT_UTF8, TextError, decode_text, to_utf8
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+TABLE_SUFFIXES = (".csv", ".tsv")
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+MOST_UNPACKED = 16 << 30
+"""Bytes. What is compressed may claim any size, and all of it is held in memory."""
+CONVERSATIONS = ("conversations", "messages", "texts")
+FORMS = "Give a JSON, JSONL, CSV, TSV, Parquet or tar file, or a folder of such files or of images."
+
+Row = tuple[str, Any]
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a small file holds, which says one record. Raises UnusableRecordError."""
+    found = parse_json(raw)
+    if isinstance(found, ValueError):
+        found = parse_json(read_words(raw).encode())
+    if not isinstance(found, dict):
+        raise UnusableRecordError("the JSON is not an object")
+    return found
+
+
+def read_words(raw: bytes) -> str:
+    """The text that a small file holds. Raises UnusableRecordError for one in another encoding."""
+    try:
+        return decode_text(raw)
+    except TextError as error:
+        raise UnusableRecordError(NOT_UTF8, f"byte {error.offset}") from error
+
+
+def is_record_file(name: str) -> bool:
+    """Whether `name` is that of a file of records."""
+    return find_suffix(name) in (*JSON_SUFFIXES, *TABLE_SUFFIXES)
+
+
+def find_suffix(name: str) -> str:
+    """The suffix in small letters, without that of a compression: `.jsonl` of `a.jsonl.gz`."""
+    path = PurePath(name.lower())
+    return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix
+
+
+def parse_records(path: PurePath, raw: bytes) -> list[Row]:
+    """The rows of the file `path` with the content `raw`. Raises DatasetError where not even its rows can be told
+    apart: a broken JSON list, a broken CSV, a file that is no text."""
+    raw = _unpack(path, raw)
+    suffix = find_suffix(path.name)
+    try:
+        if suffix in TABLE_SUFFIXES:
+            return list(parse_csv(path, decode_text(raw)))
+        data = to_utf8(raw)
+        return _parse_list(path, data) if data.lstrip()[:1] == b"[" else _parse_lines(path, data)
+    except TextError as error:
+        raise _not_text(path, error) from error
+
+
+def _parse_list(path: PurePath, data: bytes) -> list[Row]:
+    found = parse_json(data)
+    if isinstance(found, list):
+        return _number(found)
+    decode_text(data)
+    raise DatasetError(f"{path} begins like a JSON list and is broken: {found}.", "Correct the file.")
+
+
+def _parse_lines(path: PurePath, data: bytes) -> list[Row]:
+    # Files that were joined have a mark at the start of each.
+    lines = [
+        (number, line.removeprefix(codecs.BOM_UTF8))
+        for number, line in enumerate(data.splitlines(), start=1)
+        if line.strip()
+    ]
+    first = parse_json(lines[0][1]) if lines else None
+    if len(lines) == 1 or (isinstance(first, ValueError) and data.lstrip()[:1] == b"{"):
+        whole = parse_json(data)
+        if isinstance(whole, dict):
+            return _number(_open_object(whole))
+    rows = [_parse_line(number, line) for number, line in lines]
+    if rows and b"\0" in data and all(isinstance(row, UnusableRecordError) for _, row in rows):
+        raise DatasetError(f"{path} is not a text file.", FORMS)
+    return rows
+
+
+def _parse_line(number: int, line: bytes) -> Row:
+    where, found = f"line {number}", parse_json(line)
+    if not isinstance(found, ValueError):
+        return where, found
+    try:
+        decode_text(line)
+    except TextError as error:
+        return where, UnusableRecordError(NOT_UTF8, f"byte {error.offset}")
+    return where, UnusableRecordError("line is not JSON")
+
+
+def _open_object(whole: dict[str, Any]) -> list[Any]:
+    """The records in an object that is a whole file: those of its only list of objects (`{"data": [...]}`), the rows
+    of its columns (`{"image": [...], "question": [...]}`), or the object itself."""
+    talks = [whole[name] for name in CONVERSATIONS if name in whole]
+    if any(isinstance(talk, list) and talk and isinstance(talk[0], dict) for talk in talks):
+        return [whole]
+    lists = [value for value in whole.values() if isinstance(value, list)]
+    inner = [value for value in lists if value and all(isinstance(item, dict) for item in value)]
+    if len(inner) == 1 and not talks:
+        return list(inner[0])
+    if len(lists) == len(whole) > 1 and len({len(value) for value in lists}) == 1:
+        return [dict(zip(whole, values, strict=True)) for values in zip(*lists, strict=True)]
+    return [whole]
+
+
+def _number(items: Sequence[Any]) -> list[Row]:
+    return [(f"record {index}", item) for index, item in enumerate(items)]
+
+
+def _unpack(path: PurePath, raw: bytes) -> bytes:
+    codec = COMPRESSIONS.get(path.suffix.lower())
+    if codec is None:
+        return raw
+    import pyarrow as pa
+
+    try:
+        parts = list(_read_unpacked(raw, codec))
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{path} cannot be unpacked: {error}.", "Unpack it yourself, or write it anew.") from error
+    if sum(map(len, parts)) > MOST_UNPACKED:
+        raise DatasetError(f"{path} unpacks to more than {MOST_UNPACKED >> 30} GiB.", "Write it as Parquet.")
+    return b"".join(parts)
+
+
+def _read_unpacked(raw: bytes, codec: str) -> Iterator[bytes]:
+    import pyarrow as pa
+
+    left = MOST_UNPACKED
+    with pa.CompressedInputStream(pa.BufferReader(raw), codec) as stream:
+        while left >= 0 and (part := stream.read(1 << 24)):
+            left -= len(part)
+            yield part
+
+
+def _not_text(path: PurePath, error: TextError) -> DatasetError:
+    return DatasetError(
+        f"{path} is not UTF-8: {error.detail}.",
+        "Save it as UTF-8 (in Excel: CSV UTF-8), or give a file of another form.",
+    )
