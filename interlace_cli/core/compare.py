@@ -40,7 +40,7 @@ from interlace_cli.options.plan import CRITERIA, SEARCHES, STRATEGIES, TUNED, Pl
 from interlace_cli.report.comparison import build_csv, build_markdown
 from interlace_cli.report.figure import build_figure
 from interlace_cli.sparsity.pattern import Pattern
-from interlace_cli.strategies.needs import find_groupings, find_importances
+from interlace_cli.strategies.needs import complete_analysis
 
 GRID = ("strategies", "ratios", "seeds", "objective", "compensate", "baselines")
 """The options that are lists: a table may grow by them."""
@@ -62,13 +62,10 @@ def compare(options: CompareOptions, progress: Progress, on_step: StepCallback =
     _check_replaceable(options)
     if options.anew or not (Workspace(options.workspace).root / "compare.json").exists():
         check_machine(options)
-    needed = {name for one in grid for name in find_importances(one.options)}
-    groups = find_groupings(options.plan)
-    analysis = replace(
-        options.analyze,
-        importance=(*options.analyze.importance, *sorted(needed - set(options.analyze.importance))),
-        by=(*options.analyze.by, *sorted(groups - set(options.analyze.by))),
-    )
+    plans = [options.plan, *(one.options for one in grid)]
+    assert options.model is not None
+    layers = load_constraints(options.model, options.analyze.stack).num_layers
+    analysis = complete_analysis(options.analyze, plans, lambda: layers)
     measure_model(replace(options, analyze=analysis), progress, on_step)
     cells = open_grid(options, grid, progress)
     cells.decide_plans()

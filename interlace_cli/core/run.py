@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.run import RunOptions
 from interlace_cli.options.shared import WORKSPACE
 from interlace_cli.strategies.decide import check_reach
-from interlace_cli.strategies.needs import find_groupings, find_importances
+from interlace_cli.strategies.needs import complete_analysis
 
 O = TypeVar("O", RunOptions, CompareOptions)  # noqa: E741 - the usual name
 STEPS = ("prepare", "analyze", "plan", "prune", "finetune", "eval", "export")
@@ -91,6 +92,10 @@ def measure_model(options: CompareOptions, progress: Progress, on_step: StepCall
     chain = Chain(RunOptions(**made, **shared), progress, on_step)
     for name in STEPS[:2]:
         chain.bring_up_to_date(name)
+
+
+def _count_layers(model: str, stack: str | None) -> int:
+    return plan.load_constraints(model, stack).num_layers
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,9 @@ class Chain:
     def _complete_analysis(self, common: dict[str, Any]) -> AnalyzeOptions:
         """With all that the plan chooses by."""
         o = self.options
-        needed, groups = find_importances(o.plan), find_groupings(o.plan)
-        return replace(
-            o.analyze,
-            model=o.model,
-            importance=(*o.analyze.importance, *sorted(needed - set(o.analyze.importance))),
-            by=(*o.analyze.by, *sorted(groups - set(o.analyze.by))),
-            **common,
-        )
+        assert o.model is not None
+        count_layers = partial(_count_layers, o.model, o.analyze.stack or o.plan.stack)
+        return replace(complete_analysis(o.analyze, [o.plan], count_layers), model=o.model, **common)
 
     def check_options(self) -> None:
         """All that can be known before anything is read but the model's config."""

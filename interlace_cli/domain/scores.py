@@ -28,7 +28,7 @@ class Scores:
     - `loss_increase[i]`: loss with layer i dropped minus dense loss, in nats per answer token.
     - `taylor_activation[i]`: first-order estimate of the size of that change.
     - `taylor_weight[i]`: sum of |weight * gradient| over layer i.
-    - `path`: the layers in the order in which the greedy search by loss drops them.
+    - `path`: the layers in the order in which the greedy search by loss drops them, those `unsearched` left alone.
 
     A list may be shorter than the model allows; a span without a score is never chosen.
     """
@@ -42,6 +42,7 @@ class Scores:
     taylor_activation: Sequence[float] = ()
     taylor_weight: Sequence[float] = ()
     path: Sequence[int] = ()
+    unsearched: frozenset[int] = frozenset()
 
     def without_last(self) -> Scores:
         """The scores without spans that hold the last layer (i in 0 ... L-p-1), as in INTERLACE's released scripts."""

@@ -188,6 +188,8 @@ def _find_protected(options: PlanOptions, layers: int, constraints: ModelConstra
 def _select(task: SelectionTask, options: PlanOptions, constraints: ModelConstraints) -> list[Pick]:
     """The strategy's picks. Raises RatioError that names the largest ratio and what stands in its way."""
     select = STRATEGIES[options.chosen_strategy]
+    if options.chosen_strategy == "sleb":
+        _check_search(task, options)
     picks = select(task)
     if sum(len(pick.drop) for pick in picks) == task.count:
         return picks
@@ -210,6 +212,21 @@ def _select(task: SelectionTask, options: PlanOptions, constraints: ModelConstra
         f" protected are {describe_layers(task.protected)}{lonely}.{because}",
         f"Ask for --drop {reach} or less, protect fewer layers, {_advise(options)}." if reach else "",
     )
+
+
+def _check_search(task: SelectionTask, options: PlanOptions) -> None:
+    """Raises UsageError if the greedy search left layers alone that the plan does not protect: it may have dropped
+    others in their place. A layer that only the plan protects ends the path, which is right up to there."""
+    unasked = task.scores.unsearched - task.protected
+    if options.paper:
+        unasked -= {task.scores.num_layers - 1}
+    if unasked:
+        words = f'--protect "{describe_layers(task.protected)}"' if task.protected else '--protect ""'
+        raise UsageError(
+            f"the greedy search by loss left layers {describe_layers(sorted(unasked))} alone, and this plan does not"
+            " protect them.",
+            f"Search again: `interlace analyze --importance loss {words}`.",
+        )
 
 
 def _advise(options: PlanOptions) -> str:

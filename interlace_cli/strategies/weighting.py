@@ -28,6 +28,7 @@ def build_scores(analysis: Analysis) -> Scores:
         taylor_activation=taylor.taylor_activation if taylor else (),
         taylor_weight=taylor.taylor_weight if taylor else (),
         path=[step.layer for step in loss.path] if loss else (),
+        unsearched=frozenset(loss.protected) if loss else frozenset(),
     )
 
 

@@ -13,13 +13,15 @@ from interlace_cli.cli.app import app
 from interlace_cli.core.plan import plan
 from interlace_cli.domain.analysis import Analysis, Calibration, Group, SpanSimilarity
 from interlace_cli.domain.importance import GreedyStep, LossImportance, TaylorImportance
+from interlace_cli.domain.layers import count_drops
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import MissingInputError, RatioError, UsageError
 from interlace_cli.io.artifacts import build_origin, save_artifact
-from interlace_cli.options import PlanOptions
+from interlace_cli.options import AnalyzeOptions, PlanOptions
 from interlace_cli.options.shared import parse_weights
+from interlace_cli.strategies.needs import complete_analysis
 from interlace_cli.strategies.weighting import build_scores, weigh_scores
 
 LAYERS = 8
@@ -181,6 +183,28 @@ def test_a_search_that_ends_too_early_says_how_far_it_went(tmp_path: Path) -> No
     with pytest.raises(RatioError, match=r"sleb can drop 2 of 8 layers.*The greedy search by loss.*--search-ratio"):
         decide(tmp_path, drop=3, strategy="sleb")
     assert decide(tmp_path, drop=4, strategy="sleb", protect=()).drop == [2, 3, 4, 7]
+
+
+def test_a_search_with_other_protection_is_not_taken_for_the_plans_own(tmp_path: Path) -> None:
+    """It dropped 4 while it was not allowed to try 5 and 7."""
+    found = loss([4, 2]).model_copy(update={"protected": [5, 7]})
+    save_artifact(build_analysis(loss=found), tmp_path / "analysis.json")
+    assert decide(tmp_path, drop=2, strategy="sleb", protect=(5, 7, 0)).drop == [2, 4]
+    with pytest.raises(UsageError, match=r'left layers 5 alone.*analyze --importance loss --protect "7"'):
+        decide(tmp_path, drop=1, strategy="sleb")
+    with pytest.raises(UsageError, match=r'left layers 5, 7 alone.*--protect ""'):
+        decide(tmp_path, drop=1, strategy="sleb", protect=())
+
+
+def test_an_analysis_searches_as_the_plans_that_follow_it_need() -> None:
+    sleb = PlanOptions(strategy="sleb", ratio=0.6, protect=(4,))
+    made = complete_analysis(AnalyzeOptions(), [sleb, PlanOptions(ratio=0.9)], lambda: 8)
+    assert (made.importance, made.protect, made.search_ratio) == (("similarity", "loss"), (4,), 0.6)
+    made = complete_analysis(AnalyzeOptions(), [PlanOptions(strategy="sleb", drop=7, paper=True)], lambda: 11)
+    assert (made.protect, count_drops(made.search_ratio, 11)) == ((), 7)
+    made = complete_analysis(AnalyzeOptions(protect=(1,)), [sleb, PlanOptions(weight="charts=1", stack="text")], int)
+    assert (made.protect, made.by, made.stack) == ((1,), ("modality", "kind", "source"), "text")
+    assert complete_analysis(AnalyzeOptions(), [PlanOptions(ratio=0.9, protect=(4,))], int) == AnalyzeOptions()
 
 
 def test_the_table_shows_the_loss_increase_and_whether_similarity_can_be_trusted(tmp_path: Path) -> None:
