@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interlace_cli.data.end_of_turn import count_answer_tokens, find_stop_ids
 from interlace_cli.data.rendering import Message, RenderingError, TextPart, TextSequence
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
@@ -45,6 +46,7 @@ class Batcher:
         self.template = ChatTemplate(processor)
         self.folder = folder
         self.max_length = max_length
+        self.stop_ids = find_stop_ids(self.template)
         self.token_fields = TokenFields(type(processor).__name__)
         added = self.tokenizer.added_tokens_decoder.values()
         own = [getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")]
@@ -145,9 +147,7 @@ class Batcher:
             tokens = tokens[: max(self.max_length - len(fields["input_ids"]), 0)]
         labels = [IGNORE] * len(tokens)
         if piece.is_answer:
-            # What the template puts after the end of the turn is not the model's to say.
-            stop = self.tokenizer.eos_token_id
-            length = tokens.index(stop) + 1 if stop in tokens else len(tokens)
+            length = count_answer_tokens(tokens, self.stop_ids)
             labels[:length] = tokens[:length]
         new = {"input_ids": tokens, "labels": labels, "attention_mask": [1] * len(tokens)}
         for name, values in fields.items():
