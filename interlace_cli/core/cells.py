@@ -23,6 +23,7 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Artifact, Settings
 from interlace_cli.errors import RatioError
+from interlace_cli.evaluation import checkpoints
 from interlace_cli.evaluation.table import Measured
 from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
 from interlace_cli.families.model_files import OpenedModel, open_model
@@ -30,6 +31,7 @@ from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.artifacts import build_origin, save_artifact
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.compare import SPARSE, CompareOptions
+from interlace_cli.options.evaluate import MODEL
 from interlace_cli.options.plan import PlanOptions
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies.decide import decide_plan
@@ -37,7 +39,7 @@ from interlace_cli.strategies.decide import decide_plan
 A = TypeVar("A", bound=Artifact)
 TIMED = 41
 """How many times two models are timed in turns."""
-SCORED = ("samples", "max_new_tokens", "min_pixels", "max_pixels", "attention", "batch_size")
+SCORED = (*("samples", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "attention", "batch_size"),)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def open_grid(options: CompareOptions, grid: Sequence[Method], progress: Progres
         file = evaluate.find_file(options.evaluate.tasks)
         tasks = load_tasks(file, space.tasks, options.evaluate.samples, progress)
     tasks = keep_readable_tasks(tasks, dense.facts.model_type, progress.say)
-    device, dtype = evaluate.describe_machine(options.evaluate)
+    device, dtype = checkpoints.describe_machine(options.evaluate)
     return Grid(options, grid, space, dense, tasks, hash_asked(options), device, dtype, progress)
 
 
@@ -264,6 +266,9 @@ class Grid:
             "dtype": self.dtype,
             **o.evaluate.build_settings(*SCORED),
         }
+        if o.evaluate.generation_config == MODEL:
+            # A model's own config may sample.
+            settings["generation_seed"] = o.evaluate.seed
         inputs = {**hash_model(self.dense.facts), **self.asked}
         if stage in SPARSE:
             settings["sparsity"] = o.sparsity
@@ -297,7 +302,7 @@ class Grid:
         check_overlap(
             {label: count_seen(opened.checkpoint.path, samples)}, len(samples), self.options.evaluate.allow_overlap
         )
-        answered = evaluate.answer_samples(label, opened, self.tasks, self.options.evaluate, self.progress)
+        answered = checkpoints.answer_samples(label, opened, self.tasks, self.options.evaluate, self.progress)
         scored = answered.scored
         cell = Cell(
             kind=Cell.KIND,
@@ -325,7 +330,7 @@ class Grid:
         if job.drop:
             is_even = len(set(self.dense.facts.layer_bytes)) == 1
             return str(len(job.drop)) if is_even else "-".join(map(str, job.drop))
-        return job.stage if job.stage in SPARSE and evaluate.has_sparse_kernels(self.options.evaluate) else None
+        return job.stage if job.stage in SPARSE and checkpoints.has_sparse_kernels(self.options.evaluate) else None
 
     def _time(self, key: str, job: Job) -> SpeedCell:
         """TTFT of the dense model and of the cell's checkpoint before healing, in turns."""
@@ -335,7 +340,7 @@ class Grid:
             "repeats": TIMED,
             "device": self.device,
             "dtype": self.dtype,
-            **self.options.evaluate.build_settings("min_pixels", "max_pixels", "attention"),
+            **self.options.evaluate.build_settings("min_pixels", "max_pixels", "attention", "generation_config"),
         }
         inputs = {**hash_model(self.dense.facts), **self.asked}
 
@@ -345,7 +350,7 @@ class Grid:
             models = [open_model(where, self.stack).checkpoint.path for where in (self.dense.checkpoint.path, short)]
             task = next((task for task in self.tasks if any(s.image for s in task.samples)), self.tasks[0])
             o = self.options.evaluate
-            times = evaluate.time_checkpoints(models, task.folder, task.samples, o, TIMED, progress)
+            times = checkpoints.time_checkpoints(models, task.folder, task.samples, o, TIMED, progress)
             cell = SpeedCell(
                 kind=SpeedCell.KIND,
                 schema_version=SpeedCell.SCHEMA,

@@ -56,8 +56,8 @@ answer would give:
 def measure(folder: Path) -> dict[str, tuple[float, float]]:
     """Kind -> `(share of right answers, share of its most frequent right answer)`, both in 0 ... 1."""
     from interlace_cli.data.batches import Batcher
+    from interlace_cli.evaluation.generation import Generator
     from interlace_cli.evaluation.metrics.exact_match import is_exact_match
-    from interlace_cli.evaluation.quality import generate_answers
     from interlace_cli.io.datasets import load_split
     from interlace_cli.io.models import load_model, load_processor
 
@@ -70,7 +70,7 @@ def measure(folder: Path) -> dict[str, tuple[float, float]]:
         result = {}
         for kind in KINDS:
             asked = [sample for sample in samples if sample.kind == kind]
-            answers = generate_answers(model, batcher.tokenizer, batcher.build_prompts(asked), 8)
+            answers = [reply.text for reply in Generator(model, batcher).reply(batcher.build_prompts(asked), 8)]
             hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(answers, asked, strict=True)]
             right = [sample.answer for sample in asked]
             result[kind] = (sum(hits) / len(hits), max(map(right.count, right)) / len(right))

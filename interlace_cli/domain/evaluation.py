@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from interlace_cli.domain.record import Artifact, Record
+from interlace_cli.domain.record import Artifact, Record, Settings
 
 
 class Speed(Record):
@@ -24,11 +24,22 @@ class Speed(Record):
     new_tokens: int
 
 
+class Generation(Record):
+    """How a checkpoint's answers were generated. `config`: `greedy`, or `model` for the model's own generation config,
+    whose `fields` were then used. An answer ends at one of `stop_ids`, the tokens `stop_tokens`."""
+
+    config: str
+    stop_ids: list[int]
+    stop_tokens: list[str]
+    fields: Settings = {}
+
+
 class Result(Record):
     """One checkpoint's figures. `kinds` holds the score of each kind by its metric, `score` their macro mean, `loss`
     the mean cross-entropy of an answer token (None for a model that generates nothing); `retention` is in percent of
     the first checkpoint, the mean over kinds of the ratio. `trained_on` and `calibrated_on`: how many of the samples it
-    had seen so (`io/sample_keys.py`)."""
+    had seen so (`io/sample_keys.py`). `cut` of the answers came to `--max-new-tokens` before they ended, and `empty`
+    hold no text; `generation` is None for a model that generates nothing."""
 
     name: str
     location: str
@@ -44,6 +55,9 @@ class Result(Record):
     retention_interval: tuple[float, float] | None = None
     trained_on: int = 0
     calibrated_on: int = 0
+    cut: int = 0
+    empty: int = 0
+    generation: Generation | None = None
     speed: Speed | None = None
 
     @property

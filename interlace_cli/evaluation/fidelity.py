@@ -17,9 +17,11 @@ from torch import Tensor
 from interlace_cli.data.batches import to_device
 from interlace_cli.domain.checkpoint import Fidelity
 from interlace_cli.errors import CheckpointError, InterlaceError
+from interlace_cli.evaluation.generation import build_timed_config, generate
 from interlace_cli.families.modules import bypassed
 from interlace_cli.io.models import choose_device, load_model, load_processor
 from interlace_cli.io.text_processor import TextProcessor
+from interlace_cli.options.evaluate import GREEDY
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """dtype -> the largest absolute difference of any output value that passes."""
@@ -168,9 +170,10 @@ def _distance(first: list[Tensor], second: list[Tensor]) -> float:
 @torch.inference_mode()
 def _generates_alike(model: Any, inputs: dict[str, Tensor]) -> bool:
     """Whether greedy generation gives the same tokens with the key/value cache as without it."""
-    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-    cached = model.generate(**inputs, **options, use_cache=True)
-    return torch.equal(cached, model.generate(**inputs, **options, use_cache=False))
+    config = build_timed_config(model, GREEDY, NEW_TOKENS)
+    cached = generate(model, inputs, config)
+    config.use_cache = False
+    return torch.equal(cached, generate(model, inputs, config))
 
 
 def _free_memory(device: str) -> int:

@@ -1,11 +1,11 @@
-"""Greedy answers of a model, and its loss on the right answers, in batches."""
+"""Answers of a model, and its loss on the right answers, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +15,7 @@ from interlace_cli.data.oom import Halving
 from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
+from interlace_cli.evaluation.generation import Generator, Reply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quality:
-    """`answers[i]` is the greedy answer to sample i. `loss` is the mean cross-entropy in nats per answer token, over
-    `tokens` answer tokens."""
+    """`answers[i]` is the answer to sample i, and `cut` of them came to the limit of tokens. `loss` is the mean
+    cross-entropy in nats per answer token, over `tokens` answer tokens."""
 
     answers: list[str]
     loss: float
     tokens: int
+    cut: int
 
 
 def measure_quality(
@@ -38,13 +40,17 @@ def measure_quality(
     max_new_tokens: int,
     advance: Advance,
     say: Callable[[str], None],
+    generator: Generator | None = None,
 ) -> Quality:
     """Generates an answer to every sample and computes the loss of its right answer, longest samples first.
+
+    Answers are greedy if there is no `generator`.
 
     `advance` gets the number of samples after each batch. A batch that runs out of memory is split in half, and `say`
     gets one line about it.
     """
-    answers: dict[int, str] = {}
+    asked = generator or Generator(model, batcher)
+    replies: dict[int, Reply] = {}
     total, tokens = 0.0, 0
     batches = cut(order_by_length(samples), batch_size)
 
@@ -52,35 +58,19 @@ def measure_quality(
         prompts, conversations = own.build_both([samples[i] for i in chosen])
         return prompts, keep_label_positions(conversations)
 
-    def work(chosen: Sequence[int], pair: tuple[Inputs, Inputs]) -> tuple[dict[int, str], float, int]:
-        found = generate_answers(model, batcher.tokenizer, pair[0], max_new_tokens)
+    def work(chosen: Sequence[int], pair: tuple[Inputs, Inputs]) -> tuple[dict[int, Reply], float, int]:
+        found = asked.reply(pair[0], max_new_tokens)
         return dict(zip(chosen, found, strict=True)), *compute_loss(model, pair[1])
 
     halving = Halving(batcher, make, say)
     with closing(read_ahead(batches, make, batcher, model)) as made:
         for chosen, pair in zip(batches, made, strict=True):
             for found, loss, count in halving.run(chosen, pair, work):
-                answers.update(found)
+                replies.update(found)
                 total, tokens = total + loss * count, tokens + count
             advance(len(chosen))
-    return Quality([answers[index] for index in range(len(samples))], total / max(tokens, 1), tokens)
-
-
-@torch.inference_mode()
-def generate_answers(model: PreTrainedModel, tokenizer: Any, prompts: Inputs, max_new_tokens: int) -> list[str]:
-    """The greedy answer to each prompt of a batch from `Batcher.build_prompts`, without spaces at its ends."""
-    inputs = to_device(prompts, model.device, model.dtype)
-    # A checkpoint without a generation config would run on after its answer.
-    stop = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    generated = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=stop,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    new = generated[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    answers = [replies[index].text for index in range(len(samples))]
+    return Quality(answers, total / max(tokens, 1), tokens, sum(reply.is_cut for reply in replies.values()))
 
 
 @torch.inference_mode()

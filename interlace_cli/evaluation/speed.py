@@ -11,6 +11,8 @@ import torch
 
 from interlace_cli.data.batches import Inputs, to_device
 from interlace_cli.domain.evaluation import Speed
+from interlace_cli.evaluation.generation import build_timed_config, replaced
+from interlace_cli.options.evaluate import GREEDY
 from interlace_cli.runtime.memory import read_status, reset_peak
 
 if TYPE_CHECKING:
@@ -20,18 +22,20 @@ WARM_UPS = 2
 """Rounds that are run and not counted."""
 
 
-def measure_speed(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, new_tokens: int = 33) -> list[Speed]:
-    """The speed of each model on one prompt of batch size 1: medians over `repeats`.
+def measure_speed(
+    models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, way: str = GREEDY, new_tokens: int = 33
+) -> list[Speed]:
+    """The speed of each model on one prompt of batch size 1: medians over `repeats`. `way`: see `Generator`.
 
     In each round every model runs once, so a machine that slows down slows all of them alike. The decoding speed is
     (new_tokens - 1) / (time for `new_tokens` - time for the first).
     """
     first: list[list[float]] = [[] for _ in models]
     whole: list[list[float]] = [[] for _ in models]
-    memory = [_measure_memory(model, inputs, new_tokens) for model in models]
+    memory = [_measure_memory(model, inputs, new_tokens, way) for model in models]
     for repeat in range(WARM_UPS + repeats):
         for index, model in enumerate(models):
-            one, many = _time(model, inputs, 1), _time(model, inputs, new_tokens)
+            one, many = _time(model, inputs, 1, way), _time(model, inputs, new_tokens, way)
             if repeat >= WARM_UPS:
                 first[index].append(one)
                 whole[index].append(many)
@@ -51,21 +55,25 @@ def measure_speed(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: in
     return results
 
 
-def time_first_token(models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int) -> list[list[float]]:
+def time_first_token(
+    models: Sequence[PreTrainedModel], inputs: Inputs, repeats: int, way: str = GREEDY
+) -> list[list[float]]:
     """Seconds to the first token as `[repeat][model]`; in each round every model runs once."""
-    times = [[_time(model, inputs, 1) for model in models] for _ in range(WARM_UPS + repeats)]
+    times = [[_time(model, inputs, 1, way) for model in models] for _ in range(WARM_UPS + repeats)]
     return times[WARM_UPS:]
 
 
 @torch.inference_mode()
-def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> float:
+def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int, way: str) -> float:
     """Seconds to generate exactly `new_tokens` tokens; moving the inputs to the device is not counted."""
     moved = to_device(inputs, model.device, model.dtype)
-    _synchronize(model)
-    began = time.perf_counter()
-    model.generate(**moved, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
-    _synchronize(model)
-    return time.perf_counter() - began
+    config = build_timed_config(model, way, new_tokens)
+    with replaced(model, config):
+        _synchronize(model)
+        began = time.perf_counter()
+        model.generate(**moved, generation_config=config)
+        _synchronize(model)
+        return time.perf_counter() - began
 
 
 def _synchronize(model: PreTrainedModel) -> None:
@@ -73,16 +81,16 @@ def _synchronize(model: PreTrainedModel) -> None:
         torch.cuda.synchronize(model.device)
 
 
-def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int) -> int | None:
+def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int, way: str) -> int | None:
     """Bytes: the weights plus the peak that generating adds to them. None if the system does not report its peak."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated(model.device)
         torch.cuda.reset_peak_memory_stats(model.device)
-        _time(model, inputs, new_tokens)
+        _time(model, inputs, new_tokens, way)
         return weights + torch.cuda.max_memory_allocated(model.device) - before
     if not reset_peak():
         return None
     before = read_status("VmRSS")
-    _time(model, inputs, new_tokens)
+    _time(model, inputs, new_tokens, way)
     return weights + max(read_status("VmHWM") - before, 0)

@@ -21,11 +21,13 @@ from interlace_cli.options.shared import (
     WORKSPACE,
 )
 
+GREEDY, MODEL = "greedy", "model"
+"""Ways to generate an answer: greedy decoding, or by the model's own generation config."""
 HARNESSES = ("lmms-eval", "vlmevalkit")
 _HARNESS = "Outside harnesses"
 OWN = (
-    *("max_new_tokens", "min_pixels", "max_pixels", "speed", "repeats", "allow_overlap", "dtype", "device"),
-    *("attention", "dataset", "seed"),
+    *("max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed", "repeats", "allow_overlap"),
+    *("dtype", "device", "attention", "dataset", "seed"),
 )
 """Options of our own evaluation alone."""
 
@@ -70,6 +72,12 @@ class EvaluateOptions(Options):
         group=EVALUATION,
     )
     max_new_tokens: int = option(32, "Tokens of an answer, at most.", low=1, group=EVALUATION)
+    generation_config: str = option(
+        GREEDY,
+        "greedy: greedy decoding, whatever the model's generation_config.json says; model: as that file says.",
+        choices=(GREEDY, MODEL),
+        group=EVALUATION,
+    )
     min_pixels: int | None = option(
         None,
         "Smaller images are enlarged to this area.",

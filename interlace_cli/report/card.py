@@ -9,6 +9,7 @@ from interlace_cli import __version__
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.layers import describe_layers
+from interlace_cli.report.answers import describe_answers, describe_cuts
 from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 
@@ -110,11 +111,12 @@ def _table(evaluation: Evaluation | None) -> str:
     count = sum(evaluation.samples.values())
     metrics = "exact match" if evaluation.is_exact_match else ", ".join(sorted(set(evaluation.metrics.values())))
     note = (
-        f"Score: {metrics} of greedy answers in percent, macro mean over {len(evaluation.samples)} kinds, on {count}"
-        f" {describe_samples(evaluation)}. Retention: mean over kinds of score / score of {evaluation.results[0].name}."
+        f"Score: {metrics} of {describe_answers(evaluation)} in percent, macro mean over {len(evaluation.samples)}"
+        f" kinds, on {count} {describe_samples(evaluation)}. Retention: mean over kinds of score / score of"
+        f" {evaluation.results[0].name}."
         f" All rows were measured in one run on {evaluation.device}, {evaluation.dtype}."
     )
-    warnings = describe_overlap(evaluation)
+    warnings = [*describe_overlap(evaluation), *describe_cuts(evaluation)]
     return "\n".join([*head, *map(_row, evaluation.results), "", note, *(f"\n**{line}**" for line in warnings)])
 
 

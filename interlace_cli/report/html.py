@@ -16,6 +16,7 @@ from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
+from interlace_cli.report.answers import describe_answers, describe_cuts, describe_stops
 from interlace_cli.report.curves import build_intervals, build_loss_curve
 from interlace_cli.report.drawing import Picture, build_palette, build_svg
 from interlace_cli.report.heatmap import build_heatmap, find_plan_rows, find_rows
@@ -126,13 +127,16 @@ def _scores(pieces: Pieces) -> str:
     count, first = sum(evaluation.samples.values()), escape(evaluation.results[0].name)
     has_intervals = any(result.retention is not None for result in evaluation.results)
     versions = ", ".join(f"{name} {value}" for name, value in evaluation.versions.items())
+    stops = f", ended by {escape(describe_stops(evaluation))}" if describe_stops(evaluation) else ""
+    notes = "".join(f"<p class='notice'>{escape(line)}</p>" for line in describe_cuts(evaluation))
     chart = _figure(build_intervals(evaluation.results)) if has_intervals else ""
     return (
         f"<h2>What it cost</h2>\n<p class='note'>{count} samples of {len(evaluation.samples)} kinds;"
         f" {escape(evaluation.device)}, {escape(evaluation.dtype)}; {escape(versions)}.</p>\n{chart}"
-        f"<div class='wide'>{build_results(evaluation)}</div>\n<p class='note'>Score: mean over kinds of the score"
-        f" of greedy answers, in percent. Retention: mean over kinds of score / score of {first}, with its 95% interval"
-        " (paired bootstrap). Timings: medians at batch size 1; the checkpoints run in alternation.</p>\n"
+        f"<div class='wide'>{build_results(evaluation)}</div>\n{notes}<p class='note'>Score: mean over kinds of the"
+        f" score of {describe_answers(evaluation)}{stops}, in percent. Retention: mean over kinds of"
+        f" score / score of {first}, with its 95% interval (paired bootstrap). Timings: medians at batch size 1; the"
+        " checkpoints run in alternation.</p>\n"
         f"<details open><summary>Kind by kind</summary><div class='wide'>{build_kinds(evaluation)}</div></details>"
     )
 

@@ -596,10 +596,10 @@ def grid(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Seen:
         f"{cells}save_artifact": lambda cell, path: seen.others.setdefault("cells", []).append(path),
         f"{cells}decide_plan": decide,
         "interlace_cli.core.plan.find_basis": find_basis,
-        "interlace_cli.core.evaluate.describe_machine": describe_machine,
-        "interlace_cli.core.evaluate.answer_samples": answer,
-        "interlace_cli.core.evaluate.time_checkpoints": time,
-        "interlace_cli.core.evaluate.has_sparse_kernels": lambda options: False,
+        "interlace_cli.evaluation.checkpoints.describe_machine": describe_machine,
+        "interlace_cli.evaluation.checkpoints.answer_samples": answer,
+        "interlace_cli.evaluation.checkpoints.time_checkpoints": time,
+        "interlace_cli.evaluation.checkpoints.has_sparse_kernels": lambda options: False,
         "interlace_cli.core.compare.check_machine": seen.keep("check_machine"),
         "interlace_cli.core.compare.load_constraints": seen.keep("load_constraints"),
         "interlace_cli.core.compare._conclude": stop,
@@ -677,6 +677,7 @@ KEYED = {
     *("distill_weight", "anchor_weight", "local_share", "optim", "dtype", "device"),
     # ... and how it is asked.
     *("eval_samples", "eval_batch_size", "max_new_tokens", "eval_min_pixels", "eval_max_pixels", "attention"),
+    "generation_config",
 }
 """Options by which a cell is another one. The workspace is one for this test alone: its dataset is told by its path."""
 

@@ -16,8 +16,8 @@ from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import FAMILIES, SIZE, build_picture, draw, is_heldout
 from interlace_cli.demo_training.train import Curriculum, Packer, compute_losses, init_weights, sample_batch, schedule
 from interlace_cli.evaluation.aggregation import Points, score_kinds, score_macro
+from interlace_cli.evaluation.generation import Generator
 from interlace_cli.evaluation.metrics.exact_match import is_exact_match
-from interlace_cli.evaluation.quality import generate_answers
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
@@ -146,6 +146,7 @@ def test_the_shipped_model_answers_held_out_questions(small_dataset: Path) -> No
     """On few samples here; `interlace run` measures it on many, and the folder's README says what it got."""
     samples = load_split(small_dataset, "heldout")
     batcher = Batcher(load_processor(CHECKPOINT), small_dataset)
-    answers = generate_answers(load_model(CHECKPOINT), batcher.tokenizer, batcher.build_prompts(samples), 8)
+    replies = Generator(load_model(CHECKPOINT), batcher).reply(batcher.build_prompts(samples), 8)
+    answers = [reply.text for reply in replies]
     hits = [is_exact_match(answer, sample.answer) for answer, sample in zip(answers, samples, strict=True)]
     assert score_macro(score_kinds(Points(hits), [sample.kind for sample in samples])) > 0.85

@@ -23,8 +23,9 @@ from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import UsageError
 from interlace_cli.evaluation.aggregation import Points, score_kinds, score_macro, score_retention
+from interlace_cli.evaluation.generation import Generator
 from interlace_cli.evaluation.metrics.exact_match import is_exact_match
-from interlace_cli.evaluation.quality import compute_loss, generate_answers
+from interlace_cli.evaluation.quality import compute_loss
 from interlace_cli.evaluation.statistics import bootstrap_retention
 from interlace_cli.io.datasets import find_files, load_split
 from interlace_cli.io.models import load_model, load_processor
@@ -94,7 +95,7 @@ def test_batched_answers_and_losses_equal_those_one_by_one(small_dataset: Path) 
     model, batcher = load_model(CHECKPOINT), Batcher(load_processor(CHECKPOINT), small_dataset)
 
     def answer(asked: list[Sample]) -> list[str]:
-        return generate_answers(model, batcher.tokenizer, batcher.build_prompts(asked), 8)
+        return [reply.text for reply in Generator(model, batcher).reply(batcher.build_prompts(asked), 8)]
 
     def measure(asked: list[Sample]) -> tuple[float, int]:
         return compute_loss(model, keep_label_positions(batcher.build_conversations(asked)))

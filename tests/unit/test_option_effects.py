@@ -425,8 +425,8 @@ REMEMBERED: dict[str, set[str]] = {
     "prune": {"compensate", "samples", "batch_size", "dtype", "device"},
     "finetune": {slot.name for slot in describe(RecipeOptions)},
     "evaluate": {
-        *("samples", "batch_size", "max_new_tokens", "min_pixels", "max_pixels", "speed", "repeats"),
-        *("dtype", "device", "attention", "seed"),
+        *("samples", "batch_size", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed"),
+        *("repeats", "dtype", "device", "attention", "seed"),
     },
 }
 """Step -> the options that its result depends on: by another value of one of them it is another result."""
@@ -612,6 +612,7 @@ def test_eval_asks_by_its_options(
         samples=5,
         batch_size=3,
         max_new_tokens=2,
+        generation_config="model",
         min_pixels=1024,
         max_pixels=4096,
         repeats=4,
@@ -623,7 +624,7 @@ def test_eval_asks_by_its_options(
     spies.watch("io.models.load_model")
     spies.watch("io.models.load_processor")
     spies.watch("evaluation.answering.answer_tasks")
-    spies.watch("evaluation.speed.measure_speed", lambda models, inputs, repeats: [None] * len(models))
+    spies.watch("evaluation.speed.measure_speed", lambda models, inputs, repeats, way: [None] * len(models))
     # A random model answers nothing right.
     spies.watch("core.evaluate.score_retention", lambda scores, dense: 0.5)
     spies.watch("core.evaluate.bootstrap_retention", lambda points, dense, kinds, seed: (0.4, 0.6))
@@ -633,8 +634,9 @@ def test_eval_asks_by_its_options(
         (chain_model, 1024, 4096),
         (cut, 1024, 4096),
     ]
-    assert [(len(rest[2][0].samples), rest[3], rest[4]) for rest, _ in spies.calls["answer_tasks"]] == [(5, 3, 2)] * 2
-    assert spies.get("measure_speed", 2) == {4}
+    asked = [(len(rest[2][0].samples), *rest[3:5], *rest[7:9]) for rest, _ in spies.calls["answer_tasks"]]
+    assert asked == [(5, 3, 2, "model", 9)] * 2
+    assert spies.get("measure_speed", 2, 3) == {(4, "model")}
     assert spies.get("bootstrap_retention", 3) == {9}
     assert sum(found.samples.values()) == 5
 
@@ -656,11 +658,11 @@ def test_eval_does_not_time_where_it_is_told_so(
 def test_a_cell_of_compare_is_timed_on_the_processor_that_answers(
     chain_model: Path, small_dataset: Path, spies: Spies
 ) -> None:
-    from interlace_cli.core.evaluate import time_checkpoints
+    from interlace_cli.evaluation.checkpoints import time_checkpoints
 
     spies.watch("io.models.load_processor")
     spies.watch("io.models.load_model")
-    spies.watch("evaluation.speed.time_first_token", lambda models, prompt, repeats: [[1.0]] * repeats)
+    spies.watch("evaluation.speed.time_first_token", lambda models, prompt, repeats, way: [[1.0]] * repeats)
     options = EvaluateOptions(min_pixels=1024, max_pixels=4096, dtype="float32", device="cpu", attention="eager")
     samples = load_split(small_dataset, "heldout")[:3]
     assert len(time_checkpoints([chain_model], small_dataset, samples, options, 6, Silent())) == 6
