@@ -1,4 +1,4 @@
-"""What a local file or folder is, by the names of its files: which form of data set, and which of them to read."""
+"""What a local file or folder is, by the names of its files: which form of dataset, and which of them to read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from interlace_cli.io.split_names import TRAIN, choose_files, describe_others, l
 
 Kind = Literal["tables", "shards", "records", "images"]
 RESERVED = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""Files that describe a data set and hold none (`datasets.data_files.FILES_TO_IGNORE`)."""
+"""Files that describe a dataset and hold none (`datasets.data_files.FILES_TO_IGNORE`)."""
 EXPECTED = (
     "Expected are Parquet, JSON, JSONL, CSV, TSV or tar files, a folder of `save_to_disk`, or images with a"
     " metadata.jsonl or metadata.csv (column file_name, and a conversation or a caption), or a text file beside each."
@@ -131,9 +131,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = parse_json(path.read_bytes())
     except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror or error}.", "Save the data set again.") from error
+        raise DatasetError(f"cannot read {path}: {error.strerror or error}.", "Save the dataset again.") from error
     if not isinstance(found, dict):
-        raise DatasetError(f"{path} is not a JSON object.", "Save the data set again.")
+        raise DatasetError(f"{path} is not a JSON object.", "Save the dataset again.")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from interlace_cli.data import chartqa, scienceqa, textvqa
@@ -13,12 +14,13 @@ from interlace_cli.data.finevision import open_finevision
 from interlace_cli.data.image_folder import open_image_folder
 from interlace_cli.data.local import open_local
 from interlace_cli.data.local_files import EXPECTED, LocalFiles, find_file, find_in_folder
+from interlace_cli.data.record_files import COMPRESSIONS, JSON_SUFFIXES, TABLE_SUFFIXES
 from interlace_cli.data.source import Source
 from interlace_cli.data.tables import RowReader, TableSource
 from interlace_cli.data.webdataset import open_webdataset
 from interlace_cli.errors import MissingInputError, UsageError
-from interlace_cli.io.paths import expand_home, list_files
-from interlace_cli.io.repositories import find_table_files, open_repository, open_tables
+from interlace_cli.io.paths import expand_home, list_files, looks_like_path, suggest_path
+from interlace_cli.io.repositories import TABLES, find_table_files, open_repository, open_tables
 
 QUESTIONS: dict[str, tuple[str, RowReader]] = {
     "textvqa": (textvqa.REPOSITORY, textvqa.read_textvqa),
@@ -26,6 +28,8 @@ QUESTIONS: dict[str, tuple[str, RowReader]] = {
     "scienceqa": (scienceqa.REPOSITORY, scienceqa.read_scienceqa),
 }
 """Sets of questions with answers of their own layout, on the Hub."""
+SUFFIXES = (*JSON_SUFFIXES, *TABLE_SUFFIXES, *COMPRESSIONS, *TABLES, ".tar", ".tgz", ".zip", ".txt", ".xlsx")
+"""What the name of a file of data ends in: whether it can be read is another matter."""
 NAMES = ("demo", "finevision", *QUESTIONS)
 
 
@@ -52,12 +56,15 @@ def open_source(name: str, location: SourceLocation = SourceLocation()) -> Sourc
     path = expand_home(name)
     if path.is_file() or path.is_dir():
         return _open_local(path, location)
+    # A revision or a mirror belongs to a name of the Hub.
+    is_named = location.revision is None and location.mirror is None
+    if is_named and looks_like_path(name, SUFFIXES):
+        raise MissingInputError(f"there is no file or folder {name}.", suggest_path(name, "--revision main"))
     if _is_hub_id(name):
         return TableSource(open_repository(name, location.revision, location.mirror), name)
-    raise MissingInputError(
-        f"there is no source {name}.",
-        f"Give one of {', '.join(NAMES)}, a file or folder of conversations about images, or a dataset of the Hub.",
-    )
+    near = get_close_matches(name, NAMES, 1)
+    known = f"Give one of {', '.join(NAMES)}, a file or folder of conversations about images, or a dataset of the Hub."
+    raise MissingInputError(f"there is no source {name}.", f"Did you mean {near[0]}?" if near else known)
 
 
 def find_local_files(name: str, location: SourceLocation) -> LocalFiles | None:

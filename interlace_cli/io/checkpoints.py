@@ -14,7 +14,8 @@ import orjson
 from interlace_cli.errors import CheckpointError, MissingInputError
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import TensorInfo, read_header
-from interlace_cli.io.paths import expand_home
+from interlace_cli.io.offline import find_offline_switch
+from interlace_cli.io.paths import expand_home, looks_like_path, suggest_path
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -32,6 +33,7 @@ PROCESSOR_FILES = (
     *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja", "additional_chat_templates/*"),
     "generation_config.json",
 )
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _FETCH = "Fetch the file again."
 MOST_NAME = 255
 _SAMPLE = 4096
@@ -104,6 +106,8 @@ def resolve_location(location: str, config_only: bool = False) -> tuple[Path, st
     if path.exists():
         raise CheckpointError(f"{location} is a file.", "Give the model's folder.")
     repo, at, revision = location.partition("@")
+    if not at and looks_like_path(location, (*WEIGHTS, ".json")):
+        raise MissingInputError(f"there is no model folder {location}.", suggest_path(location, "@main"))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not location.startswith((".", "/")):
         return _download(repo, revision if at else None, config_only), location
     raise MissingInputError(
@@ -163,6 +167,13 @@ def _download(repo: str, revision: str | None, config_only: bool) -> Path:
     except RepositoryNotFoundError as error:
         raise MissingInputError(f"there is neither a folder nor a Hub model {repo}.", "Check the name.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        switch = find_offline_switch()
+        if switch is not None:
+            raise MissingInputError(
+                f"there is no folder {repo}, no model of that name in the Hub's cache, and {switch} keeps the Hub from"
+                " being asked.",
+                f"Unset {switch.partition('=')[0]}, or give a local folder.",
+            ) from error
         raise MissingInputError(
             f"there is no folder {repo}, and the Hub cannot be reached for a model of that name.",
             "Give a local folder, or try again with a connection.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from interlace_cli.errors import InterlaceError
+from interlace_cli.io.offline import find_offline_switch
 
 
 def push_folder(folder: Path, repo: str, private: bool) -> str:
@@ -27,7 +28,9 @@ def push_folder(folder: Path, repo: str, private: bool) -> str:
         OSError,
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        switch = find_offline_switch()
+        fix = "Run `hf auth login`" if switch is None else f"Unset {switch.partition('=')[0]}"
         raise InterlaceError(
             f"{folder} is complete, but could not be pushed to {repo}: {reason.rstrip('.')}.",
-            "Run `hf auth login`, then the same command again.",
+            f"{fix}, then the same command again.",
         ) from error

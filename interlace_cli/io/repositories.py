@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from interlace_cli.errors import DatasetError, MissingInputError
 from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder
+from interlace_cli.io.offline import check_online
 from interlace_cli.io.paths import list_files
 from interlace_cli.io.split_names import TRAIN, choose_files, list_splits
 
@@ -174,6 +175,7 @@ def _parse_card(content: bytes) -> dict[str, Any]:
 def _open_hub(repo: str, revision: str | None) -> Repository:
     from huggingface_hub import HfApi, HfFileSystem
 
+    check_online(repo)
     with explain(repo, True):
         info = HfApi().dataset_info(repo, revision=revision)
         system = HfFileSystem()

@@ -135,7 +135,7 @@ def test_a_workspace_that_cannot_be_written(place: str, tmp_path: Path, scores: 
 
 
 def test_a_source_that_is_not_there_or_of_no_use(tmp_path: Path) -> None:
-    refuse(1, "there is no source", "prepare", tmp_path / "none.json", "-w", tmp_path / "w")
+    refuse(1, "there is no file or folder", "prepare", tmp_path / "none.json", "-w", tmp_path / "w")
     (tmp_path / "bad.jsonl").write_text('{"image": "x.png", "conversations": [{"from": "human", "value": "a"}]}\n[]\n')
     refuse(1, "has no record that can be used", "prepare", tmp_path / "bad.jsonl", "-w", tmp_path / "w")
     assert not (tmp_path / "w/dataset").exists()

@@ -92,7 +92,7 @@ SELECTED = {
 }
 """Option of `prepare` -> field of a selection."""
 RATED = ("relevance", "image_correspondence", "formatting", "visual_dependency")
-LOCATED = {"image_root": "image_root", "revision": "revision", "mirror": "mirror"}
+LOCATED = {"image_root": "image_root", "revision": "revision", "mirror": "mirror", "split": "split"}
 
 
 @pytest.mark.parametrize("name", [slot.name for slot in describe(PrepareOptions)])
