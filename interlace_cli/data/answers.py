@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from interlace_cli.data.columns import make_turn
 from interlace_cli.data.source import RawRecord
 from interlace_cli.errors import UnusableRecordError
@@ -9,7 +11,7 @@ from interlace_cli.errors import UnusableRecordError
 
 def build_answers(
     record: str,
-    images: tuple[bytes, ...],
+    images: tuple[Any, ...],
     question: str,
     answers: tuple[str, ...],
     metric: str,

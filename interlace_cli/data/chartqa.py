@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from interlace_cli.data.answers import build_answers
 from interlace_cli.data.columns import read_text, read_texts
 from interlace_cli.data.source import RawRecord
@@ -10,7 +12,7 @@ from interlace_cli.data.tables import SourceRow
 REPOSITORY = "HuggingFaceM4/ChartQA"
 
 
-def read_chartqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_chartqa(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
     """Columns: query, label (a list), image, human_or_machine (0 or 1), which becomes the kind `human` or `machine`."""
     kind = {0: "human", 1: "machine"}.get(row.get("human_or_machine", -1), "all")
     made = build_answers(record, images, read_text(row, "query", ""), read_texts(row, "label"), "relaxed_accuracy")

@@ -1,37 +1,83 @@
-"""One row of a dataset -> a conversation, by the columns it has. Pure.
+"""One row of a dataset -> a conversation and its images, by the columns it has. Pure.
 
 | columns | whose |
 |---|---|
-| `texts`: `[{user, assistant}]`, `images` | FineVision, The Cauldron |
-| `messages`: `[{role, content}]`, `images` | TRL, LLaMA-Factory; content is text, or a list of text and image parts |
-| `conversations`: `[{from, value}]`, `image` | LLaVA, the released format |
+| `messages` or `conversations`: `[{role, content}]` or `[{from, value}]` | TRL, ms-swift, LLaMA-Factory, LLaVA |
+| `texts`: `[{user, assistant}]` | FineVision, The Cauldron |
+| `query`, `response`, `history`; `instruction`, `input`, `output` | ms-swift; Alpaca |
+| `question`, `answer`; `prompt`, `completion` | sets of questions; TRL |
+
+Beside them `system`, and the images in `images` or `image`. A list may also be a JSON text, or an object of lists.
+Content is text or a list of parts (`data/content.py`). Of everything else in the row `data/unread.py` says whether it
+may be left behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from interlace_cli.data.content import NEXT, Content, read_content
+from interlace_cli.data.unread import check_record, check_turn, is_nothing, show
 from interlace_cli.domain.dataset import Turn
 from interlace_cli.errors import UnusableRecordError
+from interlace_cli.io.any_json import parse_any_json
 
-SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
+SPEAKERS = {
+    "human": "human",
+    "user": "human",
+    "gpt": "gpt",
+    "assistant": "gpt",
+    "system": "system",
+    "developer": "system",
+}
 IMAGE_COLUMNS = ("images", "image")
+TURN_COLUMNS = ("conversations", "messages", "texts")
+ASKED, ANSWERED = ("question", "query", "instruction", "prompt"), ("answer", "response", "output", "completion")
+BESIDE_QUESTION = ("choices", "context", "hint", "options", "passage")
+"""Columns that a question cannot be answered without."""
+READ = (*TURN_COLUMNS, *IMAGE_COLUMNS, "system", "answers", "choices", "id", "kind", "metric")
+WHO, WHAT = ("role", "from"), ("content", "value")
+
+
+def has_conversation(row: Mapping[str, Any]) -> bool:
+    """Whether one of the columns that a conversation may be in is filled."""
+    is_pair = _find_filled(row, ASKED) and (_find_filled(row, ANSWERED) or not is_nothing(row.get("answers")))
+    return bool(is_pair or _find_filled(row, TURN_COLUMNS))
+
+
+def build_conversation(row: Mapping[str, Any], column: Sequence[Any]) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
+    """`(turns, images)`: marks stand in the turns for the images, in their order; without any mark the images stand
+    before the first human turn. `column`: the images that lie beside the text. Raises UnusableRecordError if the row is
+    not a conversation, or has something that is not read."""
+    read, said = _read_columns(row)
+    said = _add_system(row, said)
+    check_turns([turn for turn, _ in said])
+    images = pair_images([image for _, own in said for image in own], column)
+    check_record(row, (*READ, *read), bool(images))
+    return tuple(turn for turn, _ in said), images
+
+
+def pair_images(places: Sequence[Any], column: Sequence[Any]) -> tuple[Any, ...]:
+    """The images in the order of their places, each of which holds one or is NEXT. If there are places and each is
+    NEXT, or none, the column is all: `domain/image_marks.py` counts. Raises UnusableRecordError if places with an image
+    of their own are not all that there is."""
+    own = [place for place in places if place is not NEXT]
+    if not own:
+        return tuple(column)
+    if len(own) == len(places) and (not column or list(column) == own):
+        # Some libraries leave the column where it was when they put its images into the parts.
+        return tuple(own)
+    if len(places) - len(own) != len(column):
+        raise UnusableRecordError(f"{len(places)} places for images, {len(own) + len(column)} images")
+    rest = iter(column)
+    return tuple(next(rest) if place is NEXT else place for place in places)
 
 
 def build_turns(row: dict[str, Any]) -> tuple[Turn, ...]:
     """The conversation, human first after at most one system turn. Raises UnusableRecordError."""
-    if row.get("conversations") is not None:
-        turns = [_read_turn(item, "from", "value") for item in _read_list(row, "conversations")]
-    elif row.get("messages") is not None:
-        turns = [_read_turn(item, "role", "content") for item in _read_list(row, "messages")]
-    elif row.get("texts") is not None:
-        turns = [turn for item in _read_list(row, "texts") for turn in _read_exchange(item)]
-    else:
-        raise UnusableRecordError("field conversations is missing or empty")
-    check_turns(turns)
-    return tuple(turns)
+    return build_conversation(row, ())[0]
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
@@ -43,13 +89,23 @@ def check_turns(turns: Sequence[Turn]) -> None:
         raise UnusableRecordError("a system turn is not the first")
 
 
-def find_images(row: dict[str, Any]) -> list[Any]:
-    """The entries of the image column (bytes, paths, or dictionaries of both); empty if there is none."""
-    found = next((row[name] for name in IMAGE_COLUMNS if row.get(name) is not None), None)
-    return [] if found is None else list(found) if isinstance(found, (list, tuple)) else [found]
+def find_images(row: Mapping[str, Any]) -> list[Any]:
+    """The entries of the image column (bytes, paths, or dictionaries of both); empty if there is none. Raises
+    UnusableRecordError if there are two, and they differ."""
+    found = [value for name in IMAGE_COLUMNS if not is_nothing(value := row.get(name))]
+    lists = [_to_images(value) for value in found]
+    if len(lists) == 2 and lists[0] != lists[1]:
+        raise UnusableRecordError("fields images and image differ")
+    return lists[0] if lists else []
 
 
-def read_texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
+def read_references(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """All answers that count as right: those of `answers`, or of an answer column that is a list."""
+    lists = [name for name in ANSWERED if isinstance(row.get(name), (list, tuple)) and not _is_list(row[name])]
+    return read_texts(row, "answers") or (read_texts(row, lists[0]) if lists else ())
+
+
+def read_texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The texts in column `name`, where one text counts as a list; empty if there are none. Raises UnusableRecordError
     for anything else."""
     value = row.get(name)
@@ -59,7 +115,7 @@ def read_texts(row: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def read_text(row: dict[str, Any], name: str, default: str) -> str:
+def read_text(row: Mapping[str, Any], name: str, default: str) -> str:
     """The text in column `name`, or `default` if there is none. Raises UnusableRecordError for anything else."""
     value = row.get(name)
     if value is None:
@@ -74,38 +130,126 @@ def make_turn(speaker: str, value: str) -> Turn:
     return Turn.model_validate({"from": speaker, "value": value})
 
 
-def _read_list(row: dict[str, Any], name: str) -> list[Any]:
-    value = row[name]
-    if not isinstance(value, list) or not value:
-        raise UnusableRecordError(f"field {name} is missing or empty")
-    return value
+Said = tuple[Turn, tuple[Any, ...]]
+"""A turn, and what its marks stand for."""
 
 
-def _read_turn(item: Any, who: str, what: str) -> Turn:
-    speaker = SPEAKERS.get(str(item.get(who)).lower()) if isinstance(item, dict) else None
+def _read_columns(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
+    """The columns that were read, and the turns in them."""
+    found = {name: _read_turns(name, row[name]) for name in _find_filled(row, TURN_COLUMNS)}
+    if not found:
+        return _read_pair(row)
+    first = next(iter(found.values()))
+    other = next((name for name, said in found.items() if said != first), None)
+    if other is not None:
+        raise UnusableRecordError(f"fields {next(iter(found))} and {other} are two conversations")
+    return (), first
+
+
+def _read_pair(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
+    """A question and its answer, in columns of their own, with what was said before."""
+    asked, answered = _find_filled(row, ASKED), _find_filled(row, ANSWERED)
+    if len(asked) > 1 or len(answered) > 1:
+        several = asked if len(asked) > 1 else answered
+        raise UnusableRecordError(f"fields {several[0]} and {several[1]} are both there")
+    answers = read_texts(row, "answers")
+    if not asked or not (answered or answers):
+        empty = next((name for name in TURN_COLUMNS if row.get(name) is not None), TURN_COLUMNS[0])
+        raise UnusableRecordError(f"field {empty} is missing or empty")
+    beside = _find_filled(row, BESIDE_QUESTION)
+    if beside:
+        raise UnusableRecordError(f"field {beside[0]} belongs to the question and is not in it")
+    question = row[asked[0]]
+    answer = row[answered[0]] if answered else answers
+    read = (asked[0], *answered, "input", "history")
+    if _is_list(question) and _is_list(answer):
+        return read, [*_read_turns(asked[0], question), *_read_turns(answered[0], answer)]
+    # One text, or the texts that count as right, of which the first is learnt.
+    answer = answer[0] if isinstance(answer, (list, tuple)) else answer
+    if not all(isinstance(text, str) for text in (question, answer)):
+        raise UnusableRecordError("a question or its answer is not text")
+    if not is_nothing(row.get("input")):
+        question = f"{question}\n{read_text(row, 'input', '')}"
+    said = [turn for pair in _read_history(row) for turn in pair]
+    return read, [*said, _build_turn("human", question), _build_turn("gpt", answer)]
+
+
+def _read_history(row: Mapping[str, Any]) -> list[tuple[Said, Said]]:
+    history = [] if is_nothing(row.get("history")) else _to_list("history", row["history"])
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
+        raise UnusableRecordError("field history is not a list of questions with answers")
+    return [(_build_turn("human", asked), _build_turn("gpt", answer)) for asked, answer in history]
+
+
+def _read_turns(name: str, value: Any) -> list[Said]:
+    return [turn for item in _to_list(name, value) for turn in _read_item(item)]
+
+
+def _add_system(row: Mapping[str, Any], said: list[Said]) -> list[Said]:
+    """The turns with the column `system` before them. A system turn without text says nothing, and is left out."""
+    value = row.get("system")
+    if is_nothing(value):
+        return said
+    first = _build_turn("system", value)
+    return said if said[:1] == [first] else [first, *said]
+
+
+def _read_item(item: Any) -> list[Said]:
+    if not isinstance(item, Mapping):
+        raise UnusableRecordError("a turn is not an object")
+    who, what = (next((n for n in names if not is_nothing(item.get(n))), None) for names in (WHO, WHAT))
+    if who is None and any(not is_nothing(item.get(name)) for name in ("user", "assistant")):
+        return _read_exchange(item)
+    role = str(item.get(who)) if who else "nobody"
+    speaker = SPEAKERS.get(role.lower())
     if speaker is None:
-        raise UnusableRecordError(f"a turn's {who} is not human, gpt or system")
-    return _build_turn(speaker, _join_content(item.get(what)))
+        raise UnusableRecordError(f"a turn is of {show(role)}, and not of user, assistant or system")
+    check_turn(item, tuple(name for name in (who, what) if name))
+    content = item.get(what) if what else None
+    return [] if speaker == "system" and is_nothing(content) else [_build_turn(speaker, content)]
 
 
-def _read_exchange(item: Any) -> list[Turn]:
+def _read_exchange(item: Mapping[str, Any]) -> list[Said]:
     """The turns of system, user and assistant, in this order, of those that are there. The order of the fields
     themselves differs between subsets of FineVision."""
-    if not isinstance(item, dict):
-        raise UnusableRecordError("an entry of texts is not {user, assistant}")
     names = [name for name in ("system", "user", "assistant") if item.get(name) is not None]
-    return [_build_turn(SPEAKERS[name], item[name]) for name in names]
+    check_turn(item, names)
+    return [_build_turn(SPEAKERS[name], item[name]) for name in names if name != "system" or not is_nothing(item[name])]
 
 
-def _build_turn(speaker: str, value: Any) -> Turn:
-    if not isinstance(value, str) or not value.strip():
+def _build_turn(speaker: str, value: Any) -> Said:
+    content = Content("") if value is None else read_content(value)
+    if not content.text.strip():
         raise UnusableRecordError("a turn has no text")
-    return make_turn(speaker, value)
+    return make_turn(speaker, content.text), content.images
 
 
-def _join_content(content: Any) -> Any:
-    """Text, or the text parts of a list; image parts are in the image column."""
-    if not isinstance(content, list):
-        return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    return "\n".join(text for text in texts if isinstance(text, str))
+def _find_filled(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [name for name in names if not is_nothing(row.get(name))]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
+
+
+def _to_list(name: str, value: Any) -> list[Any]:
+    """A list, which may be a JSON text, or an object of lists as long as each other: a column of a table."""
+    if isinstance(value, str) and value.strip():
+        value = parse_any_json(value.encode("utf-8", "surrogatepass"))
+        if isinstance(value, ValueError):
+            raise UnusableRecordError(f"field {name} is text, and not JSON")
+    if isinstance(value, Mapping):
+        lists = [item for item in value.values() if item is not None]
+        if lists and all(isinstance(item, list) and len(item) == len(lists[0]) for item in lists):
+            filled = {key: item for key, item in value.items() if item is not None}
+            value = [dict(zip(filled, items, strict=True)) for items in zip(*filled.values(), strict=True)]
+    if not isinstance(value, (list, tuple)) or not value:
+        raise UnusableRecordError(f"field {name} is missing or empty")
+    return list(value)
+
+
+def _to_images(value: Any) -> list[Any]:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        parsed = parse_any_json(value.encode("utf-8", "surrogatepass"))
+        value = parsed if isinstance(parsed, list) else value
+    return list(value) if isinstance(value, (list, tuple)) else [value]

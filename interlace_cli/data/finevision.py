@@ -56,7 +56,7 @@ class FineVisionSource(TableSource):
         return replace(draw, notes=(*draw.notes, note))
 
 
-def _read_released(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def _read_released(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
     return read_conversation({**row, "texts": _without_marks(row.get("texts"))}, record, images)
 
 

@@ -17,6 +17,7 @@ from interlace_cli.data.captions import read_captioned
 from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.image_names import choose_metadata, find_captions, is_metadata
 from interlace_cli.data.local_files import LocalFiles
+from interlace_cli.data.pictures import PictureReader
 from interlace_cli.data.record_files import parse_records, read_words
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.domain.dataset import Skipped
@@ -85,7 +86,7 @@ def _build_record(selection: Selection, files: FileRecorder, where: str, row: An
     names = _find_names(row)
     if names is None:
         raise UnusableRecordError("field file_name is missing")
-    return read_captioned(row, where, tuple(files.read(SOURCE, name) for name in names))
+    return read_captioned(row, where, tuple(names)).read_images(PictureReader(files, SOURCE))
 
 
 def _find_names(row: dict[str, Any]) -> list[str] | None:

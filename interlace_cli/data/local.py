@@ -15,6 +15,7 @@ from typing import Any
 from interlace_cli.data.columns import find_images
 from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.local_files import LocalFiles
+from interlace_cli.data.pictures import PictureReader
 from interlace_cli.data.record_files import parse_records
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit, divide
 from interlace_cli.data.tables import read_conversation
@@ -63,8 +64,5 @@ def _build_record(selection: Selection, files: FileRecorder, where: str, data: A
     if not isinstance(data, dict):
         raise UnusableRecordError("not an object")
     check_ratings(data, selection)
-    names = find_images(data)
-    if not all(isinstance(name, str) for name in names):
-        raise UnusableRecordError("field image is neither a path nor a list of paths")
-    made = read_conversation(data, str(data.get("id", where)), ())[0]
-    return made.with_images(tuple(files.read(IMAGES, name) for name in names))
+    made = read_conversation(data, str(data.get("id", where)), tuple(find_images(data)))[0]
+    return made.read_images(PictureReader(files, IMAGES))

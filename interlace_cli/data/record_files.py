@@ -13,7 +13,7 @@ from typing import Any
 
 from interlace_cli.data.csv_rows import parse_csv
 from interlace_cli.errors import DatasetError, UnusableRecordError
-from interlace_cli.io.files import parse_json
+from interlace_cli.io.any_json import parse_any_json
 from interlace_cli.io.text import NOT_UTF8, TextError, decode_text, to_utf8
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -29,9 +29,9 @@ Row = tuple[str, Any]
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object that a small file holds, which says one record. Raises UnusableRecordError."""
-    found = parse_json(raw)
+    found = parse_any_json(raw)
     if isinstance(found, ValueError):
-        found = parse_json(read_words(raw).encode())
+        found = parse_any_json(read_words(raw).encode())
     if not isinstance(found, dict):
         raise UnusableRecordError("the JSON is not an object")
     return found
@@ -71,7 +71,7 @@ def parse_records(path: PurePath, raw: bytes) -> list[Row]:
 
 
 def _parse_list(path: PurePath, data: bytes) -> list[Row]:
-    found = parse_json(data)
+    found = parse_any_json(data)
     if isinstance(found, list):
         return _number(found)
     decode_text(data)
@@ -85,9 +85,9 @@ def _parse_lines(path: PurePath, data: bytes) -> list[Row]:
         for number, line in enumerate(data.splitlines(), start=1)
         if line.strip()
     ]
-    first = parse_json(lines[0][1]) if lines else None
+    first = parse_any_json(lines[0][1]) if lines else None
     if len(lines) == 1 or (isinstance(first, ValueError) and data.lstrip()[:1] == b"{"):
-        whole = parse_json(data)
+        whole = parse_any_json(data)
         if isinstance(whole, dict):
             return _number(_open_object(whole))
     rows = [_parse_line(number, line) for number, line in lines]
@@ -97,7 +97,7 @@ def _parse_lines(path: PurePath, data: bytes) -> list[Row]:
 
 
 def _parse_line(number: int, line: bytes) -> Row:
-    where, found = f"line {number}", parse_json(line)
+    where, found = f"line {number}", parse_any_json(line)
     if not isinstance(found, ValueError):
         return where, found
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from interlace_cli.data.answers import build_answers
 from interlace_cli.data.columns import read_text, read_texts
 from interlace_cli.data.source import RawRecord
@@ -11,7 +13,7 @@ from interlace_cli.errors import UnusableRecordError
 REPOSITORY = "derek-thomas/ScienceQA"
 
 
-def read_scienceqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_scienceqa(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
     """Columns: question, choices, answer (the index of a choice), subject, which becomes the kind, image."""
     if not images:
         raise UnusableRecordError("the question has no picture")

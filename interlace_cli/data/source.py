@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -16,12 +16,14 @@ Split = Literal["train", "calibration", "heldout"]
 
 @dataclass(frozen=True)
 class RawRecord:
-    """A conversation with the bytes of its images. `part`: the part of the source that it is from, if the source has
-    parts; `split`: set by sources with splits of their own; `is_asked`: whether `eval` asks it: of the records of one
-    question, one per answer, only the first. The rest is as in `Sample`."""
+    """A conversation with its images: as `data/pictures.py` takes them, and as bytes where a source yields it.
+
+    `part`: the part of the source that it is from, if the source has parts; `split`: set by sources with splits of
+    their own; `is_asked`: whether `eval` asks it: of the records of one question, one per answer, only the first. The
+    rest is as in `Sample`."""
 
     id: str
-    images: tuple[bytes, ...]
+    images: tuple[Any, ...]
     conversations: tuple[Turn, ...]
     kind: str = "all"
     split: Split | None = None
@@ -35,9 +37,9 @@ class RawRecord:
         """A copy with another kind."""
         return replace(self, kind=kind)
 
-    def with_images(self, images: tuple[bytes, ...]) -> RawRecord:
-        """A copy with these images."""
-        return replace(self, images=images)
+    def read_images(self, read: Callable[[Any], bytes]) -> RawRecord:
+        """A copy with the bytes of the images. Raises UnusableRecordError."""
+        return replace(self, images=tuple(map(read, self.images)))
 
 
 @dataclass(frozen=True)

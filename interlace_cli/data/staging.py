@@ -240,6 +240,9 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
         return Skipped(record=record.id, reason=f"more than {MOST_TURNS} turns")
     if sum(len(turn.value) for turn in record.conversations) > MOST_TEXT:
         return Skipped(record=record.id, reason=f"more than {MOST_TEXT:,} characters of text")
+    texts = (*(turn.value for turn in record.conversations), *record.answers, *record.choices)
+    if not all(map(_is_unicode, (*texts, record.kind, record.metric))):
+        return Skipped(record=record.id, reason="text with half of a character (a lone surrogate)")
     try:
         turns = place_images(record.conversations, len(record.images))
     except UnusableRecordError as error:
@@ -263,6 +266,14 @@ def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, byt
         choices=list(record.choices),
     )
     return sample, images
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _to_text(name: str) -> str:

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from interlace_cli.data.columns import build_turns, find_images, read_text, read_texts
+from interlace_cli.data.columns import build_conversation, find_images, read_references, read_text, read_texts
 from interlace_cli.data.filters import check_ratings, keep_record
+from interlace_cli.data.pictures import PictureReader
 from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
@@ -30,20 +31,22 @@ FOOTER_THREADS = 16
 class RowReader(Protocol):
     """Makes the records of a row: one, or one per distinct answer."""
 
-    def __call__(self, row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
-        """The records of `row`; `record` is their id. Raises UnusableRecordError if the row cannot be used."""
+    def __call__(self, row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
+        """The records of `row`, whose images are not read yet; `record` is their id, `images` those of the image
+        column. Raises UnusableRecordError if the row cannot be used."""
 
 
-def read_conversation(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_conversation(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
     """The record of a row with a conversation in any of the layouts of `data/columns.py`."""
+    turns, pictures = build_conversation(row, images)
     return [
         RawRecord(
             record,
-            images,
-            build_turns(row),
+            pictures,
+            turns,
             kind=read_text(row, "kind", "all"),
             metric=read_text(row, "metric", "exact_match"),
-            answers=read_texts(row, "answers"),
+            answers=read_references(row),
             choices=read_texts(row, "choices"),
         )
     ]
@@ -134,8 +137,9 @@ class TableSource:
     ) -> Iterator[RawRecord | Skipped]:
         try:
             check_ratings(row, selection)
-            images = tuple(self._read_image(files, image) for image in find_images(row))
-            made = self.reader(row, str(row["id"]) if row.get("id") is not None else record, images)
+            name = str(row["id"]) if row.get("id") is not None else record
+            read = PictureReader(files, None if self.image_root is None else IMAGES)
+            made = [one.read_images(read) for one in self.reader(row, name, tuple(find_images(row)))]
         except UnusableRecordError as error:
             yield Skipped(record=record, reason=str(error))
             return
@@ -143,18 +147,6 @@ class TableSource:
             kind = part if one.kind == "all" and part != "default" else one.kind
             named = self.name if part == "default" else part
             yield keep_record(replace(one, part=named, kind=kind), *limits)
-
-    def _read_image(self, files: FileRecorder, image: Any) -> bytes:
-        """Bytes in the row; or, of a local table, a path inside its folder."""
-        data = image.get("bytes") if isinstance(image, dict) else image
-        if isinstance(data, bytes):
-            return data
-        path = image.get("path") if isinstance(image, dict) else image
-        if not isinstance(path, str):
-            raise UnusableRecordError("an image is neither bytes nor a path")
-        if self.image_root is None:
-            raise UnusableRecordError("an image is a path and not bytes")
-        return files.read(IMAGES, path)
 
     def _choose_parts(self, selection: Selection) -> dict[str, list[str]]:
         split = selection.hub_split or self.defaults.split

@@ -5,6 +5,8 @@ One sample for each distinct answer, as the released `dataset_prep_domain.py` ma
 
 from __future__ import annotations
 
+from typing import Any
+
 from interlace_cli.data.answers import build_answers
 from interlace_cli.data.columns import read_text, read_texts
 from interlace_cli.data.source import RawRecord
@@ -13,7 +15,7 @@ from interlace_cli.data.tables import SourceRow
 REPOSITORY = "lmms-lab/textvqa"
 
 
-def read_textvqa(row: SourceRow, record: str, images: tuple[bytes, ...]) -> list[RawRecord]:
+def read_textvqa(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
     """Columns: question, answers (of ten people), question_id (optional), image."""
     question = read_text(row, "question", "")
     name = str(row["question_id"]) if row.get("question_id") is not None else record

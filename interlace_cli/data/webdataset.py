@@ -20,6 +20,7 @@ from typing import Any
 from interlace_cli.data.captions import read_captioned
 from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.image_names import PICTURES
+from interlace_cli.data.pictures import PictureReader
 from interlace_cli.data.record_files import parse_object, read_words
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import Skipped
@@ -69,7 +70,7 @@ class WebDatasetSource:
         path = files.roots[SOURCE] / shard
         with path.open("rb") as file:
             named = ((f"{path.name}:{member.name}", member) for member in members)
-            yield from iter_kept(named, partial(_build_record, file, selection), selection)
+            yield from iter_kept(named, partial(_build_record, file, files, selection), selection)
 
 
 def open_webdataset(root: Path, shards: Mapping[str, int], name: str, notes: Sequence[str] = ()) -> WebDatasetSource:
@@ -101,7 +102,7 @@ def _classify(suffix: str) -> str:
     return "media" if kind in ("image", "video", "audio") else "other"
 
 
-def _build_record(file: Any, selection: Selection, where: str, member: Member) -> RawRecord:
+def _build_record(file: Any, files: FileRecorder, selection: Selection, where: str, member: Member) -> RawRecord:
     def read(suffix: str) -> bytes:
         offset, size = member.files[suffix]
         if size > MOST_BYTES:
@@ -120,7 +121,7 @@ def _build_record(file: Any, selection: Selection, where: str, member: Member) -
         data = {**data, "txt": read_words(read("txt"))}
     check_ratings(data, selection)
     pictures = sorted(suffix for suffix in member.files if _classify(suffix) == "picture")
-    return read_captioned(data, where, tuple(map(read, pictures)))
+    return read_captioned(data, where, tuple(map(read, pictures))).read_images(PictureReader(files))
 
 
 def _list_members(path: Path) -> list[Member]:

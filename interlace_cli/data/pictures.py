@@ -1,0 +1,100 @@
+"""A picture as a record gives it -> its bytes.
+
+| given | read as |
+|---|---|
+| bytes; an object with `bytes` | these |
+| `data:image/png;base64,...`, or base64 alone | what it encodes |
+| `file:///...` or a path | the file, which has to lie inside of the image folder |
+| `https://...` | what lies there, if that is allowed |
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from interlace_cli.data.content import find_picture
+from interlace_cli.errors import UnusableRecordError
+from interlace_cli.io.file_records import FileRecorder
+
+WEB = "image is on the web: download it and name the file"
+FEWEST_CHARACTERS = 64
+"""Of base64 without an address: a shorter text is a path."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20})://")
+_DATA = re.compile(r"data:[^,]*?(;base64)?,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+Download = Callable[[str], bytes]
+"""An address -> what lies there. Raises UnusableRecordError."""
+
+
+@dataclass(frozen=True)
+class PictureReader:
+    """Reads the pictures of a source. Paths are relative to `root` of the recorder's roots; None: the source has no
+    files beside it. `download` None: nothing is fetched."""
+
+    files: FileRecorder
+    root: str | None = None
+    download: Download | None = None
+
+    def __call__(self, picture: Any) -> bytes:
+        """The picture's bytes. Raises UnusableRecordError."""
+        if isinstance(picture, Mapping):
+            picture = find_picture(picture)
+        if isinstance(picture, bytes):
+            return picture
+        if not isinstance(picture, str):
+            raise UnusableRecordError("an image is neither bytes nor a path")
+        if picture[:5].lower() == "data:":
+            return _decode_address(picture)
+        scheme = _SCHEME.match(picture)
+        name = scheme[1].lower() if scheme else ""
+        if name in ("http", "https"):
+            if self.download is None:
+                raise UnusableRecordError(WEB)
+            return self.download(picture)
+        if name == "file":
+            return self._read_file(unquote(picture.partition("://")[2]))
+        if name:
+            raise UnusableRecordError(f"image is at a {name}:// address: download it and name the file")
+        return _decode_alone(picture) or self._read_file(picture)
+
+    def _read_file(self, path: str) -> bytes:
+        if self.root is None:
+            raise UnusableRecordError("an image is a path and not bytes")
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise UnusableRecordError("image file cannot be read") from error
+        return self.files.read(self.root, path)
+
+
+def _decode_address(address: str) -> bytes:
+    head = _DATA.match(address)
+    if head is None or head[1] is None:
+        raise UnusableRecordError("a data: address of an image is not base64")
+    return _decode(address[head.end() :])
+
+
+def _decode_alone(text: str) -> bytes | None:
+    """The bytes, if they begin as a picture does."""
+    if len(text) < FEWEST_CHARACTERS or not _BASE64.fullmatch(text):
+        return None
+    try:
+        data = _decode(text)
+    except UnusableRecordError:
+        return None
+    return data if data.startswith(_MAGIC) else None
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    # Letters that are not ASCII are a ValueError.
+    except ValueError as error:
+        raise UnusableRecordError("the base64 of an image is broken") from error
