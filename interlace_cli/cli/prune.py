@@ -59,4 +59,6 @@ def _describe_draft(draft: PruneDraft) -> str:
     lines = [f"{name}: {size:,} bytes" for name, size in draft.files.items()]
     share = draft.bytes / draft.dense_bytes
     lines.append(f"{draft.bytes:,} of {draft.dense_bytes:,} bytes stay ({share:.1%}); nothing was written")
+    if draft.left:
+        lines.append(f"no part of the model, and left behind: {', '.join(draft.left)}")
     return "\n".join([*draft.notes, *lines])

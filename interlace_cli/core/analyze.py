@@ -102,6 +102,8 @@ def _make_analysis(
     may_replace: bool,
 ) -> Analysis:
     """`may_replace`: measures everything, whatever is there."""
+    for remark in opened.checkpoint.remarks:
+        progress.say(remark)
     samples = load_readable(dataset, "calibration", opened.facts.model_type, progress.say)[: options.samples]
     found = None if may_replace else _find_part(out, options, inputs)
     if found is None:

@@ -108,7 +108,7 @@ def _write(
     check_files(checkpoint)
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint, draft)
-        copy_side_files(checkpoint, draft)
+        side = copy_side_files(opened.checkpoint, draft)
         names = {tensor: tensor for tensor in opened.checkpoint.tensors}
         write_tensors(opened.checkpoint, draft, select_tensors(opened.checkpoint, names))
         (draft / "README.md").write_text(text, encoding="utf-8")
@@ -116,18 +116,21 @@ def _write(
         if keys:
             save_keys(draft, keys)
         _complete(draft)
-        made = card.model_copy(update={"files": record_files(draft), "exported": build_settings(options)})
+        # The names of somebody's own files are not to be published.
+        made = card.model_copy(update={"left": [], "files": record_files(draft), "exported": build_settings(options)})
         save_artifact(made, draft / METADATA)
         if "gguf" in options.format:
             convert_gguf(draft, draft / "gguf", _find_name(card, options).split("/")[-1], progress)
-    return made
+    if side.left:
+        progress.say(side.describe())
+    return made.model_copy(update={"left": side.left})
 
 
 def _find_differences(
     exported: CheckpointCard, card: CheckpointCard, text: str, options: ExportOptions, out: Path
 ) -> list[str]:
     """What an export would write otherwise than it lies there: another checkpoint, another card, more formats."""
-    if exported.model_copy(update={"files": card.files, "exported": card.exported}) != card:
+    if exported.model_copy(update={"left": card.left, "files": card.files, "exported": card.exported}) != card:
         return ["it is of another checkpoint"]
     before, now = ({**made, "format": None} for made in (exported.exported, build_settings(options)))
     page = out / "README.md"

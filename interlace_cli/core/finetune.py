@@ -245,7 +245,9 @@ def _heal(
     )
     tuned = healing.collect()
     if processes.is_main:
-        _write(job.opened, tuned, healed, step.out, dataset, chosen, may_replace)
+        healed, remarks = _write(job.opened, tuned, healed, step.out, dataset, chosen, may_replace)
+        for line in remarks:
+            progress.say(line)
         state.clear()
     leave_processes()
     return healed
@@ -259,16 +261,19 @@ def _write(
     dataset: Path,
     recipe: Recipe,
     may_replace: bool,
-) -> None:
+) -> tuple[CheckpointCard, list[str]]:
+    """The metadata that were written, and what people should know of the files."""
     checkpoint = opened.checkpoint
     keys = _build_keys(opened, dataset, recipe)
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
-        copy_side_files(checkpoint.path, draft)
+        side = copy_side_files(checkpoint, draft)
         replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / METADATA).exists())
         save_keys(draft, keys)
         files = record_files(draft, checkpoint.path, healed.files)
-        save_artifact(healed.model_copy(update={"files": files}), draft / METADATA)
+        healed = healed.model_copy(update={"left": side.left, "files": files})
+        save_artifact(healed, draft / METADATA)
+    return healed, [*checkpoint.remarks, *([side.describe()] if side.left else [])]
 
 
 def _choose_positions(

@@ -172,7 +172,8 @@ def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
         bytes=sum(tensor.bytes for tensor in tensors),
         dense_bytes=facts.total_bytes,
         config=compare_configs(opened.checkpoint.config, config),
-        notes=describe_cut(opened, drop),
+        notes=[*opened.checkpoint.remarks, *describe_cut(opened, drop)],
+        left=opened.checkpoint.find_side_files().left,
     )
 
 
@@ -222,7 +223,7 @@ def _write(
     notes = describe_cut(opened, cut.drop)
     if changed:
         notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
-    for note in notes:
+    for note in (*checkpoint.remarks, *notes):
         progress.say(note)
     kept = kept_layers(cut.drop, facts.num_layers)
     card = CheckpointCard(
@@ -244,13 +245,15 @@ def _write(
     total = sum(tensor.bytes for tensor in tensors)
     with folder_being_made(out, may_replace) as draft, progress.task("prune", total, "bytes") as advance:
         write_config(config, draft)
-        copy_side_files(checkpoint.path, draft)
+        side = copy_side_files(checkpoint, draft)
         write_tensors(checkpoint, draft, tensors, advance)
         keys = _find_keys(options, cut) or load_keys(checkpoint.path)
         if keys:
             save_keys(draft, keys)
-        card = card.model_copy(update={"files": record_files(draft)})
+        card = card.model_copy(update={"left": side.left, "files": record_files(draft)})
         save_artifact(card, draft / METADATA)
+    if side.left:
+        progress.say(side.describe())
     return card
 
 

@@ -97,14 +97,16 @@ def _write(
     checkpoint = opened.checkpoint
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
-        copy_side_files(checkpoint.path, draft)
+        side = copy_side_files(checkpoint, draft)
         names = {name: name for name in checkpoint.tensors}
         write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
         keys = join_keys(load_keys(checkpoint.path), {CALIBRATED: build_keys(calibration)} if calibration else {})
         if keys:
             save_keys(draft, keys)
-        card = card.model_copy(update={"files": record_files(draft)})
+        card = card.model_copy(update={"left": side.left, "files": record_files(draft)})
         save_artifact(card, draft / METADATA)
+    for line in (*checkpoint.remarks, *([side.describe()] if side.left else [])):
+        progress.say(line)
     return card
 
 

@@ -47,6 +47,7 @@ class CheckpointCard(Artifact):
     sparsity: str | None = None
     notes: list[str] = []
     healing: Healing | None = None
+    left: list[str] = Field(default=[], description="what lay beside the weights it was made of, and is no part of it")
     files: dict[str, str] = Field(default={}, description="name -> checksum of what was written (io/integrity.py)")
     exported: Settings = Field(default={}, description="the options of `export`, of a folder that it wrote")
 
@@ -101,7 +102,8 @@ class Fidelity(Record):
 
 
 class PruneDraft(Record):
-    """What `prune` would write: file name -> bytes, and the config's fields that change, old and new, as JSON."""
+    """What `prune` would write: file name -> bytes, the config's fields that change, old and new, as JSON, and
+    the files of the folder that are `left`, as no part of the model."""
 
     model: str
     stack: str
@@ -112,6 +114,7 @@ class PruneDraft(Record):
     dense_bytes: int
     config: dict[str, tuple[str, str]]
     notes: list[str]
+    left: list[str] = []
 
 
 class PruneOutcome(Record):

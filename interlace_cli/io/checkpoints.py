@@ -12,30 +12,18 @@ from typing import Any
 import orjson
 
 from interlace_cli.errors import CheckpointError, MissingInputError
+from interlace_cli.io.downloads import download_model
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import TensorInfo, read_header
-from interlace_cli.io.offline import find_offline_switch
+from interlace_cli.io.links import find_inside, find_weights, is_own
 from interlace_cli.io.paths import expand_home, looks_like_path, suggest_path
+from interlace_cli.io.side_files import PROCESSOR_FILES, SideFiles, find_side_files
+from interlace_cli.io.weights import WEIGHTS, WeightFiles, check_no_adapter, choose_weights
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 DEMO = "demo"
 BUILT_IN = {DEMO: Path(__file__).parents[1] / "demo" / "checkpoint"}
 """Name -> folder of the checkpoints that come with the package."""
-NOT_DOWNLOADED = (
-    *("*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel"),
-    *("original/*", "onnx/*", "openvino/*", "metal/*", "consolidated*.safetensors"),
-    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4", "*.pdf"),
-)
-"""Weights in other forms, some of them a second copy in safetensors, and pictures for the card."""
-PROCESSOR_FILES = (
-    *("*processor_config.json", "*processor*.json", "tokenizer*", "*.tiktoken", "vocab.*", "merges.txt", "*.model"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja", "additional_chat_templates/*"),
-    "generation_config.json",
-)
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _FETCH = "Fetch the file again."
-MOST_NAME = 255
 _SAMPLE = 4096
 _VOLATILE = ("transformers_version", "_name_or_path")
 
@@ -51,6 +39,18 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
     shards: list[Path]
     metadata: dict[str, dict[str, str]]
+    files: WeightFiles
+
+    @property
+    def remarks(self) -> list[str]:
+        """What people should know of the files, a sentence each."""
+        linked = [shard for shard in self.shards if not is_own(self.path, shard.resolve())]
+        where = f"{linked[0].name} is a link to {linked[0].resolve()}" if linked else ""
+        return [*filter(None, [self.files.remark]), *([f"Weights are read from elsewhere: {where}."] if linked else [])]
+
+    def find_side_files(self) -> SideFiles:
+        """The files that go with the weights, and those that do not."""
+        return find_side_files(self.path, {*self.files.names, self.files.index or ""})
 
     @property
     def revision(self) -> str | None:
@@ -71,6 +71,7 @@ class Checkpoint:
 def read_config(location: str) -> tuple[dict[str, Any], Path]:
     """The config of `demo`, a local folder or a Hub id, and the folder it lies in. Nothing else is downloaded."""
     path = resolve_location(location, config_only=True)[0]
+    check_no_adapter(str(path), _list_names(path))
     return _read_json(path / "config.json"), path
 
 
@@ -82,18 +83,23 @@ def is_local(location: str) -> bool:
 def open_checkpoint(location: str | Path) -> Checkpoint:
     """Opens `demo`, a local folder or a Hub id. Raises CheckpointError that names the broken or missing file."""
     path, stored = resolve_location(str(location))
+    check_no_adapter(str(path), _list_names(path))
     config = _read_json(path / "config.json")
-    shards = _find_shards(path)
+    files, shards = _find_shards(path, config)
     tensors: dict[str, TensorInfo] = {}
     metadata = {}
     for shard in shards:
         header, metadata[shard.name] = read_header(shard)
         twice = next((name for name in header if name in tensors), None)
         if twice is not None:
-            raise CheckpointError(f"tensor {twice} is both in {tensors[twice].file} and in {shard}.", _FETCH)
+            raise CheckpointError(
+                f"tensor {twice} is both in {tensors[twice].file} and in {shard}.",
+                "Take away the file that is not of this model, or save the model again.",
+            )
         tensors.update(header)
-    _check_index(path, tensors)
-    return Checkpoint(_describe_name(str(location), path), stored, path, config, tensors, shards, metadata)
+    _check_index(path, files.index, tensors)
+    name = _describe_name(str(location), path)
+    return Checkpoint(name, stored, path, config, tensors, shards, metadata, files)
 
 
 def resolve_location(location: str, config_only: bool = False) -> tuple[Path, str]:
@@ -109,7 +115,7 @@ def resolve_location(location: str, config_only: bool = False) -> tuple[Path, st
     if not at and looks_like_path(location, (*WEIGHTS, ".json")):
         raise MissingInputError(f"there is no model folder {location}.", suggest_path(location, "@main"))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not location.startswith((".", "/")):
-        return _download(repo, revision if at else None, config_only), location
+        return download_model(repo, revision if at else None, config_only), location
     raise MissingInputError(
         f"there is no model folder {location}.", "Give a local folder, a Hub id (`owner/name@revision`), or `demo`."
     )
@@ -143,43 +149,6 @@ def hash_processor(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(repo: str, revision: str | None, config_only: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    wanted = "config.json" if config_only else None
-    try:
-        return Path(
-            snapshot_download(repo, revision=revision, ignore_patterns=list(NOT_DOWNLOADED), allow_patterns=wanted)
-        )
-    except GatedRepoError as error:
-        raise CheckpointError(f"{repo} is gated.", "Accept its terms on the Hub and run `hf auth login`.") from error
-    except RevisionNotFoundError as error:
-        raise MissingInputError(
-            f"{repo} has no revision {revision}.", "Check its commits, branches and tags."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise MissingInputError(f"there is neither a folder nor a Hub model {repo}.", "Check the name.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        switch = find_offline_switch()
-        if switch is not None:
-            raise MissingInputError(
-                f"there is no folder {repo}, no model of that name in the Hub's cache, and {switch} keeps the Hub from"
-                " being asked.",
-                f"Unset {switch.partition('=')[0]}, or give a local folder.",
-            ) from error
-        raise MissingInputError(
-            f"there is no folder {repo}, and the Hub cannot be reached for a model of that name.",
-            "Give a local folder, or try again with a connection.",
-        ) from error
-
-
 def _describe_name(location: str, path: Path) -> str:
     if location == DEMO:
         return "interlace demo"
@@ -187,8 +156,12 @@ def _describe_name(location: str, path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    return _parse_json(find_inside(path.parent, path.name))
+
+
+def _parse_json(path: Path) -> dict[str, Any]:
     try:
-        data = orjson.loads(find_inside(path.parent, path.name).read_bytes())
+        data = orjson.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}.", "Give the folder of a whole checkpoint.") from error
     except (OSError, orjson.JSONDecodeError) as error:
@@ -198,54 +171,30 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check_index(path: Path, tensors: dict[str, TensorInfo]) -> None:
-    if (path / INDEX_FILE).exists():
-        lost = sorted(_read_json(path / INDEX_FILE)["weight_map"].keys() - tensors.keys())
+def _list_names(path: Path) -> set[str]:
+    return {found.name for found in path.iterdir() if not found.is_dir()}
+
+
+def _find_shards(path: Path, config: dict[str, Any]) -> tuple[WeightFiles, list[Path]]:
+    below = (found.relative_to(path).as_posix() for found in path.glob("[!.]*/*"))
+    files = choose_weights(str(path), _list_names(path), below, config, lambda name: _read_index(path, name))
+    shards = [find_weights(path, name) for name in files.names]
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}.", "Fetch the missing files again.")
+    names = [shard.name for shard in shards]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise CheckpointError(f"{path} has two files of weights {twice}.", "Save the model again, in one folder.")
+    return files, shards
+
+
+def _read_index(path: Path, name: str) -> dict[str, Any]:
+    return _parse_json(find_weights(path, name))
+
+
+def _check_index(path: Path, index: str | None, tensors: dict[str, TensorInfo]) -> None:
+    if index is not None:
+        lost = sorted(_read_index(path, index)["weight_map"].keys() - tensors.keys())
         if lost:
-            raise CheckpointError(f"{path / INDEX_FILE} names {lost[0]}, which no file has.", "Fetch the files again.")
-
-
-def _find_shards(path: Path) -> list[Path]:
-    if (path / INDEX_FILE).exists():
-        weight_map = _read_json(path / INDEX_FILE).get("weight_map")
-        if (
-            not isinstance(weight_map, dict)
-            or not weight_map
-            or not all(isinstance(v, str) for v in weight_map.values())
-        ):
-            raise CheckpointError(f"{path / INDEX_FILE} has no weight_map.", "Fetch the file again.")
-        shards = [find_inside(path, name) for name in sorted(set(weight_map.values()))]
-        strange = next((shard for shard in shards if not shard.name.endswith(".safetensors")), None)
-        if strange is not None:
-            raise CheckpointError(f"{path / INDEX_FILE} names {strange.name}, which is no safetensors file.", _FETCH)
-        missing = [shard.name for shard in shards if not shard.exists()]
-        if missing:
-            raise CheckpointError(f"{path} lacks {', '.join(missing)}.", "Fetch the missing files again.")
-        return shards
-    if (path / SINGLE_FILE).exists():
-        return [find_inside(path, SINGLE_FILE)]
-    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
-    if pickled:
-        raise CheckpointError(
-            f"{path} has its weights in {pickled[0]}, and only safetensors files can be cut.",
-            "Convert them once: load the model with transformers' from_pretrained, and save_pretrained it elsewhere.",
-        )
-    raise CheckpointError(f"{path} has no {SINGLE_FILE} and no {INDEX_FILE}.", "Give the folder of a whole checkpoint.")
-
-
-def find_inside(folder: Path, name: str) -> Path:
-    """The file `name` of the folder. Raises CheckpointError if it lies elsewhere, by its name or by a link; files of
-    the Hub's cache are links into the cache."""
-    if not name or "\0" in name or len(os.fsencode(name)) > MOST_NAME:
-        raise CheckpointError(f"{folder} has no file {name[:MOST_NAME]!r}.", "Fetch the checkpoint again.")
-    path, root = folder / name, folder.resolve()
-    roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    try:
-        real = path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be followed to a file.", "Fetch the checkpoint again.") from error
-    if not any(real.is_relative_to(allowed) for allowed in roots):
-        raise CheckpointError(
-            f"{folder}: {name} leads out of the folder, to {real}.", "Put the file itself there, if you trust it."
-        )
-    return path
+            raise CheckpointError(f"{path / index} names {lost[0]}, which no file has.", "Fetch the files again.")

@@ -19,25 +19,15 @@ from typing import Any
 
 import orjson
 
-from interlace_cli.io.checkpoints import INDEX_FILE, SINGLE_FILE, Checkpoint, find_inside
+from interlace_cli.io.checkpoints import Checkpoint
 from interlace_cli.io.headers import TensorInfo
+from interlace_cli.io.links import find_inside
+from interlace_cli.io.side_files import SideFiles
+from interlace_cli.io.weights import INDEX_FILE, NAMED_WEIGHTS, SINGLE_FILE
 
 BLOCK = 1 << 26
 PIECE = 1 << 22
 WORKERS = 4
-_WEIGHT_SUFFIXES = (
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".gguf",
-    ".onnx",
-    ".h5",
-    ".msgpack",
-    ".safetensors.index.json",
-)
-_NOT_CARRIED = ("config.json", "README.md", "interlace.json", "interlace-samples.npz", ".gitattributes")
-
 Advance = Callable[[float], None]
 
 
@@ -163,13 +153,19 @@ def replace_tensors(source: Checkpoint, out: Path, replaced: Mapping[str, bytes]
     with ExitStack() as files:
         pieces: list[ByteRange] = []
         for shard, members in by_file.items():
+            name = shard.name if source.files.index is not None else SINGLE_FILE
             is_new = any(tensor.data is not None for tensor in members)
-            if is_new or not (share and _link(shard, out / shard.name)):
+            if is_new or not (share and _link(shard, out / name)):
                 metadata = source.metadata[shard.name] or {"format": "pt"}
-                pieces += _begin_shard(out / shard.name, members, metadata, files)
+                pieces += _begin_shard(out / name, members, metadata, files)
         _write_pieces(pieces, None)
-    if (source.path / INDEX_FILE).exists():
-        shutil.copyfile(source.path / INDEX_FILE, out / INDEX_FILE)
+    if source.files.index is not None:
+        index = orjson.loads((source.path / source.files.index).read_bytes())
+        if any("/" in name for name in index["weight_map"].values()):
+            index["weight_map"] = {name: tensor.file.name for name, tensor in source.tensors.items()}
+            (out / INDEX_FILE).write_bytes(orjson.dumps(index, option=orjson.OPT_INDENT_2))
+        else:
+            shutil.copyfile(source.path / source.files.index, out / INDEX_FILE)
 
 
 def _link(source: Path, target: Path) -> bool:
@@ -181,28 +177,33 @@ def _link(source: Path, target: Path) -> bool:
 
 
 def write_config(config: dict[str, Any], out: Path) -> None:
-    """In the order of its fields, as it was read."""
-    (out / "config.json").write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    """In the order of its fields, as it was read; without the name of the weights' file, which gets the usual one."""
+    kept = {name: value for name, value in config.items() if name != NAMED_WEIGHTS}
+    (out / "config.json").write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def copy_config(source: Path, out: Path) -> None:
-    """The config as it is."""
-    shutil.copyfile(source / "config.json", out / "config.json")
+    """The config as it is; without the name of the weights' file."""
+    raw = (source / "config.json").read_bytes()
+    if NAMED_WEIGHTS.encode() in raw:
+        write_config(orjson.loads(raw), out)
+    else:
+        (out / "config.json").write_bytes(raw)
 
 
-def copy_side_files(source: Path, out: Path) -> None:
-    """Tokenizer, processor, chat template, generation config and whatever else lies beside the weights; not the
-    base model's card, which speaks of another model."""
-    for path in sorted(source.iterdir()):
-        if path.name in _NOT_CARRIED or path.name.startswith(".") or path.name.endswith(_WEIGHT_SUFFIXES):
-            continue
-        # What lies elsewhere is not to be published with the checkpoint.
-        find_inside(source, path.name)
-        if path.is_dir():
-            if path.name in ("chat_templates", "additional_chat_templates"):
-                shutil.copytree(path, out / path.name)
-        else:
-            shutil.copyfile(path, out / path.name)
+def copy_side_files(source: Checkpoint, out: Path, edited: Mapping[str, bytes] | None = None) -> SideFiles:
+    """Tokenizer, processor, chat template, generation config and code (`side_files.py`), some of them `edited` (by
+    name). Returns what was carried, and what was left. Raises CheckpointError for a link that leads elsewhere: what
+    lies there is not to be published with the checkpoint."""
+    found = source.find_side_files()
+    for name in found.carried:
+        path = find_inside(source.path, name)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        if edited and name in edited:
+            (out / name).write_bytes(edited[name])
+        elif path.is_file():
+            shutil.copyfile(path, out / name)
+    return found
 
 
 def _count_elements(tensor: NewTensor) -> int:

@@ -147,3 +147,62 @@ def test_a_model_is_pinned_to_its_commit(hub: Hub, chain_model: Path, tmp_path: 
     none = run(hub, tmp_path, "plan", "--model", "someone/tiny@other", "--ratio", "0.25", "-w", str(tmp_path / "w"))
     assert none.returncode == 1
     assert "someone/tiny has no revision other" in none.stderr
+
+
+FORMS = {
+    "pickles": (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], "save_pretrained it elsewhere"),
+    "adapter": (["adapter_config.json", "adapter_model.safetensors"], "Merge it first"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_in_another_form_is_refused_before_it_is_fetched(
+    form: str, hub: Hub, chain_model: Path, tmp_path: Path
+) -> None:
+    folder = hub.models["someone/old"] = tmp_path / "repository"
+    shutil.copytree(chain_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    names, sentence = FORMS[form]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    done = run(hub, tmp_path, "prune", "someone/old", "--drop-layers", "3", "--out", str(tmp_path / "short"))
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "someone/old" in done.stderr
+    assert names[0] in done.stderr
+    assert hub.served <= {"config.json"}
+
+
+def test_only_the_weights_that_are_read_are_fetched(hub: Hub, chain_model: Path, tmp_path: Path) -> None:
+    """Not those of an older save in shards, nor a state of training."""
+    folder = hub.models["someone/mixed"] = Path(shutil.copytree(chain_model, tmp_path / "repository"))
+    (folder / "checkpoint-5").mkdir()
+    for name in ("model-00001-of-00001.safetensors", "checkpoint-5/model.safetensors", "checkpoint-5/optimizer.pt"):
+        (folder / name).write_bytes(b"large")
+    index = {"metadata": {}, "weight_map": {"x": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = run(
+        hub, tmp_path, "prune", "someone/mixed", "--drop-layers", "3", "--out", str(tmp_path / "short"), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model-00001-of-00001.safetensors" not in hub.served
+    assert "optimizer.pt" not in hub.served
+    cached = next((tmp_path / "home").rglob("snapshots")) / SHA
+    assert [path.name for path in cached.rglob("*.safetensors")] == ["model.safetensors"]
+    assert "not read: model.safetensors.index.json" in done.stderr
+
+
+def test_without_a_model_the_recorded_commit_is_cut(hub: Hub, chain_model: Path, tmp_path: Path) -> None:
+    """Not what the branch has become since."""
+    hub.models["someone/tiny"] = chain_model
+    space = tmp_path / "w"
+    done = run(hub, tmp_path, "plan", "--model", str(chain_model), "--ratio", "0.25", "-w", str(space))
+    assert done.returncode == 0, done.stderr
+    plan = json.loads((space / "plan.json").read_text())
+    del plan["sha256"]
+    plan["model"] |= {"location": "someone/tiny@moved", "revision": SHA}
+    (space / "plan.json").write_text(json.dumps(plan))
+    done = run(hub, tmp_path, "prune", "-w", str(space), "--json")
+    assert done.returncode == 0, done.stderr
+    base = json.loads(done.stdout)["checkpoint"]["base"]
+    assert (base["location"], base["revision"]) == (f"someone/tiny@{SHA}", SHA)

@@ -166,11 +166,11 @@ INDICES: dict[str, Any] = {
     "a pickle": {WEIGHT: "pytorch_model.bin"},
     "a number": {WEIGHT: 1},
     "null": {WEIGHT: None},
-    "a list of files": {WEIGHT: ["model.safetensors"]},
-    "a list": ["model.safetensors"],
+    "a list of files": {WEIGHT: ["weights.safetensors"]},
+    "a list": ["weights.safetensors"],
     "nothing": {},
     "no map": None,
-    "a tensor that no file has": {"model.ghost": "model.safetensors"},
+    "a tensor that no file has": {"model.ghost": "weights.safetensors"},
     "a home": {WEIGHT: "~/model.safetensors"},
     "a device": {WEIGHT: "/dev/zero"},
 }
@@ -179,6 +179,7 @@ INDICES: dict[str, Any] = {
 @pytest.mark.parametrize("name", INDICES)
 def test_an_index_that_leads_elsewhere(name: str, whole: Path) -> None:
     (whole.parent / "outside.safetensors").write_bytes((whole / "model.safetensors").read_bytes())
+    (whole / "model.safetensors").rename(whole / "weights.safetensors")
     put_index(whole, INDICES[name])
     refuse(*cut(whole), names=str(whole))
     assert not (whole.parent / "out").exists()
@@ -186,13 +187,15 @@ def test_an_index_that_leads_elsewhere(name: str, whole: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", '{"weight_map": {"a": "b"', "\ufeff{}", '"weight_map"'])
 def test_an_index_that_is_none(text: str, whole: Path) -> None:
+    (whole / "model.safetensors").rename(whole / "weights.safetensors")
     (whole / "model.safetensors.index.json").write_text(text)
     refuse(*cut(whole), names="model.safetensors.index.json")
 
 
 def test_a_tensor_in_two_files(whole: Path) -> None:
     shutil.copy(whole / "model.safetensors", whole / "again.safetensors")
-    put_index(whole, {WEIGHT: "model.safetensors", "y": "again.safetensors"})
+    (whole / "model.safetensors").rename(whole / "weights.safetensors")
+    put_index(whole, {WEIGHT: "weights.safetensors", "y": "again.safetensors"})
     refuse(*cut(whole), names="again.safetensors")
 
 
@@ -205,6 +208,49 @@ def test_links_out_of_the_folder_are_not_followed(name: str, target: str, whole:
     os.symlink(name if target == "loop" else target, whole / name)
     refuse(*cut(whole), names=name)
     assert not (whole.parent / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "../pipe", "../folder", "../ghost", "../text"])
+def test_weights_that_are_links_to_no_weights(target: str, whole: Path) -> None:
+    (whole.parent / "folder").mkdir()
+    os.mkfifo(whole.parent / "pipe")
+    (whole.parent / "text").write_text("hf_secret")
+    (whole / "model.safetensors").unlink()
+    os.symlink(target, whole / "model.safetensors")
+    found = refuse(*cut(whole), names="model.safetensors")
+    assert "hf_secret" not in found.err
+    assert not (whole.parent / "out").exists()
+
+
+def test_a_linked_folder_that_an_index_leads_through(whole: Path) -> None:
+    """The name is that of a file in the folder, and the file lies elsewhere."""
+    (whole.parent / "elsewhere").mkdir()
+    (whole / "model.safetensors").rename(whole.parent / "elsewhere/weights.safetensors")
+    os.symlink("../elsewhere", whole / "sub")
+    put_index(whole, {WEIGHT: "sub/weights.safetensors"})
+    refuse(*cut(whole), names="sub/weights.safetensors leads out of the folder")
+
+
+def test_what_is_not_carried_may_be_a_link_to_anywhere(whole: Path) -> None:
+    (whole.parent / "secret").write_text("hf_secret")
+    for name, target in (("logs", "/"), ("notes.txt", "../secret"), ("loop", "loop"), ("checkpoint-9", "../ghost")):
+        os.symlink(target, whole / name)
+    found = call(*cut(whole))
+    assert found.code == 0, found.err
+    assert not {"logs", "notes.txt", "loop", "checkpoint-9"} & {path.name for path in (whole.parent / "out").iterdir()}
+
+
+def test_a_snapshot_of_the_hub_has_its_weights_in_the_cache(whole: Path) -> None:
+    """What a stranger uploaded cannot lead to a file outside of the cache; a folder of one's own can."""
+    snapshot = whole.parent / "models--a--b/snapshots/0123"
+    snapshot.parent.mkdir(parents=True)
+    (whole / "model.safetensors").rename(whole.parent / "outside.safetensors")
+    os.symlink(whole.parent / "outside.safetensors", whole / "model.safetensors")
+    shutil.copytree(whole, snapshot, symlinks=True)
+    refuse("prune", snapshot, "--drop-layers", "3", "--out", whole.parent / "out", names="leads out of the folder")
+    found = call("prune", whole, "--drop-layers", "3", "--out", whole.parent / "out")
+    assert found.code == 0, found.err
+    assert "Weights are read from elsewhere" in found.err
 
 
 def test_the_links_of_the_hubs_cache_are_followed(whole: Path) -> None:
