@@ -12,8 +12,8 @@ from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import find_lacking_keys, read_keys
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Condition, Step
-from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
+from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.layers import describe_layers
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress, Silent
@@ -21,7 +21,7 @@ from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.recipe import Execution, Recipe
-from interlace_cli.healing.session import open_session, settle
+from interlace_cli.healing.session import load_usable, open_session, settle
 from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import load_manifest
@@ -85,7 +85,9 @@ def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
         state = step.find_state()
         if not may_replace and state.condition is Condition.INCOMPLETE and isinstance(state.artifact, CheckpointCard):
-            save_keys(out, _build_keys(job.opened, dataset, Recipe.of(options)))
+            recipe = Recipe.of(options)
+            _, usable = load_usable(job.opened, dataset, recipe, progress)
+            save_keys(out, _build_keys(job.opened, usable.samples, recipe))
             return state.artifact
         if _has_to_spread(options):
             check_free(out, may_replace)
@@ -115,9 +117,8 @@ def _find_lacks(opened: OpenedModel, out: Path) -> list[str]:
     return lacks or ([] if TRAINED in read_keys(out) else ["it has no list of the samples that it was trained on"])
 
 
-def _build_keys(opened: OpenedModel, dataset: Path, recipe: Recipe) -> dict[str, np.ndarray]:
+def _build_keys(opened: OpenedModel, samples: Sequence[Sample], recipe: Recipe) -> dict[str, np.ndarray]:
     """Of the samples of all steps, and of those that the checkpoint that is healed had seen."""
-    samples = load_readable(dataset, "train", opened.facts.model_type)
     trained = {index for step in recipe.plan_steps(len(samples)) for index in step}
     own = build_keys(samples[index] for index in sorted(trained))
     return join_keys(load_keys(opened.checkpoint.path), {TRAINED: own})
@@ -234,7 +235,9 @@ def _heal(
                 dataset_revision=manifest.revision,
                 recipe=asdict(chosen),
                 steps=history.steps,
-                samples=healing.samples,
+                samples=len(healing.usable.samples),
+                left_out=healing.usable.left_out,
+                shortened=healing.usable.shortened,
                 first_loss=history.first,
                 last_loss=history.last,
                 curve=history.curve,
@@ -245,7 +248,7 @@ def _heal(
     )
     tuned = healing.collect()
     if processes.is_main:
-        healed, remarks = _write(job.opened, tuned, healed, step.out, dataset, chosen, may_replace)
+        healed, remarks = _write(job.opened, tuned, healed, step.out, healing.usable.samples, chosen, may_replace)
         for line in remarks:
             progress.say(line)
         state.clear()
@@ -258,13 +261,13 @@ def _write(
     tuned: dict[str, bytes],
     healed: CheckpointCard,
     out: Path,
-    dataset: Path,
+    samples: Sequence[Sample],
     recipe: Recipe,
     may_replace: bool,
 ) -> tuple[CheckpointCard, list[str]]:
     """The metadata that were written, and what people should know of the files."""
     checkpoint = opened.checkpoint
-    keys = _build_keys(opened, dataset, recipe)
+    keys = _build_keys(opened, samples, recipe)
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
         side = copy_side_files(checkpoint, draft)

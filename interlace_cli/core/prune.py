@@ -294,6 +294,7 @@ def _compensate(
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.labels import keep_label_positions
     from interlace_cli.data.prefetch import iter_calibration
+    from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.replay import can_replay
     from interlace_cli.healing.compensation import compensate, find_gaps
@@ -308,6 +309,7 @@ def _compensate(
     processor = load_processor(path)
     tell_format(processor, progress.say)
     batcher = Batcher(processor, _find_dataset(options))
+    samples = find_usable(batcher, samples, "calibration samples", progress).samples
     inputs = list(iter_calibration(batcher, samples, options.batch_size, model, keep_label_positions))
     if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")

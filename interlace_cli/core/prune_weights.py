@@ -69,6 +69,7 @@ def _write(
 
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.prefetch import iter_calibration
+    from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.replay import can_replay
     from interlace_cli.healing.trainable import to_bytes
@@ -81,13 +82,15 @@ def _write(
     layers = find_layers(model)
     positions = range(len(layers))
     collect_stored(opened, model, layers, positions, "meta")
+    if dataset is not None:
+        processor = load_processor(path)
+        tell_format(processor, progress.say)
+        batcher = Batcher(processor, dataset)
+        calibration = find_usable(batcher, calibration, "calibration samples", progress).samples
     with progress.task(f"prune {options.method}", len(layers), "layers") as advance:
         if dataset is None:
             prune_by_magnitude(layers, pattern, advance)
         else:
-            processor = load_processor(path)
-            tell_format(processor, progress.say)
-            batcher = Batcher(processor, dataset)
             inputs = list(iter_calibration(batcher, calibration, options.batch_size, model))
             if not can_replay(model, layers, inputs[0]):
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")

@@ -92,6 +92,22 @@ class Batcher:
                 self._rendered[key] = found
         return found
 
+    def tokenize(self, piece: TextPart) -> tuple[list[int], int]:
+        """The tokens of a piece behind a prompt, and how many of the first ones are labels."""
+        tokens: list[int] = self.tokenizer.encode(piece.text, add_special_tokens=False)
+        if not piece.is_answer:
+            return tokens, 0
+        return tokens, count_answer_tokens(tokens, self.stop_ids)
+
+    def count_text(self, prompt: str) -> int:
+        """Tokens of a prompt as the tokenizer alone has them: a picture is its mark."""
+        return len(self.tokenizer.encode(prompt, add_special_tokens=not self._has_bos(prompt)))
+
+    def count_prompt(self, sample: Sample, sequence: TextSequence) -> int:
+        """Tokens of a sequence's first prompt, pictures included. Raises UnusableSampleError if the processor cannot
+        take it."""
+        return int(self._encode_prompts([sample], [sequence])["input_ids"].shape[1])
+
     def copy(self) -> Batcher:
         """A batcher for another thread, with a tokenizer of its own. What is rendered is shared."""
         other = Batcher(copy.deepcopy(self.processor), self.folder, self.max_length)
@@ -142,13 +158,10 @@ class Batcher:
         return longer
 
     def _append(self, fields: Inputs, piece: TextPart) -> None:
-        tokens = self.tokenizer.encode(piece.text, add_special_tokens=False)
+        tokens, count = self.tokenize(piece)
         if self.max_length is not None:
             tokens = tokens[: max(self.max_length - len(fields["input_ids"]), 0)]
-        labels = [IGNORE] * len(tokens)
-        if piece.is_answer:
-            length = count_answer_tokens(tokens, self.stop_ids)
-            labels[:length] = tokens[:length]
+        labels = [*tokens[:count], *[IGNORE] * max(len(tokens) - count, 0)]
         new = {"input_ids": tokens, "labels": labels, "attention_mask": [1] * len(tokens)}
         for name, values in fields.items():
             if name in new:
@@ -163,15 +176,13 @@ class Batcher:
             load_images(self.folder, sample, sequence.pictures)
             for sample, sequence in zip(samples, sequences, strict=True)
         ]
-        bos = self.tokenizer.bos_token
-        has_bos = bos is not None and texts[0].startswith(bos)
         try:
             encoded = self.processor(
                 text=texts,
                 images=images if any(images) else None,
                 padding=True,
                 padding_side="left",
-                add_special_tokens=not has_bos,
+                add_special_tokens=not self._has_bos(texts[0]),
                 return_tensors="pt",
             )
         # Processors raise whatever they happen to raise on a picture or a text that they cannot take.
@@ -185,6 +196,10 @@ class Batcher:
                 samples[0].id, f"{type(self.processor).__name__} cannot encode it: {first_line(error)}"
             ) from error
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
+
+    def _has_bos(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return bos is not None and text.startswith(bos)
 
     def _to_messages(self, sample: Sample) -> list[Message]:
         """The turns in the chat template's form, with an image part wherever an image stands."""

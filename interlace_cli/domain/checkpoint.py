@@ -11,9 +11,10 @@ from interlace_cli.domain.record import Artifact, Record, Settings
 
 
 class Healing(Record):
-    """How a checkpoint was healed: the recipe, and the loss on the first and the last steps. `curve` holds steps of the
-    last stage, each with the mean loss since the one before; `dataset_location` and `dataset_revision` are on the
-    Hub."""
+    """How a checkpoint was healed: the recipe, and the loss on the first and the last steps. `left_out` counts training
+    samples that could not be used, by reason; `shortened` of the used ones lose the end of an answer. `curve` holds
+    steps of the last stage, each with the mean loss since the one before; `dataset_location` and `dataset_revision` are
+    on the Hub."""
 
     dataset: str
     dataset_location: str | None = None
@@ -21,6 +22,8 @@ class Healing(Record):
     recipe: dict[str, str | int | float | bool]
     steps: int
     samples: int
+    left_out: dict[str, int] = {}
+    shortened: int = 0
     first_loss: float
     last_loss: float
     curve: list[tuple[int, float]] = []

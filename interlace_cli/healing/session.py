@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.usable import Usable
     from interlace_cli.healing.heal import Healer, History
 
 
@@ -41,18 +43,18 @@ def open_session(
 ) -> Session:
     """Loads the model, and its teacher where the objective needs one. Raises TrainableSetError if anything else than
     the tuned layers would train."""
-    from interlace_cli.data.batches import Batcher
     from interlace_cli.families.modules import find_layers
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Dense, Healer, Student
     from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
     from interlace_cli.healing.trainer import check_arguments
-    from interlace_cli.io.models import choose_device, load_model, load_processor
+    from interlace_cli.io.models import choose_device, load_model
 
-    samples = load_readable(dataset, "train", opened.facts.model_type, progress.say)
     path = opened.checkpoint.path
     check_arguments(recipe, how, state.folder, choose_device(how.device))
     engine = Engine(how.engine, find_processes().size)
+    # Before the weights are read: it may be that there is nothing to learn.
+    batcher, usable = load_usable(opened, dataset, recipe, progress)
     model = load_model(path, recipe.dtype, "cpu" if engine.shards_weights else how.device)
     layers = find_layers(model, card.stack)
     apply_trainable_set(model, layers, card.tune)
@@ -62,12 +64,10 @@ def open_session(
     if any(stage.needs_teacher for stage in recipe.stages):
         teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, "cpu")
         dense = Dense(teacher, find_layers(teacher, card.stack))
-    processor = load_processor(path, recipe.min_pixels, recipe.max_pixels)
-    tell_format(processor, progress.say)
     return Session(
         opened=opened,
         positions=card.tune,
-        samples=len(samples),
+        usable=usable,
         model=model,
         layers=layers,
         frozen_sha256=hash_frozen(model),
@@ -75,8 +75,8 @@ def open_session(
         healer=Healer(
             Student(model, layers, card.dense_index, card.tune, card.compensated),
             dense,
-            Batcher(processor, dataset, recipe.max_length),
-            samples,
+            batcher,
+            usable.samples,
             recipe,
             how,
             engine,
@@ -86,13 +86,27 @@ def open_session(
     )
 
 
+def load_usable(opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Progress) -> tuple[Batcher, Usable]:
+    """The training samples that the model can be given and that have something to learn, and what renders them. Raises
+    InterlaceError if there are none."""
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.usable import find_usable
+    from interlace_cli.io.models import load_processor
+
+    samples = load_readable(dataset, "train", opened.facts.model_type, progress.say)
+    processor = load_processor(opened.checkpoint.path, recipe.min_pixels, recipe.max_pixels)
+    tell_format(processor, progress.say)
+    batcher = Batcher(processor, dataset, recipe.max_length)
+    return batcher, find_usable(batcher, samples, "train samples", progress)
+
+
 @dataclass(frozen=True)
 class Session:
     """`positions` are those of the tuned layers; `frozen_sha256` is over all other tensors."""
 
     opened: OpenedModel
     positions: list[int]
-    samples: int
+    usable: Usable
     model: PreTrainedModel
     layers: nn.ModuleList
     frozen_sha256: str

@@ -85,6 +85,7 @@ def open_measuring(
 ) -> Measuring:
     """Loads the model."""
     from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
     from interlace_cli.io.models import load_model, load_processor
 
@@ -92,17 +93,20 @@ def open_measuring(
     processor = load_processor(path)
     if processes.is_main:
         tell_format(processor, progress.say)
+    batcher, told = Batcher(processor, dataset), progress if processes.is_main else Silent()
+    usable = find_usable(batcher, samples, "calibration samples", told)
     model = load_model(path, options.dtype, processes.choose_device(options.device), options.attention)
     return Measuring(
         opened=opened,
-        samples=samples,
+        samples=usable.samples,
+        left_out=usable.left_out,
         out=out,
         options=options,
         processes=processes,
-        progress=progress if processes.is_main else Silent(),
+        progress=told,
         inputs=inputs,
         model=model,
-        batcher=Batcher(processor, dataset),
+        batcher=batcher,
         layers=find_layers(model, options.stack or LANGUAGE),
     )
 
@@ -113,6 +117,7 @@ class Measuring:
 
     opened: OpenedModel
     samples: list[Sample]
+    left_out: dict[str, int]
     out: Path
     options: AnalyzeOptions
     processes: Processes
@@ -182,6 +187,7 @@ class Measuring:
                 tokens=float(arrays["tokens"].mean()),
                 image_tokens=float(arrays["image_tokens"].mean()),
                 vision_patches=found.patches / len(self.samples),
+                left_out=self.left_out,
             ),
             similarity=similarity,
             image=average_spans(arrays, "image"),

@@ -14,7 +14,7 @@ from interlace_cli.domain.dataset import Manifest, Sample
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.files import hash_file
-from interlace_cli.io.images import decode_image
+from interlace_cli.io.images import ImageHeader, decode_image, read_header
 from interlace_cli.io.sample_tables import ImageStore, open_image_store, read_samples
 from interlace_cli.io.workspace import require
 
@@ -87,6 +87,22 @@ def load_images(folder: Path, sample: Sample, first: int | None = None) -> list[
                 f"image {name} of sample {sample.id} in {folder} {reason}.", "Run `interlace prepare` again."
             ) from error
     return images
+
+
+def list_image_headers(folder: Path, sample: Sample, first: int | None = None) -> list[ImageHeader]:
+    """The headers of the sample's images, or of the `first` of them. Raises DatasetError if one is missing."""
+    names = sample.image[:first]
+    store = _open_store(folder, (folder / MANIFEST).stat().st_mtime_ns) if names else None
+    headers = []
+    for name in names:
+        assert store is not None
+        try:
+            headers.append(read_header(store.load(name)))
+        except OSError as error:
+            raise DatasetError(
+                f"image {name} of sample {sample.id} in {folder} does not open.", "Run `interlace prepare` again."
+            ) from error
+    return headers
 
 
 @lru_cache(maxsize=4)

@@ -29,6 +29,7 @@ MOST_RATIO = 200
 """The longer side divided by the shorter; the same bound as in Qwen's image processors."""
 TOO_LARGE = f"image is larger than {MOST_BYTES >> 20} MiB"
 _TOO_MANY_PIXELS = f"image has more than {MOST_PIXELS // 1_000_000} million pixels"
+ImageHeader = tuple[str | None, int, int, int]
 _ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _SUBFILE = 258, 262, 254
 """Tags of TIFF."""
@@ -46,6 +47,17 @@ def decode_image(data: bytes) -> Image:
     """The image in RGB, as the table above has it. Raises UnusableRecordError if it does not open, is beyond the
     bounds, or cannot be shown rightly."""
     return _decode(data)[0]
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """`(format, width, height, orientation)` as the file says them, without its pixels: images with the same ones have
+    the same size when they are decoded. Raises OSError if it does not open."""
+    from io import BytesIO
+
+    from PIL import Image as PilImage
+
+    with PilImage.open(BytesIO(data)) as image:
+        return image.format, image.width, image.height, _read_orientation(image)
 
 
 def _decode(data: bytes) -> tuple[Image, str]:

@@ -1,0 +1,145 @@
+"""Which samples one model can be given: every sample is rendered once, before the first step.
+
+- A sample that the chat template or the processor cannot take is left out, with the reason.
+- With a bound on length, a sample without a token of an answer within it is left out: it teaches nothing. A sample with
+  a part of its answers within is kept; it loses the rest, and is counted.
+
+If all samples fail alike, the model's files are at fault, not the data. Texts are kept by the `Batcher`. A processor
+makes as many tokens of pictures of the same sizes, so it runs once for each combination of sizes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from interlace_cli.data.batches import Batcher
+from interlace_cli.data.rendering import TextPart, TextSequence
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.progress import Advance, Progress
+from interlace_cli.errors import CheckpointError, DatasetError, UnusableSampleError
+from interlace_cli.io.datasets import list_image_headers
+
+
+@dataclass(frozen=True)
+class Usable:
+    """`samples` can be used; `left_out` counts the others by reason. `shortened` of the used ones lose the end of an
+    answer to the bound on length."""
+
+    samples: list[Sample]
+    left_out: dict[str, int] = field(default_factory=dict)
+    shortened: int = 0
+
+    def describe(self, what: str, max_length: int | None) -> str:
+        """What a user has to know, `what` being the name of the samples; empty if all are used whole."""
+        count = sum(self.left_out.values())
+        total, sentences = count + len(self.samples), []
+        bound = describe_bound(max_length)
+        if unlabelled := self.left_out.get(bound, 0):
+            sentences.append(f"{unlabelled} of {total} {what} have {bound} and are left out; raise --max-length.")
+        others = {reason: n for reason, n in self.left_out.items() if reason != bound}
+        if others:
+            reasons = "; ".join(f"{reason} ({n})" for reason, n in others.items())
+            sentences.append(f"{sum(others.values())} of {total} {what} are left out: {reasons}.")
+        if self.shortened:
+            sentences.append(
+                f"{self.shortened} of {total} {what} lose the end of an answer to --max-length {max_length}."
+            )
+        return " ".join(sentences)
+
+
+def find_usable(batcher: Batcher, samples: Sequence[Sample], what: str, progress: Progress) -> Usable:
+    """The samples that the model can be given, in their order; `progress` is told which are not, `what` being their
+    name. Raises CheckpointError if none can and the reason is always the same, and DatasetError if there are several
+    reasons, or if `--max-length` is too small for all."""
+    with progress.task("render", len(samples), "samples") as advance:
+        usable = _find_usable(batcher, samples, what, advance)
+    if warning := usable.describe(what, batcher.max_length):
+        progress.say(warning)
+    return usable
+
+
+def _find_usable(batcher: Batcher, samples: Sequence[Sample], what: str, advance: Advance) -> Usable:
+    lengths = PromptLengths(batcher)
+    used: list[Sample] = []
+    left_out: Counter[str] = Counter()
+    shortened = 0
+    for sample in samples:
+        try:
+            reached = [_find_reach(batcher, lengths, sample, sequence) for sequence in batcher.render(sample)]
+        except UnusableSampleError as error:
+            left_out[error.reason] += 1
+        else:
+            if any(reach > 0 for reach in reached):
+                used.append(sample)
+                shortened += min(reached) < 1
+            else:
+                left_out[describe_bound(batcher.max_length)] += 1
+        advance()
+    if not used:
+        _refuse(batcher, left_out, what)
+    return Usable(used, dict(sorted(left_out.items())), shortened)
+
+
+def describe_bound(max_length: int | None) -> str:
+    """The reason for which a sample is left out that has no answer within the bound."""
+    return f"no answer within {max_length} tokens"
+
+
+class PromptLengths:
+    """The number of tokens of prompts, pictures included."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher = batcher
+        # Headers of pictures -> tokens beyond those of the text.
+        self._surplus: dict[tuple[object, ...], int] = {}
+
+    def count(self, sample: Sample, sequence: TextSequence) -> int:
+        """Tokens of the sequence's first prompt. Raises UnusableSampleError if the processor cannot take it."""
+        headers = tuple(list_image_headers(self.batcher.folder, sample, sequence.pictures))
+        length = self.batcher.count_text(sequence.prompt)
+        if headers not in self._surplus:
+            self._surplus[headers] = self.batcher.count_prompt(sample, sequence) - length
+        return length + self._surplus[headers]
+
+
+def find_reach(prompt: int, pieces: Sequence[tuple[int, int]], max_length: int | None) -> float:
+    """The share of the labels that lie within `max_length` tokens. `pieces`: after `prompt` tokens, for each piece its
+    number of tokens, and how many of its first ones are labels (0 for what is no answer)."""
+    if max_length is None:
+        return 1.0
+    start, within, total = prompt, 0, 0
+    for tokens, labels in pieces:
+        within += max(min(labels, max_length - start), 0)
+        total += labels
+        start += tokens
+    return within / total if total else 0.0
+
+
+def _find_reach(batcher: Batcher, lengths: PromptLengths, sample: Sample, sequence: TextSequence) -> float:
+    prompt = lengths.count(sample, sequence)
+    if batcher.max_length is None:
+        return 1.0
+    pieces = [_count_piece(batcher, piece) for piece in sequence.parts[1:]]
+    return find_reach(prompt, pieces, batcher.max_length)
+
+
+def _count_piece(batcher: Batcher, piece: TextPart) -> tuple[int, int]:
+    tokens, labels = batcher.tokenize(piece)
+    return len(tokens), labels
+
+
+def _refuse(batcher: Batcher, left_out: Counter[str], what: str) -> None:
+    total = left_out.total()
+    (reason, count), *others = left_out.most_common()
+    if reason == describe_bound(batcher.max_length):
+        raise DatasetError(f"{count} of {total} {what} have {reason}, and no other can be used.", "Raise --max-length.")
+    if others:
+        reasons = "; ".join(f"{reason} ({n})" for reason, n in left_out.most_common())
+        raise DatasetError(f"none of the {total} {what} can be given to this model: {reasons}.", "Look at the data.")
+    raise CheckpointError(
+        f"none of the {total} {what} can be given to this model: {reason}.",
+        f"All fail alike, so look at the model's files in {batcher.template.folder}, not at the data: its chat template"
+        " and its processor's settings.",
+    )

@@ -1,0 +1,158 @@
+"""Which samples a model can be given is found before the first step, and said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from making import make_cut
+from workspaces import call, refuse, succeed, write_source
+
+from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.usable import PromptLengths, find_reach, find_usable
+from interlace_cli.demo import CHECKPOINT
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.domain.progress import Silent
+from interlace_cli.errors import CheckpointError, DatasetError
+from interlace_cli.io.datasets import load_split
+from interlace_cli.io.models import load_processor
+
+FAILS = "{% for m in messages %}{% if 'WRONG' in m.content | string %}{{ raise_exception('no WRONG here') }}{% endif %}"
+
+
+def write_mixed(folder: Path, count: int, long: int, words: int = 120) -> Path:
+    """A source whose first `long` questions have `words` words."""
+    path = write_source(folder, count=count)
+    records = json.loads(path.read_text())
+    for record in records[:long]:
+        record["conversations"][0]["value"] += " word" * words
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("usable") / "pruned"
+    make_cut(chain_model, [2, 6], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed")
+    succeed("prepare", write_mixed(folder, 24, 10), "--out", folder / "dataset", "--holdout", 0, "--calibration", 0)
+    return folder / "dataset"
+
+
+def heal(pruned: Path, dataset: Path, out: Path, *more: object) -> list[object]:
+    words = ["finetune", pruned, "--dataset", dataset, "--tune-layers", "3,5", "--out", out, "--device", "cpu"]
+    return [*words, "--batch-size", 1, "--grad-accum", 1, *more]
+
+
+def test_samples_without_an_answer_within_the_bound_make_no_steps(pruned: Path, mixed: Path, tmp_path: Path) -> None:
+    done = succeed(*heal(pruned, mixed, tmp_path / "out", "--max-length", 60, "--json"))
+    healing = done.json["healing"]
+    assert healing["left_out"] == {"no answer within 60 tokens": 10}
+    assert (healing["samples"], healing["steps"]) == (14, 14)
+    assert all(loss > 0 for _, loss in healing["curve"])
+    assert "10 of 24 train samples have no answer within 60 tokens and are left out; raise --max-length." in done.said
+    refused = refuse(*heal(pruned, mixed, tmp_path / "no", "--max-length", 20))
+    assert "24 of 24 train samples have no answer within 20 tokens" in refused
+    assert "Raise --max-length" in refused
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_lengths_are_those_of_the_encoded_samples(chain_model: Path, mixed: Path) -> None:
+    """Found by the text and the size of the pictures; the truth is the encoding itself."""
+    samples = load_split(mixed, "train")
+    batcher = Batcher(load_processor(chain_model), mixed)
+    lengths = PromptLengths(batcher)
+    for sample in samples:
+        (sequence,) = batcher.render(sample)
+        assert lengths.count(sample, sequence) == batcher.build_prompts([sample])["input_ids"].shape[1]
+    for bound in (40, 60, 150):
+        bounded = Batcher(load_processor(chain_model), mixed, bound)
+        labelled = [s.id for s in samples if (bounded.build_conversations([s])["labels"] != IGNORE).any()]
+        try:
+            found = [sample.id for sample in find_usable(bounded, samples, "samples", Silent()).samples]
+        except DatasetError:
+            found = []
+        assert found == labelled
+
+
+def test_an_answer_that_is_partly_within_is_kept_and_counted(chain_model: Path, mixed: Path) -> None:
+    sample = load_split(mixed, "train")[0]
+    length = Batcher(load_processor(chain_model), mixed).build_conversations([sample])["input_ids"].shape[1]
+    # The last token is the line break behind the end of the turn, which is no label.
+    for cut, shortened in ((1, 0), (2, 1)):
+        usable = find_usable(Batcher(load_processor(chain_model), mixed, length - cut), [sample], "s", Silent())
+        assert (len(usable.samples), usable.shortened) == (1, shortened)
+        assert usable.describe("s", length - cut) == (
+            f"1 of 1 s lose the end of an answer to --max-length {length - cut}." if shortened else ""
+        )
+
+
+@given(
+    st.integers(0, 20),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda p: (max(p), min(p))), max_size=5),
+    st.integers(0, 60),
+)
+def test_the_share_within_is_that_of_the_labels_counted_one_by_one(
+    prompt: int, pieces: list[tuple[int, int]], bound: int
+) -> None:
+    row = [False] * prompt + [i < labels for tokens, labels in pieces for i in range(tokens)]
+    wanted = sum(row[:bound]) / sum(row) if any(row) else 0.0
+    assert find_reach(prompt, pieces, bound) == wanted
+
+
+def build_odd(dataset: Path, wrong: int) -> tuple[Batcher, list[Sample]]:
+    processor = load_processor(CHECKPOINT)
+    body = processor.chat_template.partition("{%- for")
+    processor.chat_template = f"{FAILS}{{% endfor %}}{''.join(body)}"
+    samples = load_split(dataset, "train")[:6]
+    turns = [{"from": "human", "value": "WRONG?"}, {"from": "gpt", "value": "yes"}]
+    odd = {"conversations": turns, "image": []}
+    changed = [Sample.model_validate({**s.model_dump(by_alias=True), **odd}) for s in samples[:wrong]]
+    return Batcher(processor, dataset), [*changed, *samples[wrong:]]
+
+
+def test_what_the_template_cannot_take_is_left_out_by_reason(small_dataset: Path) -> None:
+    batcher, samples = build_odd(small_dataset, 2)
+    usable = find_usable(batcher, samples, "train samples", Silent())
+    assert usable.samples == samples[2:]
+    ((reason, count),) = usable.left_out.items()
+    assert "no WRONG here" in reason
+    assert count == 2
+    assert usable.describe("train samples", None).startswith("2 of 6 train samples are left out: the chat template")
+
+
+def test_if_all_fail_alike_the_models_files_are_at_fault(small_dataset: Path) -> None:
+    batcher, samples = build_odd(small_dataset, 6)
+    with pytest.raises(CheckpointError, match="none of the 6 train samples") as caught:
+        find_usable(batcher, samples, "train samples", Silent())
+    assert "not at the data" in caught.value.fix
+
+
+def test_analyze_measures_what_the_model_can_be_given(chain_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    source = write_source(tmp_path / "in", count=12)
+    records = json.loads(source.read_text())
+    for record in records[::2]:
+        record["conversations"][0]["value"] += " WRONG"
+    source.write_text(json.dumps(records))
+    succeed("prepare", source, "--out", tmp_path / "dataset", "--holdout", 0, "--calibration", 0.9)
+    split = load_split(tmp_path / "dataset", "calibration")
+    odd = sum("WRONG" in sample.question for sample in split)
+    model = Path(shutil.copytree(chain_model, tmp_path / "model"))
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(f"{FAILS}{{% endfor %}}{template}")
+    done = succeed("analyze", model, "--dataset", tmp_path / "dataset", "--out", tmp_path / "a.json", "--json")
+    calibration = done.json["calibration"]
+    assert 0 < odd == len(split) - calibration["samples"]
+    assert list(calibration["left_out"].values()) == [odd]
+    assert f"{odd} of {len(split)} calibration samples are left out" in done.said
+    assert call("analyze", model, "--dataset", tmp_path / "dataset", "--out", tmp_path / "a.json").code == 0
