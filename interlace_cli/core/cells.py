@@ -26,6 +26,7 @@ from interlace_cli.errors import RatioError
 from interlace_cli.evaluation import checkpoints
 from interlace_cli.evaluation.table import Measured
 from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
+from interlace_cli.evaluation.usable_tasks import keep_usable_tasks
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.artifacts import build_origin, save_artifact
@@ -102,6 +103,8 @@ def open_grid(options: CompareOptions, grid: Sequence[Method], progress: Progres
         file = evaluate.find_file(options.evaluate.tasks)
         tasks = load_tasks(file, space.tasks, options.evaluate.samples, progress)
     tasks = keep_readable_tasks(tasks, dense.facts.model_type, progress.say)
+    # What is cut from it has its processor.
+    tasks, _ = keep_usable_tasks([dense], tasks, options.evaluate, progress)
     device, dtype = checkpoints.describe_machine(options.evaluate)
     return Grid(options, grid, space, dense, tasks, hash_asked(options), device, dtype, progress)
 

@@ -15,6 +15,7 @@ from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import Seen, check_overlap, count_seen
 from interlace_cli.core.step import Step
 from interlace_cli.core.tasks import hash_specs, load_heldout, load_tasks
+from interlace_cli.domain.cautions import check_evaluation
 from interlace_cli.domain.evaluation import Benchmarks, Evaluation, Result, Speed
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
@@ -24,6 +25,7 @@ from interlace_cli.evaluation.checkpoints import BATCH_SIZE, describe_machine, m
 from interlace_cli.evaluation.metrics import find_metrics
 from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
 from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
+from interlace_cli.evaluation.usable_tasks import keep_usable_tasks
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
@@ -104,6 +106,7 @@ def _evaluate(
     """The first checkpoint is what the others are compared with. Benchmarks that stand at `out` of the same checkpoints
     stay."""
     tasks = keep_readable_tasks(tasks, named[0].opened.facts.model_type, progress.say)
+    tasks, left_out = keep_usable_tasks([one.opened for one in named], tasks, options, progress)
     samples = [sample for task in tasks for sample in task.samples]
     seen = {one.name: count_seen(one.opened.checkpoint.path, samples) for one in named}
     for line in check_overlap(seen, len(samples), options.allow_overlap):
@@ -112,6 +115,10 @@ def _evaluate(
     answered, speeds = measure_checkpoints(opened, tasks, options, progress)
     device, dtype = describe_machine(options)
     results = _build_results(opened, answered, speeds, seen, options.seed)
+    counts = dict(sorted(Counter(answered[0].kinds).items()))
+    cautions = check_evaluation(counts, results[0].name, results[0].kinds)
+    for line in cautions:
+        progress.say(f"Careful: {line}")
     evaluation = Evaluation(
         kind=Evaluation.KIND,
         schema_version=Evaluation.SCHEMA,
@@ -120,7 +127,9 @@ def _evaluate(
         device=device,
         dtype=dtype,
         versions={name: version(name) for name in ("torch", "transformers")},
-        samples=dict(sorted(Counter(answered[0].kinds).items())),
+        samples=counts,
+        left_out=left_out,
+        cautions=cautions,
         metrics=_find_metrics(answered[0].kinds, tasks),
         categories=_find_categories(tasks),
         results=results,

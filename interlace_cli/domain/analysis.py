@@ -36,13 +36,14 @@ class SpanSimilarity(Record):
 
 class Calibration(Record):
     """The samples that were measured: their number, and the mean number per sample of tokens and vision patches.
-    `left_out` counts those that the model cannot be given, by reason."""
+    `left_out` counts those that the model cannot be given, by reason; `cautions` say where they are too few."""
 
     samples: int = Field(ge=1)
     tokens: float = Field(ge=1)
     image_tokens: float = Field(ge=0)
     vision_patches: float = Field(ge=0)
     left_out: dict[str, int] = {}
+    cautions: list[str] = []
 
 
 class Group(Record):

@@ -98,7 +98,8 @@ class Benchmarks(Record):
 class Evaluation(Artifact):
     """Results in the order of the call; the first is what the others are compared with. `samples` and `metrics` are by
     kind; `categories`: category -> kinds, where tasks have them; `versions` of what computed
-    them. There may be benchmarks and no results."""
+    them. `left_out` counts samples that a checkpoint cannot be given, by reason; `cautions` say where a figure says
+    less than it seems to. There may be benchmarks and no results."""
 
     KIND: ClassVar[str] = "interlace.evaluation"
     SCHEMA: ClassVar[int] = 2
@@ -107,6 +108,8 @@ class Evaluation(Artifact):
     dtype: str = ""
     versions: dict[str, str] = {}
     samples: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    cautions: list[str] = []
     metrics: dict[str, str] = {}
     categories: dict[str, list[str]] = {}
     results: list[Result] = []

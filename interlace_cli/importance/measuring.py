@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlace_cli.domain.analysis import Analysis, Calibration
+from interlace_cli.domain.cautions import check_calibration
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.importance import LossImportance, TaylorImportance
 from interlace_cli.domain.layers import count_drops
@@ -176,6 +177,9 @@ class Measuring:
         arrays = build_arrays(found, self.opened.facts.num_layers) | {"sample_keys": build_keys(self.samples)}
         similarity = average_spans(arrays, "all")
         assert similarity is not None
+        cautions = check_calibration(len(found.rows))
+        for line in cautions:
+            self.progress.say(f"Careful: {line}")
         analysis = Analysis(
             kind=Analysis.KIND,
             schema_version=Analysis.SCHEMA,
@@ -188,6 +192,7 @@ class Measuring:
                 image_tokens=float(arrays["image_tokens"].mean()),
                 vision_patches=found.patches / len(self.samples),
                 left_out=self.left_out,
+                cautions=cautions,
             ),
             similarity=similarity,
             image=average_spans(arrays, "image"),

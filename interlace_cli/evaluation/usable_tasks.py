@@ -1,0 +1,39 @@
+"""The samples that every checkpoint of an evaluation can be given, so that all are judged on the same ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from interlace_cli.domain.progress import Progress
+from interlace_cli.evaluation.tasks import EvalTask
+from interlace_cli.families.model_files import OpenedModel
+from interlace_cli.options.evaluate import EvaluateOptions
+
+
+def keep_usable_tasks(
+    models: Sequence[OpenedModel], tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
+) -> tuple[list[EvalTask], dict[str, int]]:
+    """The tasks with the samples that each model's chat template and processor take, and how many were left out, by
+    reason; `progress` is told. Models with the same processor files are asked once. Dual encoders have no template: for
+    them the tasks stay. Raises an InterlaceError if a task has no sample left."""
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.usable import find_usable
+    from interlace_cli.io.models import CAUSAL_LM, IMAGE_TEXT_TO_TEXT, choose_auto_class, load_processor
+
+    left_out: Counter[str] = Counter()
+    asked: set[str] = set()
+    kept = list(tasks)
+    for model in models:
+        answers = choose_auto_class(model.facts.model_type) in (IMAGE_TEXT_TO_TEXT, CAUSAL_LM)
+        if not answers or model.facts.processor in asked:
+            continue
+        asked.add(model.facts.processor)
+        processor = load_processor(model.checkpoint.path, options.min_pixels, options.max_pixels)
+        for number, task in enumerate(kept):
+            batcher = Batcher(processor, task.folder)
+            usable = find_usable(batcher, task.samples, f"samples of {task.name}", progress)
+            left_out.update(usable.left_out)
+            kept[number] = replace(task, samples=usable.samples)
+    return kept, dict(sorted(left_out.items()))
