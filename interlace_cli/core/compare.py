@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from interlace_cli.core import evaluate
@@ -63,9 +64,7 @@ def compare(options: CompareOptions, progress: Progress, on_step: StepCallback =
     if options.anew or not (Workspace(options.workspace).root / "compare.json").exists():
         check_machine(options)
     plans = [options.plan, *(one.options for one in grid)]
-    assert options.model is not None
-    layers = load_constraints(options.model, options.analyze.stack).num_layers
-    analysis = complete_analysis(options.analyze, plans, lambda: layers)
+    analysis = complete_analysis(options.analyze, plans, partial(_count_layers, options))
     measure_model(replace(options, analyze=analysis), progress, on_step)
     cells = open_grid(options, grid, progress)
     cells.decide_plans()
@@ -107,6 +106,11 @@ def _check_options(options: CompareOptions) -> list[Method]:
         for ratio in options.ratios
         for text in options.strategies
     ]
+
+
+def _count_layers(options: CompareOptions) -> int:
+    assert options.model is not None
+    return load_constraints(options.model, options.analyze.stack).num_layers
 
 
 def _check_replaceable(options: CompareOptions) -> None:

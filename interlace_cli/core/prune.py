@@ -39,7 +39,7 @@ from interlace_cli.io.surgery import (
 )
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
-from interlace_cli.options.prune import PruneOptions
+from interlace_cli.options.prune import CALIBRATION_SETTINGS, PruneOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,7 @@ def build_step(options: PruneOptions) -> Step[CheckpointCard]:
 
 def build_settings(options: PruneOptions, stack: str) -> Settings:
     """The stack, and how dropped layers are made up for."""
-    how = options.build_settings("samples", "batch_size", "dtype", "device") if options.is_compensated else {}
+    how = options.build_settings(*CALIBRATION_SETTINGS) if options.is_compensated else {}
     return {"stack": stack, "compensate": options.compensate, **how}
 
 
@@ -306,7 +306,7 @@ def _compensate(
     layers = find_layers(model)
     gaps = find_gaps(drop)
     collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")
-    processor = load_processor(path)
+    processor = load_processor(path, options.min_pixels, options.max_pixels)
     tell_format(processor, progress.say)
     batcher = Batcher(processor, _find_dataset(options))
     samples = find_usable(batcher, samples, "calibration samples", progress).samples

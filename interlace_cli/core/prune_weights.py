@@ -20,7 +20,7 @@ from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load
 from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
-from interlace_cli.options.prune import PruneOptions
+from interlace_cli.options.prune import CALIBRATION_SETTINGS, PruneOptions
 from interlace_cli.sparsity.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build_sparse_step(options: PruneOptions) -> Step[CheckpointCard]:
     if options.method == "wanda":
         dataset = require(options.dataset or space.dataset)
         inputs["calibration"] = hash_split(dataset, "calibration")
-        settings |= options.build_settings("samples", "batch_size", "dtype", "device")
+        settings |= options.build_settings(*CALIBRATION_SETTINGS)
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
         return _write(options, opened, pattern, dataset, (settings, inputs), out, progress, may_replace)
@@ -83,7 +83,7 @@ def _write(
     positions = range(len(layers))
     collect_stored(opened, model, layers, positions, "meta")
     if dataset is not None:
-        processor = load_processor(path)
+        processor = load_processor(path, options.min_pixels, options.max_pixels)
         tell_format(processor, progress.say)
         batcher = Batcher(processor, dataset)
         calibration = find_usable(batcher, calibration, "calibration samples", progress).samples

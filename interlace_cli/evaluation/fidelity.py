@@ -22,6 +22,7 @@ from interlace_cli.families.modules import bypassed
 from interlace_cli.io.models import choose_device, load_model, load_processor
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.options.evaluate import GREEDY
+from interlace_cli.runtime.memory import read_available
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """dtype -> the largest absolute difference of any output value that passes."""
@@ -177,13 +178,5 @@ def _generates_alike(model: Any, inputs: dict[str, Tensor]) -> bool:
 
 
 def _free_memory(device: str) -> int:
-    """Free bytes on the device; for the CPU, free physical memory."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    import os
-
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        # This system does not report free memory, so everything is assumed to fit.
-        return 1 << 62
+    """Free bytes on the device; for the CPU, the memory that is available."""
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else read_available()

@@ -3,7 +3,6 @@ was measured is saved as soon as it is there."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from interlace_cli.io.files import hash_file
 from interlace_cli.io.sample_keys import build_keys
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.options.analyze import SIMILARITY_SETTINGS, AnalyzeOptions
+from interlace_cli.runtime.memory import read_available
 from interlace_cli.runtime.processes import Processes, find_processes
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def open_measuring(
     from interlace_cli.io.models import load_model, load_processor
 
     path, processes = opened.checkpoint.path, find_processes()
-    processor = load_processor(path)
+    processor = load_processor(path, options.min_pixels, options.max_pixels)
     if processes.is_main:
         tell_format(processor, progress.say)
     batcher, told = Batcher(processor, dataset), progress if processes.is_main else Silent()
@@ -308,10 +308,10 @@ class Measuring:
         width = self.model.get_input_embeddings().weight.shape[-1]
         tokens = sum(batch["input_ids"].numel() for batch in batches)
         need = 3 * tokens * width * len(self.layers) * self.model.dtype.itemsize
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = read_available()
         if need > free:
             raise InterlaceError(
                 f"the search by loss would hold {need / 1e9:.1f} GB of hidden states, and {free / 1e9:.1f} GB are"
-                " free.",
+                " available.",
                 f"Give fewer --loss-samples than {self.options.loss_samples}.",
             )

@@ -15,17 +15,20 @@ from interlace_cli.options.shared import (
     FIGURE,
     FORCE,
     IMPORTANCE,
+    MAX_PIXELS,
+    MIN_PIXELS,
     OUT,
     PROCESSES,
     PROTECT,
     STACK,
     WORKSPACE,
     check_figure,
+    check_pixels,
 )
 
 IMPORTANCES = ("similarity", "loss", "taylor")
 GROUPINGS = ("modality", "source", "kind")
-SIMILARITY_SETTINGS = ("samples", "text", "dtype", "device", "attention", "batch_size")
+SIMILARITY_SETTINGS = (*("samples", "text", "dtype", "device", "attention", "batch_size", "min_pixels", "max_pixels"),)
 """The options that the similarities depend on; the batch size moves them by rounding alone."""
 
 
@@ -45,6 +48,8 @@ class AnalyzeOptions(Options):
         None, "Calibrate on at most this many.", low=1, run_name="calibration_samples", group=IMPORTANCE
     )
     batch_size: int = CALIBRATION_BATCH_SIZE.field()
+    min_pixels: int = MIN_PIXELS.field()
+    max_pixels: int = MAX_PIXELS.field()
     text: str = option(
         "prompt",
         "What of a sample is measured: the first user turn with the generation prompt, as the released scripts do, or"
@@ -90,5 +95,6 @@ class AnalyzeOptions(Options):
     force: bool = FORCE.field()
 
     def check(self) -> None:
-        """Raises UsageError for a picture of a kind that cannot be written."""
+        """Raises UsageError for a picture of a kind that cannot be written, and for bounds that leave no image."""
         check_figure(self.figure)
+        check_pixels(self.min_pixels, self.max_pixels)

@@ -19,6 +19,7 @@ from interlace_cli.options.shared import (
     OUT,
     SEED,
     WORKSPACE,
+    check_pixels,
 )
 
 GREEDY, MODEL = "greedy", "model"
@@ -131,8 +132,7 @@ class EvaluateOptions(Options):
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
-        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise UsageError(f"--min-pixels {self.min_pixels} is more than --max-pixels {self.max_pixels}.")
+        check_pixels(self.min_pixels, self.max_pixels)
         if self.harness == "vlmevalkit" and (self.samples is not None or self.include_path is not None):
             raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
         if self.harness and self.import_results:

@@ -19,6 +19,8 @@ from interlace_cli.options.shared import (
     FORCE,
     HEALING,
     MACHINE,
+    MAX_PIXELS,
+    MIN_PIXELS,
     OUT,
     PAPER,
     PLACES,
@@ -26,6 +28,7 @@ from interlace_cli.options.shared import (
     SEED,
     STACK,
     WORKSPACE,
+    check_pixels,
     parse_layers,
 )
 
@@ -49,12 +52,8 @@ class RecipeOptions(Options):
     grad_accum: int = option(2, "Micro-batches in an optimizer step.", low=1, group=HEALING)
     warmup: float = option(0.03, "Share of the steps in which the learning rate rises.", low=0, high=1, group=HEALING)
     max_length: int = option(8192, "Tokens; a longer conversation loses its end.", low=1, group=HEALING)
-    min_pixels: int = option(
-        784, "Smaller images are enlarged to this area.", low=1, run_name="heal_min_pixels", group=HEALING
-    )
-    max_pixels: int = option(
-        50176, "Larger images are reduced to this area.", low=1, run_name="heal_max_pixels", group=HEALING
-    )
+    min_pixels: int = MIN_PIXELS.field()
+    max_pixels: int = MAX_PIXELS.field()
     objective: str = option(
         "ce",
         "ce, distill, anchor or local; terms are joined by +, and a first stage local by a comma, as in"
@@ -147,8 +146,7 @@ class FinetuneOptions(RecipeOptions, ExecutionOptions):
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
-        if self.min_pixels > self.max_pixels:
-            raise UsageError(f"--min-pixels {self.min_pixels} is more than --max-pixels {self.max_pixels}.")
+        check_pixels(self.min_pixels, self.max_pixels)
         if self.stack is not None and not self.dense:
             raise UsageError("--stack belongs to --dense; a pruned checkpoint says its stack itself.", "Leave it out.")
         if not self.paper:

@@ -14,17 +14,22 @@ from interlace_cli.options.shared import (
     DEVICE,
     DTYPE,
     FORCE,
+    MAX_PIXELS,
+    MIN_PIXELS,
     OUT,
     PLACES,
     SELECTION,
     STACK,
     WORKSPACE,
+    check_pixels,
     join_flags,
     parse_layers,
 )
 
 COMPENSATIONS = ("none", "linear")
 METHODS = ("wanda", "magnitude")
+CALIBRATION_SETTINGS = ("samples", "batch_size", "min_pixels", "max_pixels", "dtype", "device")
+"""The options that what is calibrated depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,8 @@ class PruneOptions(Options):
         group=SELECTION,
     )
     batch_size: int = CALIBRATION_BATCH_SIZE.field()
+    min_pixels: int = MIN_PIXELS.field()
+    max_pixels: int = MAX_PIXELS.field()
     verify: bool = option(False, "Load both models and compare them, the dropped layers being bypassed.", decides=False)
     dry_run: bool = option(False, "Say what would be written, and write nothing.", is_alone=True, decides=False)
     dtype: str = DTYPE.field()
@@ -86,6 +93,7 @@ class PruneOptions(Options):
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
+        check_pixels(self.min_pixels, self.max_pixels)
         layers = {
             "--plan": self.plan,
             "--drop-layers": self.drop_layers is not None,

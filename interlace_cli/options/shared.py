@@ -113,6 +113,26 @@ CALIBRATION_BATCH_SIZE = Option(
     run_name="calibration_batch_size",
     group=IMPORTANCE,
 )
+MIN_PIXELS = Option(
+    help="Smaller images are enlarged to this area, in calibration as in healing.",
+    default=784,
+    low=1,
+    run_name="heal_min_pixels",
+    group=HEALING,
+)
+MAX_PIXELS = Option(
+    help="Larger images are reduced to this area, in calibration as in healing.",
+    default=50176,
+    low=1,
+    run_name="heal_max_pixels",
+    group=HEALING,
+)
+
+
+def check_pixels(smallest: int | None, largest: int | None) -> None:
+    """Raises UsageError for bounds on the area of images that leave none."""
+    if smallest and largest and smallest > largest:
+        raise UsageError(f"--min-pixels {smallest} is more than --max-pixels {largest}.")
 
 
 def check_figure(path: Path | None) -> None:

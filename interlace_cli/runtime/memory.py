@@ -44,6 +44,14 @@ def read_status(field: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
 
 
+def read_available() -> int:
+    """Bytes of the machine's memory that can be had without swapping. What the system holds of files that were read
+    counts: it is given up when the memory is needed."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's or the machine's memory did not do; torch says the latter in a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

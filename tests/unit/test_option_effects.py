@@ -415,14 +415,16 @@ def _find_settings(step: str) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
 REMEMBERED: dict[str, set[str]] = {
     "prepare": {*SELECTED, "source", "revision", *(f"min_{name}" for name in RATED)},
     # What else was measured says itself on how much (`core.analyze.find_lacks`).
-    "analyze": {"samples", "text", "dtype", "device", "attention", "batch_size", "stack"},
+    "analyze": {
+        *("samples", "text", "dtype", "device", "attention", "batch_size", "min_pixels", "max_pixels", "stack"),
+    },
     # Of which stack is told by the scores, which are inputs.
     "plan": {
         *("ratio", "drop", "strategy", "criterion", "selection", "tune", "threshold", "weight", "protect", "paper"),
         "seed",
     },
     # Of a compensated cut. Which layers go is an input.
-    "prune": {"compensate", "samples", "batch_size", "dtype", "device"},
+    "prune": {"compensate", "samples", "batch_size", "min_pixels", "max_pixels", "dtype", "device"},
     "finetune": {slot.name for slot in describe(RecipeOptions)},
     "evaluate": {
         *("samples", "batch_size", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed"),
@@ -457,6 +459,7 @@ def test_a_sparse_checkpoint_remembers_how_it_was_made(chain_model: Path, small_
         return dict(build_step(PruneOptions(method=method, **common, **more)).settings)
 
     given = {"sparsity": "1:4", "samples": 5, "batch_size": 3, "dtype": "float32", "device": "cpu"}
+    given |= {"min_pixels": 1, "max_pixels": 2}
     assert find_settings("wanda", **given) == {"method": "wanda", **given}
     assert find_settings("magnitude", **given) == {"method": "magnitude", "sparsity": "1:4"}
 
@@ -822,3 +825,49 @@ def test_the_machine_is_checked_for_what_each_step_asks(spies: Spies, tmp_path: 
     (((recipe, how, folder, device), _),) = spies.calls["check_arguments"]
     assert (recipe.optim, recipe.dtype, how.report_to, how.engine) == ("sgd", "float32", "wandb", "zero2")
     assert (folder, device) == (tmp_path, "cuda:2")
+
+
+def test_layers_are_measured_at_the_resolution_that_healing_trains_at(
+    chain_model: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    """The demo's pictures are 64 x 64 with 16 tokens each; at half the side they have 4."""
+    from making import make_analysis
+
+    from interlace_cli.core.prune import build_step
+    from interlace_cli.errors import UsageError
+
+    assert {slot.option.default for slot in describe(AnalyzeOptions) if slot.name == "max_pixels"} == {50176}
+    tokens = {}
+    for area in (50176, 1024):
+        made = make_analysis(
+            chain_model, small_dataset, tmp_path / f"{area}.json", samples=2, min_pixels=256, max_pixels=area
+        )
+        tokens[area] = made.calibration.image_tokens
+        assert made.created_by.settings["max_pixels"] == area
+    assert tokens == {50176: 16, 1024: 4}
+    cut = PruneOptions(
+        model=str(chain_model), drop_layers=(4,), compensate="linear", dataset=small_dataset, max_pixels=1024
+    )
+    assert build_step(cut).settings["max_pixels"] == 1024
+    with pytest.raises(UsageError, match="--min-pixels 784 is more than --max-pixels 100"):
+        AnalyzeOptions(max_pixels=100)
+
+
+def test_memory_that_can_be_had_is_enough_for_the_search(
+    chain_model: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system holds of files that were read is available, and not free."""
+    import psutil
+    from making import make_analysis
+
+    from interlace_cli.errors import InterlaceError
+
+    def search(available: float) -> Any:
+        found = psutil.virtual_memory()._replace(available=int(available), free=0)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: found)
+        options: dict[str, Any] = {"samples": 2, "importance": ("loss",), "search_ratio": 0.0}
+        return make_analysis(chain_model, small_dataset, tmp_path / "analysis.json", **options)
+
+    with pytest.raises(InterlaceError, match=r"and 0\.0 GB are available"):
+        search(1000)
+    assert search(1e9).loss is not None

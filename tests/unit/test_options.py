@@ -448,6 +448,8 @@ SHARED = {
     "processes": {"analyze", "finetune"},
     "paper": {"plan", "finetune"},
     "calibration_batch_size": {"analyze", "prune"},
+    "heal_min_pixels": {"analyze", "prune", "finetune"},
+    "heal_max_pixels": {"analyze", "prune", "finetune"},
     "allow_mismatch": {"prune", "finetune", "evaluate", "export"},
 }
 """Name in `run` -> the steps that have it."""
