@@ -16,7 +16,7 @@ from interlace_cli.data.files_read import describe_source_changes, find_source_i
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
 from interlace_cli.data.sources import SourceLocation, open_source
-from interlace_cli.data.splitting import assign_splits, order_by_image
+from interlace_cli.data.splitting import assign_splits, describe_small, order_by_image
 from interlace_cli.data.staging import Staged, StagedSample, Staging, stage_units
 from interlace_cli.data.tables import describe_key
 from interlace_cli.domain.dataset import SPLITS, Manifest, Skipped, SourceDraw, SplitFacts
@@ -143,8 +143,9 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
         why = f"the most frequent reason is: {reason[0][0]}" if reason else "it is empty"
         staging.clear()
         raise DatasetError(f"{options.source} has no record that can be used; {why}.", "See the format in the README.")
+    splits = _decide_splits(staged, selection)
+    notes = [*draw.notes, *describe_small({split: len(samples) for split, samples in splits.items()}, selection)]
     with folder_being_made(out, may_replace) as draft:
-        splits = _decide_splits(staged, selection)
         kinds: Counter[str] = Counter()
         facts = _write_splits(draft, splits, kinds, progress)
         save_files_read(draft, staged.files_read)
@@ -164,9 +165,12 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
             kinds=dict(kinds),
             skipped=_count(staged.skipped),
             skipped_records=staged.skipped[: Manifest.LISTED],
+            notes=notes,
         )
         save_artifact(manifest, draft / MANIFEST)
     staging.clear()
+    for note in notes[len(draw.notes) :]:
+        progress.say(note)
     return manifest
 
 

@@ -7,6 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from interlace_cli.data.source import Selection
+from interlace_cli.errors import DatasetError
+
+LEAST_SPLIT = 3
+"""One or two samples are a look at the format, and cannot be three splits."""
+LEAST_HELDOUT = 30
+"""A share of 30 answers has a 95 % interval of up to 18 points to each side."""
+LEAST_CALIBRATION = 16
+"""The error of a mean over 16 samples is a quarter of the spread between samples."""
+_NAMES = {"heldout": "held-out"}
+_OPTIONS = {"heldout": "--holdout", "calibration": "--calibration"}
 
 
 class Shown(Protocol):
@@ -32,19 +42,66 @@ def assign_splits(
 
     The groups are put in an order by a hash of the seed and their first id: the same records have the same splits in
     whatever format their images are stored. The first `holdout` of them are held out, then `calibration`
-    of what is left. With three groups or more no split that is wanted stays empty.
+    of what is left. No split that is wanted stays empty where there are more groups than such splits. Raises
+    DatasetError if one would, of `LEAST_SPLIT` samples or more.
     """
     groups = _group_by_image(samples, texts or {})
     order = sorted(groups, key=lambda key: _hash_group(selection.seed, groups[key]))
-    least = 1 if len(order) >= 3 else 0
-    heldout = max(round(selection.holdout * len(order)), least if selection.holdout else 0)
+    wanted = _find_wanted(selection)
+    least = 1 if len(order) > sum(share > 0 for share in wanted.values()) else 0
+    heldout = max(round(selection.holdout * len(order)), least if wanted["heldout"] else 0)
+    if wanted["calibration"]:
+        heldout = min(heldout, len(order) - least)
     rest = len(order) - heldout
-    calibration = max(round(selection.calibration * rest), least if selection.calibration else 0)
+    calibration = max(round(selection.calibration * rest), least if wanted["calibration"] else 0)
     result = {}
     for index, key in enumerate(order):
         split = "heldout" if index < heldout else "calibration" if index < heldout + calibration else "train"
         result.update(dict.fromkeys(groups[key], split))
+    empty = [split for split, share in wanted.items() if share > 0 and split not in result.values()]
+    if len(samples) >= LEAST_SPLIT and empty:
+        raise DatasetError(_describe_empty(empty[0], len(samples), len(order)), _advise_empty(empty))
     return result
+
+
+def describe_small(counts: Mapping[str, int], selection: Selection) -> list[str]:
+    """Sentences on wanted splits (split -> samples) of too few samples to say anything by, and what to do."""
+    wanted = _find_wanted(selection)
+    empty = [split for split, share in wanted.items() if share > 0 and not counts.get(split, 0)]
+    notes = [f"No {_NAMES.get(split, split)} samples: there are too few records to split." for split in empty]
+    heldout, calibration = counts.get("heldout", 0), counts.get("calibration", 0)
+    if 0 < heldout < LEAST_HELDOUT:
+        points = round(196 * (0.25 / heldout) ** 0.5)
+        notes.append(
+            f"Only {heldout} held-out samples: a score over them is uncertain by up to {min(points, 100)} points. Take"
+            f" {LEAST_HELDOUT} or more: a larger --holdout, or more records."
+        )
+    if 0 < calibration < LEAST_CALIBRATION:
+        notes.append(
+            f"Only {calibration} calibration samples: which layers are dropped then depends on these few. Take"
+            f" {LEAST_CALIBRATION} or more: a larger --calibration, or more records."
+        )
+    return notes
+
+
+def _find_wanted(selection: Selection) -> dict[str, float]:
+    """Split -> its share. Where all is held out, nothing is left to calibrate on, and that is what was asked for."""
+    calibration = selection.calibration if selection.holdout < 1 else 0.0
+    return {"heldout": selection.holdout, "calibration": calibration}
+
+
+def _describe_empty(split: str, samples: int, groups: int) -> str:
+    one = "one group" if groups == 1 else f"{groups} groups"
+    name = _NAMES.get(split, split)
+    return (
+        f"the {name} split would be empty: no image may be in two splits, and by the images that they share (without"
+        f" images: the texts) the {samples:,} samples are {one}."
+    )
+
+
+def _advise_empty(splits: Sequence[str]) -> str:
+    options = " ".join(f"{_OPTIONS[split]} 0" for split in splits)
+    return f"Add records with other images, or do without: {options}."
 
 
 def _hash_group(seed: int, ids: Sequence[str]) -> bytes:

@@ -119,6 +119,7 @@ class Manifest(Artifact):
     `location` is the Hub id of the source and `revision` its commit; None for a source that is not on the Hub.
     `selection` says how records were chosen (`data/sampling.py`); None means in the order of the source. `kinds` is
     kind -> samples. `skipped` counts records left out by reason; `skipped_records` names the first `LISTED` of them.
+    `notes` are sentences on what was not read, and on splits of too few samples.
     """
 
     KIND: ClassVar[str] = "interlace.dataset"
@@ -134,3 +135,4 @@ class Manifest(Artifact):
     kinds: dict[str, int]
     skipped: dict[str, int]
     skipped_records: list[Skipped]
+    notes: list[str] = []

@@ -31,6 +31,8 @@ def pack(path: Path, members: list[tuple[str, bytes]], **links: str) -> None:
 
 
 GOOD = [(f"{n}.{suffix}", data) for n in range(6) for suffix, data in (("png", PNG), ("json", TALK))]
+WHOLE = ("--holdout", "0", "--calibration", "0")
+"""They all have one picture, which cannot be in two splits."""
 MEMBERS: dict[str, list[tuple[str, bytes]]] = {
     "up and out": [("../../evil.png", PNG), ("../../evil.json", TALK)],
     "absolute": [("/tmp/evil.png", PNG), ("/tmp/evil.json", TALK)],
@@ -51,7 +53,7 @@ MEMBERS: dict[str, list[tuple[str, bytes]]] = {
 @pytest.mark.parametrize("name", MEMBERS)
 def test_members_of_all_kinds(name: str, tmp_path: Path) -> None:
     pack(tmp_path / "data.tar", GOOD + MEMBERS[name])
-    found = call("prepare", tmp_path / "data.tar", "-w", tmp_path / "w", "--json")
+    found = call("prepare", tmp_path / "data.tar", *WHOLE, "-w", tmp_path / "w", "--json")
     assert found.code == 0, found.err
     assert sum(split["samples"] for split in json.loads(found.out)["splits"].values()) >= 6
     assert not (tmp_path.parent.parent / "evil.png").exists()
@@ -60,7 +62,7 @@ def test_members_of_all_kinds(name: str, tmp_path: Path) -> None:
 
 def test_links_in_an_archive_are_not_followed(tmp_path: Path) -> None:
     pack(tmp_path / "data.tar", GOOD, a_png="/etc/passwd", a_json="/etc/passwd")
-    found = call("prepare", tmp_path / "data.tar", "-w", tmp_path / "w", "--json")
+    found = call("prepare", tmp_path / "data.tar", *WHOLE, "-w", tmp_path / "w", "--json")
     assert found.code == 0, found.err
     assert "root:" not in found.out
 

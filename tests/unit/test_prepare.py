@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from PIL import Image
 from interlace_cli.core.prepare import ORIGIN
 from interlace_cli.data.files_read import FILES_READ
 from interlace_cli.data.source import Selection
-from interlace_cli.data.splitting import assign_splits
+from interlace_cli.data.splitting import LEAST_SPLIT, assign_splits, describe_small
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.datasets import find_files, load_images, load_manifest, load_split
+from interlace_cli.io.files import hash_bytes
 
 TALK = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
 PLAIN = [{"from": "human", "value": "What color?"}, {"from": "gpt", "value": "red"}]
@@ -231,6 +233,11 @@ def test_samples_that_share_an_image_even_through_others_share_a_split(
     images: list[list[str]], seed: int, holdout: float, calibration: float
 ) -> None:
     made, selection = make_samples(images), Selection(seed=seed, holdout=holdout, calibration=calibration)
+    wanted = (holdout > 0) + (calibration > 0)
+    if len(made) >= LEAST_SPLIT and count_groups(images) <= wanted:
+        with pytest.raises(DatasetError, match="split would be empty"):
+            assign_splits(made, selection)
+        return
     splits = assign_splits(made, selection)
     assert sorted(splits) == sorted(sample.id for sample in made)
     assert set(splits.values()) <= set(SPLITS)
@@ -238,7 +245,58 @@ def test_samples_that_share_an_image_even_through_others_share_a_split(
     assert len(homes) == len({image for image, _ in homes}), "an image is in two splits"
     assert holdout or "heldout" not in splits.values()
     assert calibration or "calibration" not in splits.values()
+    if len(made) >= LEAST_SPLIT:
+        assert ("heldout" in splits.values(), "calibration" in splits.values()) == (holdout > 0, calibration > 0)
     assert assign_splits(made[::-1], selection) == splits, "the order of the samples matters"
+
+
+def count_groups(images: list[list[str]]) -> int:
+    """Of samples that share images, directly or through others: by joining sets until none have anything in common."""
+    groups = [{index, *names} for index, names in enumerate(images)]
+    while pair := next(((a, b) for a, b in combinations(groups, 2) if a & b), None):
+        groups = [group for group in groups if group not in pair] + [pair[0] | pair[1]]
+    return len(groups)
+
+
+def test_the_same_records_have_the_same_splits_whatever_their_images_are_stored_as() -> None:
+    images = [[f"{i // 2}.png"] for i in range(80)]
+    others = [[f"x{hash_bytes(name.encode())}.jpeg" for name in names] for names in images]
+    for seed in range(5):
+        selection = Selection(seed=seed)
+        assert assign_splits(make_samples(images), selection) == assign_splits(make_samples(others), selection)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, "the held-out split would be empty"),
+        ({"holdout": 0.0}, "the calibration split would be empty"),
+        ({"calibration": 0.0}, "the held-out split would be empty"),
+    ],
+    ids=["both", "calibration", "held-out"],
+)
+def test_records_that_all_have_one_picture_cannot_be_split(folder: Path, options: dict[str, float], names: str) -> None:
+    records = [{"image": "1.png", "conversations": PLAIN} for _ in range(9)]
+    with pytest.raises(DatasetError, match=f"{names}: .* the 9 samples are one group"):
+        prepare(folder, records, **options)
+    assert not (folder / "out").exists()
+    assert prepare(folder, records, holdout=0.0, calibration=0.0).splits["train"].samples == 9
+    assert prepare(folder, records, out="all", holdout=1.0).splits["heldout"].samples == 9
+
+
+def test_splits_of_a_handful_are_said_once_and_stay_in_the_manifest(folder: Path) -> None:
+    records = [{"image": f"{i % 10}.png", "conversations": PLAIN} for i in range(10)]
+    manifest = prepare(folder, records, holdout=0.5, calibration=0.4)
+    assert manifest.splits["heldout"].samples == 5
+    heldout, calibration = manifest.notes
+    # The half width of a 95 % interval of a share of 1/2 over five: 1.96 * sqrt(0.25 / 5).
+    assert heldout.startswith("Only 5 held-out samples: a score over them is uncertain by up to 44 points.")
+    assert calibration.startswith("Only 2 calibration samples")
+    assert prepare(folder, records, out="none", holdout=0.0, calibration=0.0).notes == []
+    assert describe_small({"heldout": 30, "calibration": 16}, Selection()) == []
+    few = prepare(folder, records[:1], out="few")
+    why = "there are too few records to split."
+    assert few.notes == [f"No held-out samples: {why}", f"No calibration samples: {why}"]
 
 
 @given(st.integers(3, 60), st.integers(0, 9))
@@ -340,7 +398,7 @@ def test_a_dataset_opens_with_datasets_as_it_is(folder: Path) -> None:
 
 def test_an_image_of_many_samples_is_stored_about_once(folder: Path) -> None:
     Image.effect_noise((200, 200), 90).save(folder / "large.png")
-    prepare(folder, [{"image": "large.png", "conversations": TALK} for _ in range(300)])
+    prepare(folder, [{"image": "large.png", "conversations": TALK} for _ in range(300)], holdout=0.0, calibration=0.0)
     once = (folder / "large.png").stat().st_size
     stored = sum(path.stat().st_size for path in find_files(folder / "out"))
     assert once < stored < 2 * once

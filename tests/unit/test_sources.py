@@ -351,7 +351,8 @@ def test_split_names_the_files(split: str, count: int, tmp_path: Path) -> None:
     image = {"bytes": make_image(1), "path": None}
     rows = [{"image": image, "query": f"How many {i}?", "label": ["12"], "human_or_machine": 0} for i in range(3)]
     mirror = write_questions(tmp_path / "chartqa", rows)
-    manifest = make_dataset("chartqa", tmp_path / "out", mirror=mirror, split=split)
+    shares = {"holdout": 0.0, "calibration": 0.0}
+    manifest = make_dataset("chartqa", tmp_path / "out", mirror=mirror, split=split, **shares)
     assert manifest.kinds == {"human": count}
 
 
