@@ -1,4 +1,4 @@
-"""The metrics, one file each. Pure.
+"""The metrics, one file each. Pure. Each names its source, and in what it differs from it and why.
 
 A metric is a function of N answers and their N samples that returns the points of each (`Points`). To add one, write a
 file with its function and add a line to `METRICS`.
@@ -6,6 +6,7 @@ file with its function and add a line to `METRICS`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from interlace_cli.domain.dataset import Sample
@@ -18,6 +19,7 @@ from interlace_cli.evaluation.metrics.multiple_choice import score_multiple_choi
 from interlace_cli.evaluation.metrics.relaxed_accuracy import score_relaxed_accuracy
 from interlace_cli.evaluation.metrics.vqa_accuracy import score_vqa_accuracy
 from interlace_cli.evaluation.metrics.yes_no import score_yes_no_accuracy, score_yes_no_f1
+from interlace_cli.evaluation.thoughts import strip_thoughts
 
 Metric = Callable[[Sequence[str], Sequence[Sample]], Points]
 METRICS: dict[str, Metric] = {
@@ -35,6 +37,9 @@ METRICS: dict[str, Metric] = {
 def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
     """The points of each answer by the metric of its sample, in the order of `samples`.
 
+    Thoughts are taken off first (`strip_thoughts`), also off right answers. Letters are compared as Unicode means them:
+    an accent is the same whether it is a part of its letter or stands behind it (NFC).
+
     Raises DatasetError if a metric does not exist, or if the samples of one kind name two metrics.
     """
     points, weights = [0.0] * len(samples), [1.0] * len(samples)
@@ -43,10 +48,22 @@ def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
             raise DatasetError(
                 f"the samples of kind {kind} ask for a metric {metric}.", f"There are {', '.join(METRICS)}."
             )
-        scored = METRICS[metric]([answers[i] for i in members], [samples[i] for i in members])
+        replies = [_clean(strip_thoughts(answers[i])) for i in members]
+        scored = METRICS[metric](replies, [_clean_sample(samples[i]) for i in members])
         for index, (value, weight) in zip(members, scored.pairs(), strict=True):
             points[index], weights[index] = value, weight
     return Points(points, None if set(weights) == {1.0} else weights)
+
+
+def _clean(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _clean_sample(sample: Sample) -> Sample:
+    """The sample with its right answers as they are compared. One that is thoughts alone stays as it is."""
+    right = [_clean(strip_thoughts(text) or text) for text in sample.references]
+    choices = [_clean(choice) for choice in sample.choices]
+    return sample.model_copy(update={"answers": right, "choices": choices})
 
 
 def find_metrics(samples: Sequence[Sample]) -> dict[str, str]:

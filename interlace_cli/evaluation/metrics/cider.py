@@ -7,8 +7,10 @@ more. For each n = 1 ... 4:
 - the similarity is their cosine, times exp(-d^2 / 72), where d is the difference in length.
 
 The score is 10 times the mean over n and over references. The idf comes from the references of the samples at hand, so
-scores of different sets of samples cannot be compared. Words consist of letters, digits and inner apostrophes; the
-published scripts use Stanford's tokenizer instead.
+scores of different sets of samples cannot be compared.
+
+Source: pycocoevalcap 1.2, the same for captions that are split into words. Here words consist of letters, digits and
+inner apostrophes; the published scripts use Stanford's tokenizer instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Exact match: 1 if the answer equals a right answer; case, spacing and a final full stop are ignored."""
+"""Exact match: 1 if the answer equals a right answer; case, spacing and full stops at the end are ignored.
+
+Source: the open answers of RealWorldQA, as lmms-eval 0.7.3 scores them. Here spaces inside are ignored too, and full
+stops at the end of a right answer; there "red ." is not "red".
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from interlace_cli.evaluation.aggregation import Points
 
 def normalize_answer(text: str) -> str:
     """Lower case, single spaces, no full stop at the end. Example: " Red  circle." -> "red circle"."""
-    return " ".join(text.lower().split()).removesuffix(".")
+    plain = " ".join(text.lower().split())
+    return plain.rstrip(" .") or plain
 
 
 def is_exact_match(prediction: str, answer: str) -> bool:

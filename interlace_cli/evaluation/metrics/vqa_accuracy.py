@@ -5,6 +5,8 @@ averaged. With ten people, the possible values are 0, 0.3, 0.6, 0.9 and 1, for 0
 
 Answers are normalized first, by the rules of the EvalAI script that scores TextVQA and VQAv2: lower case, no
 punctuation except in numbers, number words as digits, no articles, contractions with their apostrophes.
+
+Source: `EvalAIAnswerProcessor` and TextVQA's score, as lmms-eval 0.7.3 carries them; the same but for thoughts.
 """
 
 from __future__ import annotations

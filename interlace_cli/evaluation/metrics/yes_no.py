@@ -7,6 +7,10 @@ F1 = 2 TP / (2 TP + FP + FN). As points and weights, with score = sum(points) / 
 | true positive | 2 | 2 |
 | false positive, false negative | 0 | 1 |
 | true negative | 0 | 0 |
+
+Source: lmms-eval 0.7.3's POPE. That one takes "yes" and "no" alone, so that "Yes." is wrong; here the word is looked
+for. POPE's own script takes any reply without "no" or "not" as yes, also an empty one; here such a reply is neither,
+unless it says that there is something ("There is a dog").
 """
 
 from __future__ import annotations
@@ -19,12 +23,17 @@ from interlace_cli.evaluation.aggregation import Points
 
 
 def find_yes_no(text: str) -> str | None:
-    """`yes` or `no`: the first word if it is one of them, else the one that occurs; None for neither or both."""
-    words = re.findall(r"[a-z']+", text.lower())
+    """`yes` or `no`: the first word if it is one of them, else the one that occurs, else what "there is" and "there is
+    not" say; None for neither or both."""
+    plain = text.lower().replace("’", "'")
+    words = re.findall(r"[a-z']+", plain)
     if words and words[0] in ("yes", "no"):
         return words[0]
     found = {word for word in words if word in ("yes", "no")}
-    return found.pop() if len(found) == 1 else None
+    if found:
+        return found.pop() if len(found) == 1 else None
+    there = re.search(r"\bthere(?:'s|\s+is|\s+are)(n't|\s+not)?\b", plain)
+    return None if there is None else "no" if there[1] else "yes"
 
 
 def score_yes_no_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
