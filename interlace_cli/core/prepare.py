@@ -105,6 +105,7 @@ def build_selection(options: PrepareOptions) -> Selection:
         max_images=options.max_images,
         max_messages=options.max_messages,
         hub_split=options.split,
+        allow_download=options.allow_download,
     )
 
 

@@ -86,7 +86,7 @@ def _build_record(selection: Selection, files: FileRecorder, where: str, row: An
     names = _find_names(row)
     if names is None:
         raise UnusableRecordError("field file_name is missing")
-    return read_captioned(row, where, tuple(names)).read_images(PictureReader(files, SOURCE))
+    return read_captioned(row, where, tuple(names)).read_images(PictureReader(files, SOURCE, selection.allow_download))
 
 
 def _find_names(row: dict[str, Any]) -> list[str] | None:

@@ -65,4 +65,4 @@ def _build_record(selection: Selection, files: FileRecorder, where: str, data: A
         raise UnusableRecordError("not an object")
     check_ratings(data, selection)
     made = read_conversation(data, str(data.get("id", where)), tuple(find_images(data)))[0]
-    return made.read_images(PictureReader(files, IMAGES))
+    return made.read_images(PictureReader(files, IMAGES, selection.allow_download))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -21,26 +21,25 @@ from urllib.parse import unquote
 from interlace_cli.data.content import find_picture
 from interlace_cli.errors import UnusableRecordError
 from interlace_cli.io.file_records import FileRecorder
+from interlace_cli.io.web import fetch
 
-WEB = "image is on the web: download it and name the file"
+WEB = "image is on the web: download it and name the file, or add --allow-download"
 FEWEST_CHARACTERS = 64
 """Of base64 without an address: a shorter text is a path."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20})://")
 _DATA = re.compile(r"data:[^,]*?(;base64)?,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-Download = Callable[[str], bytes]
-"""An address -> what lies there. Raises UnusableRecordError."""
 
 
 @dataclass(frozen=True)
 class PictureReader:
     """Reads the pictures of a source. Paths are relative to `root` of the recorder's roots; None: the source has no
-    files beside it. `download` None: nothing is fetched."""
+    files beside it. `may_fetch`: whether the web is asked."""
 
     files: FileRecorder
     root: str | None = None
-    download: Download | None = None
+    may_fetch: bool = False
 
     def __call__(self, picture: Any) -> bytes:
         """The picture's bytes. Raises UnusableRecordError."""
@@ -55,9 +54,9 @@ class PictureReader:
         scheme = _SCHEME.match(picture)
         name = scheme[1].lower() if scheme else ""
         if name in ("http", "https"):
-            if self.download is None:
+            if not self.may_fetch:
                 raise UnusableRecordError(WEB)
-            return self.download(picture)
+            return fetch(picture)
         if name == "file":
             return self._read_file(unquote(picture.partition("://")[2]))
         if name:

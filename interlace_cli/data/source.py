@@ -49,7 +49,7 @@ class Selection:
     `portion` None: the source's own. `method`: see `data/sampling.py`. `holdout` and `calibration` are for sources that
     split for themselves. `ratings`: `(name, lowest)` of the source's own rating columns. `max_images`: a record with
     more is left out; `max_messages`: turns are kept until an answer brings their number to so many or more; None: the
-    source's own.
+    source's own. `allow_download`: images at web addresses are fetched.
     """
 
     portion: float | None = None
@@ -64,6 +64,7 @@ class Selection:
     max_images: int | None = None
     max_messages: int | None = None
     hub_split: str | None = None
+    allow_download: bool = False
 
     def count(self, available: int) -> int:
         """How many of `available` records are wanted."""

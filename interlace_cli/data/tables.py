@@ -138,7 +138,7 @@ class TableSource:
         try:
             check_ratings(row, selection)
             name = str(row["id"]) if row.get("id") is not None else record
-            read = PictureReader(files, None if self.image_root is None else IMAGES)
+            read = PictureReader(files, IMAGES if self.image_root else None, selection.allow_download)
             made = [one.read_images(read) for one in self.reader(row, name, tuple(find_images(row)))]
         except UnusableRecordError as error:
             yield Skipped(record=record, reason=str(error))

@@ -121,7 +121,8 @@ def _build_record(file: Any, files: FileRecorder, selection: Selection, where: s
         data = {**data, "txt": read_words(read("txt"))}
     check_ratings(data, selection)
     pictures = sorted(suffix for suffix in member.files if _classify(suffix) == "picture")
-    return read_captioned(data, where, tuple(map(read, pictures))).read_images(PictureReader(files))
+    made = read_captioned(data, where, tuple(map(read, pictures)))
+    return made.read_images(PictureReader(files, None, selection.allow_download))
 
 
 def _list_members(path: Path) -> list[Member]:

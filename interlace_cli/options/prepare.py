@@ -71,6 +71,9 @@ class PrepareOptions(Options):
     max_messages: int | None = option(
         None, "Cut conversations at so many turns.", low=2, shown_default="of finevision 5", group=DATA
     )
+    allow_download: bool = option(
+        False, "Fetch images that records name by a web address (64 MiB each, 2 minutes).", group=DATA
+    )
     threads: int = option(8, "How many files to read at a time.", low=1, decides=False, group=DATA)
     dry_run: bool = option(False, "Only say what would be read, from the files' footers.", is_alone=True, decides=False)
     seed: int = SEED.field()

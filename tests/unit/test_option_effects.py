@@ -88,6 +88,7 @@ SELECTED = {
     "calibration": "calibration",
     "max_images": "max_images",
     "max_messages": "max_messages",
+    "allow_download": "allow_download",
     "seed": "seed",
 }
 """Option of `prepare` -> field of a selection."""

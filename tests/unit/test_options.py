@@ -741,7 +741,7 @@ def test_a_call_that_is_written_out_can_be_called_again() -> None:
     assert (wanted["holdout"], wanted["seed"], wanted["lr"]) == (0.5, 3, 1e-3)
     # The workspace's dataset was taken: how it was drawn is not this call's.
     taken = dump_call(replace(made, data=None))
-    drawn = {"data_selection", "subset", "exclude", "holdout", "calibration", "threads"}
+    drawn = {"data_selection", "subset", "exclude", "holdout", "calibration", "allow_download", "threads"}
     assert set(wanted) - set(taken) == {"data", *drawn}
     assert taken == {name: value for name, value in wanted.items() if name in taken}
 

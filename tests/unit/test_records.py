@@ -226,7 +226,7 @@ def find_names(folder: Path) -> list[str]:
 
 
 PLAIN = {"messages": [{"role": "user", "content": "Which?"}, SAY]}
-WEB = "image is on the web: download it and name the file"
+WEB = "image is on the web: download it and name the file, or add --allow-download"
 PART_UNREAD, TURN_UNREAD = (
     "a content part has a field {}, which is not read",
     "a turn has a field {}, which is not read",
