@@ -21,8 +21,9 @@ from interlace_cli.data.rendering import Message, RenderingError, TextPart, Text
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.errors import UnusableSampleError, first_line
+from interlace_cli.errors import CheckpointError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
+from interlace_cli.io.missing_packages import advise
 from interlace_cli.runtime.memory import is_out_of_memory
 
 IGNORE = -100
@@ -189,6 +190,11 @@ class Batcher:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
+            if advice := advise(error):
+                raise CheckpointError(
+                    f"{type(self.processor).__name__} of {self.template.folder} cannot work here: {first_line(error)}",
+                    advice,
+                ) from error
             if len(samples) > 1:
                 for sample, sequence in zip(samples, sequences, strict=True):
                     self._encode_prompts([sample], [sequence])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError, first_line
 from interlace_cli.io.integrity import check_files
+from interlace_cli.io.missing_packages import advise
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -136,6 +137,11 @@ def load_processor(path: Path, min_pixels: int | None = None, max_pixels: int | 
                 processor.image_processor.size = {name: value or size[name] for name, value in names.items()}
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if processor.tokenizer.pad_token_id is None:
+        raise CheckpointError(
+            f"the tokenizer of {path} has neither a pad_token nor an eos_token, so nothing can fill up a batch.",
+            "Name one in its tokenizer_config.json, as the model has it that it was made from.",
+        )
     return processor
 
 
@@ -143,7 +149,14 @@ def _load_part(path: Path, what: str, auto: Any) -> Any:
     try:
         return auto.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        raise CheckpointError(f"transformers cannot load the {what} of {path}: {_describe(error)}") from error
+        if "'video_processor'" in str(error) and importlib.util.find_spec("torchvision") is None:
+            # A class that cannot do without the part that `_do_without_video_processors` leaves out.
+            raise CheckpointError(
+                f"the {what} of {path} needs its video part, which needs torchvision.",
+                "Install what this model needs: pip install torchvision.",
+            ) from error
+        what_is_wrong = f"transformers cannot load the {what} of {path}: {_describe(error).rstrip('.')}."
+        raise CheckpointError(what_is_wrong, advise(error)) from error
 
 
 def _check_processor(processor: Any, path: Path, model_type: str) -> None:

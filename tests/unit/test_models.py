@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from interlace_cli.demo import CHECKPOINT
 from interlace_cli.demo.model import build_processor, save_processor
 from interlace_cli.errors import CheckpointError, UsageError
+from interlace_cli.io.missing_packages import find_missing_package
 from interlace_cli.io.models import choose_device, choose_dtype, import_transformers, load_model, load_processor
 
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
@@ -74,3 +77,40 @@ def test_devices_and_dtypes_that_are_not_there() -> None:
         choose_dtype("int8", "cpu")
     with pytest.raises(UsageError, match="nonsense"):
         choose_device("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("error", "package"),
+    [
+        (ImportError("Package `num2words` is required. Install it with `pip install num2words`."), "num2words"),
+        (ImportError("\nX requires the Torchvision library but it was not found in your environment."), "torchvision"),
+        (ImportError("You can install it with:\n```\npip install -U scikit-learn\n```"), "scikit-learn"),
+        (ModuleNotFoundError("No module named 'tiktoken.load'", name="tiktoken.load"), "tiktoken"),
+        (ImportError("cannot import name 'x' from 'y'"), None),
+        (ValueError("pip install anything"), None),
+    ],
+    ids=["num2words", "torchvision", "scikit-learn", "tiktoken", "name", "other"],
+)
+def test_the_package_that_a_models_files_need_is_found(error: Exception, package: str | None) -> None:
+    assert find_missing_package(error) == package
+
+
+def test_a_processor_that_needs_a_package_says_which(tmp_path: Path) -> None:
+    """SmolVLM's, which needs two."""
+    if importlib.util.find_spec("num2words") is not None:
+        pytest.skip("num2words is installed here")
+    shutil.copytree(CHECKPOINT, tmp_path / "model")
+    file = tmp_path / "model/processor_config.json"
+    image = {"image_processor_type": "SmolVLMImageProcessorPil"}
+    file.write_text(json.dumps({"processor_class": "SmolVLMProcessor", "image_processor": image}))
+    with pytest.raises(CheckpointError, match=f"pip install {'num2words' if HAS_TORCHVISION else 'torchvision'}"):
+        load_processor(tmp_path / "model")
+
+
+def test_a_tokenizer_without_pad_and_eos_is_the_models_fault(tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "model")
+    file = tmp_path / "model/tokenizer_config.json"
+    config = {**json.loads(file.read_text()), "pad_token": None, "eos_token": None}
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"neither a pad_token nor an eos_token.*tokenizer_config\.json"):
+        load_processor(tmp_path / "model")

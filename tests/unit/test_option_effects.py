@@ -634,7 +634,9 @@ def test_eval_asks_by_its_options(
     spies.watch("core.evaluate.bootstrap_retention", lambda points, dense, kinds, seed: (0.4, 0.6))
     found = build_step(options, Silent()).make(Silent(), False)
     assert spies.get("load_model", 1, 2, 3) == {("bfloat16", "cpu", "eager")}
+    # Once for both, to see which samples they can be given: they have the same files.
     assert [(rest[0], rest[1], rest[2]) for rest, _ in spies.calls["load_processor"]] == [
+        (chain_model, 1024, 4096),
         (chain_model, 1024, 4096),
         (cut, 1024, 4096),
     ]
