@@ -552,7 +552,13 @@ def grid(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Seen:
     def open_model(location: Any, stack: str = "language") -> Any:
         seen.others.setdefault("opened", []).append((str(location), stack))
         facts = SimpleNamespace(
-            name=str(location), stack=stack, num_layers=40, layer_bytes=[1] * 40, fingerprint="f", processor="p"
+            name=str(location),
+            stack=stack,
+            num_layers=40,
+            layer_bytes=[1] * 40,
+            fingerprint="f",
+            processor="p",
+            model_type="m",
         )
         return SimpleNamespace(facts=facts, checkpoint=SimpleNamespace(path=Path(location)))
 
@@ -588,6 +594,8 @@ def grid(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Seen:
         f"{cells}open_model": open_model,
         f"{cells}load_heldout": seen.keep("load_heldout", [task]),
         f"{cells}load_tasks": seen.keep("load_tasks", [task]),
+        f"{cells}keep_readable_tasks": lambda tasks, model_type, say: tasks,
+        f"{cells}keep_usable_tasks": lambda models, tasks, options, progress: (tasks, {}),
         f"{cells}hash_split": lambda dataset, split: f"{split} of {dataset}",
         f"{cells}hash_specs": lambda file, folder: {"task": f"{file} in {folder}"},
         f"{cells}count_seen": lambda path, samples: 0,
