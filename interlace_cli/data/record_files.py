@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from interlace_cli.data.columns import TURN_COLUMNS, has_conversation
 from interlace_cli.data.csv_rows import parse_csv
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.any_json import parse_any_json
@@ -21,7 +22,6 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 MOST_UNPACKED = 16 << 30
 """Bytes. What is compressed may claim any size, and all of it is held in memory."""
-CONVERSATIONS = ("conversations", "messages", "texts")
 FORMS = "Give a JSON, JSONL, CSV, TSV, Parquet or tar file, or a folder of such files or of images."
 
 Row = tuple[str, Any]
@@ -110,16 +110,14 @@ def _parse_line(number: int, line: bytes) -> Row:
 def _open_object(whole: dict[str, Any]) -> list[Any]:
     """The records in an object that is a whole file: those of its only list of objects (`{"data": [...]}`), the rows
     of its columns (`{"image": [...], "question": [...]}`), or the object itself."""
-    talks = [whole[name] for name in CONVERSATIONS if name in whole]
+    talks = [whole[name] for name in TURN_COLUMNS if name in whole]
     if any(isinstance(talk, list) and talk and isinstance(talk[0], dict) for talk in talks):
         return [whole]
     lists = [value for value in whole.values() if isinstance(value, list)]
-    inner = [value for value in lists if value and all(isinstance(item, dict) for item in value)]
-    if len(inner) == 1 and not talks:
-        return list(inner[0])
     if len(lists) == len(whole) > 1 and len({len(value) for value in lists}) == 1:
         return [dict(zip(whole, values, strict=True)) for values in zip(*lists, strict=True)]
-    return [whole]
+    inner = [value for value in lists if value and all(isinstance(item, dict) for item in value)]
+    return list(inner[0]) if len(inner) == 1 and not has_conversation(whole) else [whole]
 
 
 def _number(items: Sequence[Any]) -> list[Row]:
