@@ -84,9 +84,8 @@ def test_a_dictionary_of_datasets_is_read_by_its_splits(tmp_path: Path) -> None:
 def test_a_saved_split_is_read_whatever_it_was_called(tmp_path: Path) -> None:
     made = datasets.Dataset.from_dict(make_rows(0, 2), split=datasets.Split.TEST)
     made.save_to_disk(str(tmp_path / "disk"))
-    assert [*read(tmp_path / "disk", tmp_path / "out")[1]] == [
-        *read(tmp_path / "disk", tmp_path / "a", split="test")[1]
-    ]
+    for name, split in (("out", None), ("named", "test")):
+        assert sorted(read(tmp_path / "disk", tmp_path / name, split=split)[1]) == ["A0", "A1"]
 
 
 def test_a_saved_folder_that_is_not_whole_is_said(tmp_path: Path) -> None:
@@ -94,10 +93,10 @@ def test_a_saved_folder_that_is_not_whole_is_said(tmp_path: Path) -> None:
     file = next((tmp_path / "disk").glob("data-00001*"))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DatasetError, match="data-00001-of-00002.arrow"):
+    with pytest.raises(DatasetError, match=r"data-00001-of-00002\.arrow"):
         read(tmp_path / "disk", tmp_path / "out")
     file.unlink()
-    with pytest.raises(DatasetError, match="is a folder of save_to_disk, and lacks data-00001-of-00002.arrow"):
+    with pytest.raises(DatasetError, match=r"is a folder of save_to_disk, and lacks data-00001-of-00002\.arrow"):
         read(tmp_path / "disk", tmp_path / "out")
     (tmp_path / "disk/state.json").write_text("[]")
     with pytest.raises(DatasetError, match=r"state\.json is not a JSON object"):
@@ -198,8 +197,10 @@ def test_images_in_splits(name: str, level: str, tmp_path: Path) -> None:
     assert sorted(read(folder, tmp_path / "test", split="test")[1]) == ["A2"]
     with pytest.raises(DatasetError, match="has no split validation; it has test, train"):
         read(folder, tmp_path / "none", split="val")
-    own = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))
-    assert sorted(own["train"]["text"]) == ["A0", "A1"]
+    if level == "in each split":
+        # With metadata above the splits `datasets` leaves the texts away.
+        own = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))
+        assert sorted(own["train"]["text"]) == ["A0", "A1"]
 
 
 def test_pictures_that_nothing_is_said_of_are_counted(tmp_path: Path) -> None:
