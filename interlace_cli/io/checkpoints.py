@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from interlace_cli.errors import CheckpointError, MissingInputError
 from interlace_cli.io.downloads import download_model
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import TensorInfo, read_header
 from interlace_cli.io.links import find_inside, find_weights, is_own
+from interlace_cli.io.model_json import parse_model_json, to_canonical_json
 from interlace_cli.io.paths import expand_home, looks_like_path, suggest_path
 from interlace_cli.io.side_files import PROCESSOR_FILES, SideFiles, find_side_files
 from interlace_cli.io.weights import WEIGHTS, WeightFiles, check_no_adapter, choose_weights
@@ -126,7 +125,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     models of one architecture differ, and a model of any size is told in well under a second."""
     digest = hashlib.sha256()
     config = {key: value for key, value in checkpoint.config.items() if key not in _VOLATILE}
-    digest.update(orjson.dumps(config, option=orjson.OPT_SORT_KEYS))
+    digest.update(to_canonical_json(config))
     files = {shard: os.open(shard, os.O_RDONLY) for shard in checkpoint.shards}
     try:
         for name in sorted(checkpoint.tensors):
@@ -161,10 +160,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _parse_json(path: Path) -> dict[str, Any]:
     try:
-        data = orjson.loads(path.read_bytes())
+        data = parse_model_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}.", "Give the folder of a whole checkpoint.") from error
-    except (OSError, orjson.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}.", "Fetch the file again.") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} does not hold a JSON object.", "Fetch the file again.")

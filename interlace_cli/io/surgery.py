@@ -22,6 +22,7 @@ import orjson
 from interlace_cli.io.checkpoints import Checkpoint
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.links import find_inside
+from interlace_cli.io.model_json import to_model_json
 from interlace_cli.io.side_files import SideFiles
 from interlace_cli.io.weights import INDEX_FILE, NAMED_WEIGHTS, SINGLE_FILE
 
@@ -179,7 +180,7 @@ def _link(source: Path, target: Path) -> bool:
 def write_config(config: dict[str, Any], out: Path) -> None:
     """In the order of its fields, as it was read; without the name of the weights' file, which gets the usual one."""
     kept = {name: value for name, value in config.items() if name != NAMED_WEIGHTS}
-    (out / "config.json").write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    (out / "config.json").write_bytes(to_model_json(kept))
 
 
 def copy_config(source: Path, out: Path) -> None:
