@@ -21,8 +21,9 @@ class ModelFacts(Record):
     bytes; `processor` that of the files that make tokens and pixels (processor, tokenizer, chat template, generation
     config); `revision` the commit on the Hub. `stack` is whose layers are counted one by one: the language model's, the
     vision tower's ... and
-    `rest_parameters` is all that is neither in one of them, nor embedding, nor head. `layer_bytes` and `total_bytes`
-    are bytes on disk.
+    `rest_parameters` is all that is neither in one of them, nor embedding, nor head. Packed weights count as what they
+    stand for. `layer_active` is how many of a layer's parameters one token uses; None where that is all of them.
+    `layer_bytes` and `total_bytes` are bytes on disk.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelFacts(Record):
     processor: str = "unknown"
     model_type: str
     layer_parameters: list[int] = Field(min_length=2)
+    layer_active: list[int] | None = None
     layer_bytes: list[int]
     embedding_parameters: int = Field(ge=0)
     head_parameters: int = Field(ge=0)

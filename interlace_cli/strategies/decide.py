@@ -117,11 +117,13 @@ def decide_plan(
 
 
 def estimate_prefill_flops(model: ModelFacts, kept: Sequence[int], calibration: Calibration) -> float:
-    """FLOPs to prefill the calibration's mean prompt, counted: two for each parameter and token, in each layer the
-    causal half of the attention's scores and sums (2 T^2 x width), the vision tower on its patches, and the head once.
+    """FLOPs to prefill the calibration's mean prompt, counted: two for each token and parameter that it uses, in each
+    layer the causal half of the attention's scores and sums (2 T^2 x width), the vision tower on its patches, and the
+    head once.
     """
     tokens = calibration.tokens
-    layers = sum(2 * model.layer_parameters[i] * tokens + 2 * tokens**2 * model.attention_width for i in kept)
+    used = model.layer_active or model.layer_parameters
+    layers = sum(2 * used[i] * tokens + 2 * tokens**2 * model.attention_width for i in kept)
     vision = 2 * model.rest_parameters * calibration.vision_patches
     head = 2 * (model.head_parameters or model.embedding_parameters)
     return layers + vision + head
