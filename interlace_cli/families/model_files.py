@@ -14,11 +14,13 @@ from interlace_cli.errors import CheckpointError
 from interlace_cli.families.edit import is_tied, merge_resolved, needs_resolution
 from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.limits import find_locked
+from interlace_cli.families.saved_names import check_expected, check_saved_names
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.families.validate import MOST_LAYERS, check_fields
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
+from interlace_cli.io.expected_tensors import compare_with_class
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.models import resolve_config
 from interlace_cli.io.paths import expand_home
@@ -63,14 +65,16 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
     checkpoint = open_checkpoint(location)
     understood = _understand(checkpoint.config, checkpoint.path, stack_name)
     stack, layers = understood.stack, understood.num_layers
+    check_saved_names(checkpoint.path, checkpoint.tensors)
     extra = stack.describe_in(understood.config).get("num_nextn_predict_layers") or 0
     sizes = {tensor.name: tensor.bytes for tensor in checkpoint.tensors.values()}
     prefix = find_layer_prefix(sizes, stack, layers, extra)
     if prefix is None:
         raise CheckpointError(
             f"{checkpoint.path} has no {stack.name} tensors numbered 0 to {layers - 1}, as its config says.",
-            "Fetch the checkpoint again.",
+            "Its files have to be whole, and its weights and config.json of one model.",
         )
+    check_expected(checkpoint.path, checkpoint.tensors, understood.config, stack, compare_with_class)
     extra = max(find_numbered_groups(sizes)[prefix]) + 1 - layers
     facts = _count_facts(checkpoint, understood, prefix)
     return OpenedModel(checkpoint, understood.config, stack, prefix, extra, facts)

@@ -77,7 +77,10 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
         raise CheckpointError(f"transformers cannot load {path}: {_describe(error)}") from error
     missing = sorted(report["missing_keys"]) + sorted(report["mismatched_keys"])
     if missing:
-        raise CheckpointError(f"{path} lacks weights for {missing[0]} and {len(missing) - 1} more.", "Fetch it again.")
+        raise CheckpointError(
+            f"{path} lacks weights for {missing[0]} and {len(missing) - 1} more.",
+            "Its files have to be whole, and its weights and config.json of one model.",
+        )
     return model.to(device).eval()
 
 
