@@ -20,7 +20,7 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import CheckpointError, InterlaceError, PlanMismatchError, UsageError
-from interlace_cli.families.cut import compare_configs, describe_cut, select_cut
+from interlace_cli.families.cut import compare_configs, cut_config, select_cut
 from interlace_cli.families.limits import check_drop
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.families.stacks import LANGUAGE
@@ -158,7 +158,8 @@ def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
     """What cutting `drop` would write, from the config and the headers of the files alone."""
     facts = opened.facts
     check_drop(opened.config, opened.stack, facts.num_layers, drop)
-    config, tensors = select_cut(opened, drop)
+    config, notes = cut_config(opened, drop)
+    tensors = select_cut(opened, drop)
     shards = split_into_shards(tensors, opened.checkpoint)
     return PruneDraft(
         model=facts.name,
@@ -172,7 +173,7 @@ def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
         bytes=sum(tensor.bytes for tensor in tensors),
         dense_bytes=facts.total_bytes,
         config=compare_configs(opened.checkpoint.config, config),
-        notes=[*opened.checkpoint.remarks, *describe_cut(opened, drop)],
+        notes=[*opened.checkpoint.remarks, *notes],
         left=opened.checkpoint.find_side_files().left,
     )
 
@@ -218,9 +219,9 @@ def _write(
     check_free(out, may_replace)
     check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
     check_files(checkpoint.path)
+    config, notes = cut_config(opened, cut.drop)
     replaced, changed = _compensate(opened, cut.drop, options, progress) if options.is_compensated else ({}, [])
-    config, tensors = select_cut(opened, cut.drop, replaced)
-    notes = describe_cut(opened, cut.drop)
+    tensors = select_cut(opened, cut.drop, replaced)
     if changed:
         notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
     for note in (*checkpoint.remarks, *notes):

@@ -11,26 +11,40 @@ from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.edit import edit_config
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.families.quantization import edit_quantization
+from interlace_cli.families.resolve import check_cut, take_out_filled
 from interlace_cli.families.stacks import Config
 from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
-from interlace_cli.io.artifacts import to_json_text
+from interlace_cli.io.model_json import to_canonical_json
 from interlace_cli.io.surgery import NewTensor, Slices, select_tensors
 
 
 def select_cut(
     opened: OpenedModel, drop: Sequence[int], replaced: Mapping[str, bytes] | None = None
-) -> tuple[Config, list[NewTensor]]:
-    """The new config, and the tensors that stay under their new names, some of them `replaced` (by old name)."""
+) -> list[NewTensor]:
+    """The tensors that stay under their new names, some of them `replaced` (by old name)."""
     facts, stack = opened.facts, opened.stack
     kept = kept_layers(drop, facts.num_layers)
     numbering = build_numbering(kept, facts.num_layers, opened.extra)
     side_modules = build_side_modules(opened.config, stack, kept, facts.num_layers)
-    config = edit_config(opened.config, stack, kept, facts.num_layers)
-    config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
     names = build_renaming(opened.checkpoint.tensors, opened.layer_prefix, numbering, side_modules)
     stacked = find_stacked(opened.checkpoint.tensors) if stack.name != "vision" else {}
     slices = {name: Slices(axis == COLUMNS, kept, facts.num_layers) for name, axis in stacked.items()}
-    return config, select_tensors(opened.checkpoint, names, replaced, slices)
+    return select_tensors(opened.checkpoint, names, replaced, slices)
+
+
+def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[str]]:
+    """The new config, as close to config.json as it can be, and what people should know of the cut, a sentence each.
+
+    Raises UnsupportedModelError if a layer that stays would be another one in the pruned model."""
+    stack, layers = opened.stack, opened.facts.num_layers
+    kept, path = kept_layers(drop, layers), opened.checkpoint.path
+    config = edit_config(opened.config, stack, kept, layers)
+    numbering = build_numbering(kept, layers, opened.extra)
+    config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
+    lean = take_out_filled(config, opened.checkpoint.config, opened.config)
+    config, doubt = check_cut(path, lean, config, stack.name, kept, layers)
+    notes = [f"The layers' properties could not be compared without weights: {doubt}."] if doubt else []
+    return config, describe_cut(opened, drop) + notes
 
 
 def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:
@@ -41,7 +55,7 @@ def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = 
         if isinstance(before, dict) and isinstance(after, dict):
             changes.update(compare_configs(before, after, f"{path}{field}."))
         elif before != after:
-            changes[path + field] = (to_json_text(before), to_json_text(after))
+            changes[path + field] = (to_canonical_json(before).decode(), to_canonical_json(after).decode())
     return changes
 
 

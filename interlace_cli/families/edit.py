@@ -13,6 +13,7 @@ Example: layers 0, 1 and 3 of 4 are kept.
     first_k_dense_replace   3               2           COUNTS_FROM_THE_START: 2 of the first 3 layers are kept
     moe_layer_end_index     2               1           LAST_INDICES: the last kept layer up to 2 is layer 1
     num_kv_shared_layers    2               1           COUNTS_FROM_THE_END: 1 of the last 2 layers is kept
+    hybrid_..._pattern      "M-M*"          "M-*"       one letter per layer: sliced
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlace_cli.families.feature_layers import edit_feature_layers, move_output
-from interlace_cli.families.stacks import COUNTS, Config, Stack, text_path
+from interlace_cli.families.stacks import COUNTS, Config, Stack, is_pattern_field, text_path
 
 INDEX_LISTS = (
     "mlp_only_layers",
@@ -34,6 +35,7 @@ INDEX_LISTS = (
     "attn_layer_indices",
     "fullatt_block_indexes",
     "global_attn_indexes",
+    "hybrid_layer_ids",
 )
 """Fields that hold a list of layer indices, from 0. Such a list may have as many entries as there are layers by chance,
 so the name decides. To add a config field of an architecture that lists layers, add it here."""
@@ -54,6 +56,18 @@ LAST_INDICES = ("moe_layer_end_index",)
 here."""
 COUNTS_FROM_THE_END = ("num_kv_shared_layers",)
 """Fields that say how many of the last layers are of one kind. To add such a config field, add it here."""
+RUN_LENGTHS = ("attention_types",)
+"""Fields that hold pairs of a list of kinds and how often it is repeated (GPT-Neo). To add such a config field, add it
+here."""
+PERIODS = ("attn_layer_period", "expert_layer_period", "moe_layer_interval", "layer_group_size")
+"""Fields that say the kinds of layers by a period, for which `limits.py` has a rule. To add such a config field, add it
+here."""
+
+_NAMED = {
+    *(*INDEX_LISTS, *ONE_BASED_INDEX_LISTS, *INDEX_DICTS, *COUNTS_FROM_THE_START, *LAST_INDICES, *COUNTS_FROM_THE_END),
+    *(*RUN_LENGTHS, *PERIODS, "decoder_sparse_step", "cross_layer_interval", "n_layers_per_attn_res_block"),
+    *("scale_attn_by_inverse_layer_idx", "kv_source_layers"),
+}
 
 NOT_PER_LAYER = (
     "architectures",
@@ -69,27 +83,6 @@ NOT_PER_LAYER = (
 """Lists that are never sliced, even if they have as many entries as there are layers; nor are lists whose name contains
 `token_id`. To add a config field that is a list but not per layer, add it here."""
 
-_SPELLED_OUT = """
-    llama mistral ministral3 gemma phi opt bloom bart t5 cohere granite persimmon qwen3_vl_text cosmos3_edge_text
-    glm4v_text glm_ocr_text aria_text hunyuan_vl_text hyperclovax paddleocr_vl_text emu3_text_model
-    kosmos_2_text_model kosmos_2_5_text_model blip_text_model granite_docling_text pix2struct_text_model chameleon
-    idefics git fuyu clip_text_model qwen2 qwen3 qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text
-    qwen3_vl_moe_text qwen3_omni_moe_text glm4v_moe_text granite4_vision_text deepseek_v3 mistral4
-"""
-"""`model_type` of language models whose layers are all of one kind, or whose kinds follow from a count in the config
-(`max_window_layers`). Their config.json is complete: transformers need not be asked."""
-
-_PATTERNS = {
-    "interleave_moe_layer_step": "moe_layers",
-    "no_rope_layer_interval": "no_rope_layers",
-    "sliding_window_pattern": "layer_types",
-    "_sliding_window_pattern": "layer_types",
-    "full_attention_interval": "layer_types",
-    "global_attn_every_n_layers": "layer_types",
-}
-"""Pattern field -> the list field that says the same layer by layer. Where config.json has both, the list counts.
-Example: `full_attention_interval` 4 stands for `layer_types` with full attention in every fourth layer."""
-
 
 def text_configs(config: Config) -> list[Config]:
     """The objects of the config that describe the language model: `text_config`, the config itself if it is flat, or
@@ -98,39 +91,6 @@ def text_configs(config: Config) -> list[Config]:
     if not path:
         return [config]
     return [config, config[path[0]]] if "num_hidden_layers" in config else [config[path[0]]]
-
-
-def needs_resolution(config: Config, stack: Stack) -> bool:
-    """Whether config.json leaves out per-layer facts, so that transformers' config class has to be asked for them: the
-    layer count, or the kinds of layers, which older configs give as a pattern ("every sixth")."""
-    if stack.num_layers is None:
-        return True
-    if stack.name == "vision":
-        return False
-    inner = stack.describe_in(config)
-    kind = inner.get("model_type", config.get("model_type"))
-    if kind in _SPELLED_OUT.split():
-        return False
-    if kind == "mllama_text_model":
-        return inner.get("cross_attention_layers") is None
-    if any(field in inner and inner.get(spelled_out) is None for field, spelled_out in _PATTERNS.items()):
-        return True
-    return not any(_is_per_layer(field, value, stack.num_layers) for field, value in inner.items())
-
-
-def merge_resolved(config: Config, resolved: Config, stack: Stack) -> Config:
-    """A copy of `config` with what it left out, taken from `resolved` (the same config as transformers completes it):
-    the layer count, lists with one entry per layer, and lists of layer indices."""
-    merged = copy.deepcopy(config)
-    inner, full = stack.describe_in(merged), stack.describe_in(resolved)
-    field = next((name for name in COUNTS if isinstance(full.get(name), int)), None)
-    if stack.count_field is None and field is not None:
-        inner[field] = full[field]
-    layers = stack.num_layers or (full[field] if field else 0)
-    for name, value in full.items():
-        if inner.get(name) is None and (name in INDEX_LISTS or _is_per_layer(name, value, layers)) and value:
-            inner[name] = value
-    return merged
 
 
 def is_tied(config: Config) -> bool:
@@ -175,13 +135,29 @@ def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> Non
             described[field] = move_output(value, kept)
         elif field in COUNTS_FROM_THE_END and isinstance(value, int):
             described[field] = sum(layer >= num_layers - value for layer in kept)
-        elif _is_per_layer(field, value, num_layers):
+        elif field in RUN_LENGTHS and isinstance(value, list):
+            spelled_out = [kind for kinds, times in value for kind in kinds * times]
+            described[field] = [[[spelled_out[layer] for layer in kept], 1]]
+        elif is_per_layer(field, value, num_layers):
             described[field] = [value[layer] for layer in kept]
+        elif is_pattern(field, value, num_layers):
+            described[field] = "".join(value[layer] for layer in kept)
 
 
-def _is_per_layer(field: str, value: Any, num_layers: int) -> bool:
+def depends_on_layers(field: str, value: Any, num_layers: int) -> bool:
+    """Whether a rule of this module, or of `limits.py`, reads the field."""
+    return field in _NAMED or is_per_layer(field, value, num_layers) or is_pattern(field, value, num_layers)
+
+
+def is_per_layer(field: str, value: Any, num_layers: int) -> bool:
+    """Whether this is a list with one entry per layer."""
     is_list = isinstance(value, list) and len(value) == num_layers
     return is_list and field not in NOT_PER_LAYER and "token_id" not in field
+
+
+def is_pattern(field: str, value: Any, num_layers: int) -> bool:
+    """Whether this is a text with one letter per layer. Example: `hybrid_override_pattern` "M-M*-" of five layers."""
+    return isinstance(value, str) and len(value) == num_layers and is_pattern_field(field, value)
 
 
 def _spell_out_sparse_step(described: Config, num_layers: int) -> None:

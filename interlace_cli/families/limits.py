@@ -12,6 +12,7 @@ from functools import partial
 
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.edit import PERIODS
 from interlace_cli.families.feature_layers import VISION_FEATURES, as_list, iter_feature_fields, move_output
 from interlace_cli.families.stacks import Config, Stack
 
@@ -182,8 +183,12 @@ def _ordinal_embeddings(inner: Config, layers: int) -> Iterator[Limit]:
 def _periods(inner: Config, layers: int) -> Iterator[Limit]:
     """The kinds of layers are given by a period, not by a list: the new index of each kept layer must equal its old one
     modulo the period. Example: period 2 of 8 layers: {2, 3} can be dropped, {2} cannot."""
-    for field in ("attn_layer_period", "expert_layer_period", "moe_layer_interval", "layer_group_size"):
-        period = inner.get(field)
+    periods = {field: inner.get(field) for field in PERIODS}
+    blocks = inner.get("block_types")
+    if isinstance(blocks, list) and len(blocks) != layers:
+        # RecurrentGemma's is the period itself.
+        periods["block_types"] = len(blocks)
+    for field, period in periods.items():
         if isinstance(period, int) and period > 1:
             reason = f"{field} says the kinds of layers, every {period}"
             yield Limit(frozenset(range(layers)), reason, partial(_keep_residues, layers, period))

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.errors import CheckpointError
-from interlace_cli.families.edit import is_tied, merge_resolved, needs_resolution
+from interlace_cli.families.counts import (
+    Experts,
+    count_active,
+    count_parameters,
+    find_attention_width,
+    find_experts,
+)
+from interlace_cli.families.edit import is_tied
 from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.limits import find_locked
+from interlace_cli.families.resolve import needs_resolution, resolve
 from interlace_cli.families.saved_names import check_expected, check_saved_names
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
@@ -22,7 +30,6 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
 from interlace_cli.io.expected_tensors import compare_with_class
 from interlace_cli.io.headers import TensorInfo
-from interlace_cli.io.models import resolve_config
 from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import METADATA
 
@@ -33,13 +40,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedConfig:
-    """`config` is config.json with what it left to its class; `stack` is the one that is to be cut."""
+    """`config` is config.json with what it left to its class; `stack` is the one that is to be cut; `experts` are those
+    of its layers."""
 
     config: Config
     stack: Stack
     num_layers: int
     locked: list[Lock]
     deepstack: int
+    experts: Experts
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,10 @@ def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
         raise CheckpointError(f"{path / 'config.json'} names no model_type.", "Fetch the checkpoint again.")
     check_fields(config, str(path / "config.json"))
     stack = find_stack(config, stack_name)
+    experts = find_experts(stack.describe_in(config))
     if needs_resolution(config, stack):
-        config = merge_resolved(config, resolve_config(path), stack)
+        config, described = resolve(config, path, stack_name)
+        experts = find_experts(described)
         check_fields(config, str(path / "config.json"))
         stack = find_stack(config, stack_name)
     if not stack.num_layers or not 2 <= stack.num_layers <= MOST_LAYERS:
@@ -138,7 +149,7 @@ def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
     by_reason = groupby(sorted(locked, key=lambda layer: (locked[layer], layer)), key=locked.__getitem__)
     locks = [Lock(layers=list(layers), reason=reason) for reason, layers in by_reason]
     deepstack = count_deepstack(config) if stack.name in (LANGUAGE, "text") else 0
-    return OpenedConfig(config, stack, stack.num_layers, locks, deepstack)
+    return OpenedConfig(config, stack, stack.num_layers, locks, deepstack, experts)
 
 
 def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) -> ModelFacts:
@@ -148,35 +159,33 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         layer = layer_of(tensor.name, prefix)
         is_inside = layer is not None and layer < understood.num_layers
         (by_layer[layer] if is_inside and layer is not None else outside).append(tensor)
+    stands_for = count_parameters(list(checkpoint.tensors.values()), understood.config)
     described = understood.stack.describe_in(understood.config)
-    by_kind: dict[str, list[TensorInfo]] = {"embedding": [], "head": [], "rest": []}
+    outer = dict.fromkeys(("embedding", "head", "rest"), 0)
     for tensor in outside:
-        by_kind[_find_kind(tensor, described.get("vocab_size"))].append(tensor)
-    facts = ModelFacts(
+        outer[_find_kind(tensor, described.get("vocab_size"))] += stands_for[tensor.name]
+    layer_parameters = [sum(stands_for[tensor.name] for tensor in tensors) for tensors in by_layer]
+    active = [count_active(tensors, stands_for, understood.experts) for tensors in by_layer]
+    return ModelFacts(
         name=checkpoint.name,
         location=checkpoint.location,
         revision=checkpoint.revision,
         fingerprint=fingerprint(checkpoint),
         processor=hash_processor(checkpoint.path),
         model_type=understood.config["model_type"],
-        layer_parameters=[_parameters(tensors) for tensors in by_layer],
+        layer_parameters=layer_parameters,
+        layer_active=active if active != layer_parameters else None,
         layer_bytes=[sum(tensor.bytes for tensor in tensors) for tensors in by_layer],
-        embedding_parameters=_parameters(by_kind["embedding"]),
-        head_parameters=_parameters(by_kind["head"]),
-        rest_parameters=_parameters(by_kind["rest"]),
+        embedding_parameters=outer["embedding"],
+        head_parameters=outer["head"],
+        rest_parameters=outer["rest"],
         total_bytes=checkpoint.total_bytes,
-        attention_width=_attention_width(by_layer[0], {} if understood.stack.name == "vision" else described),
+        attention_width=find_attention_width(by_layer[0], {} if understood.stack.name == "vision" else described),
         deepstack_layers=understood.deepstack,
         is_tied=is_tied(understood.config),
         stack=understood.stack.name,
         locked=understood.locked,
     )
-    assert facts.total_parameters == checkpoint.total_parameters
-    return facts
-
-
-def _parameters(tensors: Sequence[TensorInfo]) -> int:
-    return sum(tensor.parameters for tensor in tensors)
 
 
 def _find_kind(tensor: TensorInfo, vocabulary: object) -> str:
@@ -188,14 +197,3 @@ def _find_kind(tensor: TensorInfo, vocabulary: object) -> str:
     if "lm_head" in tensor.name or (has_words and "out" in tensor.name):
         return "head"
     return "embedding" if has_words else "rest"
-
-
-def _attention_width(layer: Sequence[TensorInfo], described: Config) -> int:
-    """Query heads x head dimension: the rows of the query projection; where that is one matrix with others, as the
-    config says; 0 if it does not."""
-    rows = next((tensor.shape[0] for tensor in layer if tensor.name.endswith("q_proj.weight")), None)
-    if rows is not None:
-        return rows
-    heads, size = described.get("num_attention_heads"), described.get("head_dim")
-    width = heads * size if isinstance(heads, int) and isinstance(size, int) else described.get("hidden_size")
-    return width if isinstance(width, int) else 0

@@ -6,6 +6,7 @@ describes it in one object (`text_config`, `vision_config`, ...), one field of w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,9 +114,22 @@ def _build(name: str, config: Config, path: tuple[str, ...], counts: tuple[str, 
     field = next((field for field in counts if isinstance(inner.get(field), int)), None)
     if field is not None:
         return Stack(name, path, field, inner[field], is_half)
-    # Nemotron-H counts by its list of blocks alone.
+    # Nemotron-H counts by its list of blocks alone, or by a text with a letter for each.
     blocks = inner.get("layers_block_type")
-    return Stack(name, path, None, len(blocks) if isinstance(blocks, list) else None, is_half)
+    if not isinstance(blocks, list):
+        patterns = [value for name, value in inner.items() if is_pattern_field(name, value)]
+        blocks = patterns[0] if len(patterns) == 1 else None
+    return Stack(name, path, None, len(blocks) if blocks else None, is_half)
+
+
+def is_pattern_field(field: str, value: Any) -> bool:
+    """Whether a field may hold a text with one letter per layer: it is called a pattern, or speaks of layers or blocks
+    in capitals and signs. That of the layers for multi-token prediction counts others."""
+    if not isinstance(value, str) or field.startswith("mtp"):
+        return False
+    return "pattern" in field or (
+        ("layer" in field or "block" in field) and re.fullmatch(r"[A-Z*+|.-]+", value) is not None
+    )
 
 
 def _get(config: Config, path: tuple[str, ...]) -> Config:

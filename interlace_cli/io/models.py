@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import subprocess
 import sys
 import warnings
 from functools import cache
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from interlace_cli.errors import CheckpointError, InterlaceError, UsageError, first_line
 from interlace_cli.io.integrity import check_files
 from interlace_cli.io.missing_packages import advise
+from interlace_cli.io.model_json import parse_model_json
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -36,22 +35,19 @@ def load_config(path: Path) -> PreTrainedConfig:
         raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_describe(error)}") from error
 
 
-def resolve_config(path: Path) -> dict[str, Any]:
-    """config.json of the folder with everything that it leaves to its class. Asked of transformers in a process of its
-    own, unless it is loaded here already: it takes hundreds of MB, and surgery on disk needs none of it."""
-    if "transformers" in sys.modules:
-        return load_config(path).to_dict()
-    code = (
-        "import json, sys; from pathlib import Path; from interlace_cli.errors import InterlaceError\n"
-        "from interlace_cli.io.models import load_config\n"
-        "try: print(json.dumps(load_config(Path(sys.argv[1])).to_dict(), default=str))\n"
-        "except InterlaceError as error: sys.exit(str(error))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CheckpointError(done.stderr.strip().splitlines()[-1])
-    resolved: dict[str, Any] = json.loads(done.stdout)
-    return resolved
+def resolve_config(path: str) -> dict[str, Any] | None:
+    """config.json of the folder with everything that it leaves to its class. None if transformers does not know the
+    architecture, or its own class of that name is not the one that the config was written for."""
+    transformers = import_transformers()
+    config = parse_model_json((Path(path) / "config.json").read_bytes())
+    if config["model_type"] not in transformers.CONFIG_MAPPING:
+        return None
+    try:
+        return load_config(Path(path)).to_dict()
+    except CheckpointError:
+        if "auto_map" in config:
+            return None
+        raise
 
 
 def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
