@@ -14,6 +14,7 @@ may be left behind.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from interlace_cli.data.content import NEXT, Content, read_content
 from interlace_cli.data.unread import check_record, check_turn, is_nothing, show
 from interlace_cli.domain.dataset import Turn
+from interlace_cli.domain.image_marks import IMAGE_MARK
 from interlace_cli.errors import UnusableRecordError
 from interlace_cli.io.any_json import parse_any_json
 
@@ -38,6 +40,9 @@ ASKED, ANSWERED = ("question", "query", "instruction", "prompt"), ("answer", "re
 BESIDE_QUESTION = ("choices", "context", "hint", "options", "passage")
 """Columns that a question cannot be answered without."""
 READ = (*TURN_COLUMNS, *IMAGE_COLUMNS, "system", "answers", "choices", "id", "kind", "metric")
+_OTHER_MARK = re.compile(r"<img>(?=[^<]*</img>)|<\|?(?:image|img[\w-])[\w -]{0,30}\|?>", re.IGNORECASE)
+_CHOICE = re.compile("[A-H]")
+"""Columns of choices, as VLMEvalKit has them."""
 WHO, WHAT = ("role", "from"), ("content", "value")
 
 
@@ -52,8 +57,9 @@ def build_conversation(row: Mapping[str, Any], column: Sequence[Any]) -> tuple[t
     before the first human turn. `column`: the images that lie beside the text. Raises UnusableRecordError if the row is
     not a conversation, or has something that is not read."""
     read, said = _read_columns(row)
-    said = _add_system(row, said)
+    said = _join_images(_add_system(row, said))
     check_turns([turn for turn, _ in said])
+    check_marks([turn.value for turn, _ in said if turn.speaker == "human"])
     images = pair_images([image for _, own in said for image in own], column)
     check_record(row, (*READ, *read), bool(images))
     return tuple(turn for turn, _ in said), images
@@ -87,6 +93,14 @@ def check_turns(turns: Sequence[Turn]) -> None:
         raise UnusableRecordError("turns do not alternate, human first")
     if any(turn.speaker == "system" for turn in turns[1:]):
         raise UnusableRecordError("a system turn is not the first")
+
+
+def check_marks(questions: Sequence[str]) -> None:
+    """Raises UnusableRecordError for the image marks of other tools (`<|image_1|>`, `<image 1>`, Qwen-VL's
+    `<img>a.png</img>`), whose images are not found."""
+    found = next((mark for text in questions for mark in _OTHER_MARK.findall(text) if mark != IMAGE_MARK), None)
+    if found is not None:
+        raise UnusableRecordError(f"an image mark of another form than {IMAGE_MARK}: {show(found)}")
 
 
 def find_images(row: Mapping[str, Any]) -> list[Any]:
@@ -154,9 +168,10 @@ def _read_pair(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
         raise UnusableRecordError(f"fields {several[0]} and {several[1]} are both there")
     answers = read_texts(row, "answers")
     if not asked or not (answered or answers):
+        check_record(row, (*READ, *ASKED), bool(find_images(row)))
         empty = next((name for name in TURN_COLUMNS if row.get(name) is not None), TURN_COLUMNS[0])
         raise UnusableRecordError(f"field {empty} is missing or empty")
-    beside = _find_filled(row, BESIDE_QUESTION)
+    beside = _find_filled(row, (*BESIDE_QUESTION, *filter(_CHOICE.fullmatch, row)))
     if beside:
         raise UnusableRecordError(f"field {beside[0]} belongs to the question and is not in it")
     question = row[asked[0]]
@@ -192,6 +207,21 @@ def _add_system(row: Mapping[str, Any], said: list[Said]) -> list[Said]:
         return said
     first = _build_turn("system", value)
     return said if said[:1] == [first] else [first, *said]
+
+
+def _join_images(said: list[Said]) -> list[Said]:
+    """The turns, human ones of images alone being part of the human turn beside them: OpenAI's files have the question
+    and its image in two messages."""
+    joined: list[Said] = []
+    for turn, images in said:
+        last, before = joined[-1] if joined else (turn, ())
+        pair = (last.value, turn.value)
+        is_apart = all(text.replace(IMAGE_MARK, "").strip() for text in pair)
+        if joined and {last.speaker, turn.speaker} == {"human"} and not is_apart:
+            joined[-1] = make_turn("human", "\n".join(pair)), (*before, *images)
+        else:
+            joined.append((turn, images))
+    return joined
 
 
 def _read_item(item: Any) -> list[Said]:

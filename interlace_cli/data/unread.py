@@ -25,6 +25,8 @@ _LEARNING = re.compile("loss|train|weight")
 _NOT_LEARNT = re.compile(
     r"(audio|chosen|function|object|reject(ed|ion)?|tool|video)s?(_(call|file|list|path|response|url)s?)?"
 )
+_IS_GOOD, _WEIGHT = re.compile("kto_tag|label|loss|train"), re.compile("(loss_|sample_)?weight")
+"""Columns of a record: whether its answer is one to learn (TRL's and LLaMA-Factory's KTO), and how much."""
 _PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)(\?|$)|^data:image/", re.IGNORECASE)
 _NUMBERED = re.compile(r"(image|img|photo|picture)s?[_-]?\d+", re.IGNORECASE)
 
@@ -72,9 +74,13 @@ def is_content(name: str, value: Any, depth: int = DEPTH) -> bool:
 
 def check_record(row: Mapping[str, Any], read: Collection[str], has_images: bool) -> None:
     """Raises UnusableRecordError for a record with a column, not `read`, of a kind that is not learnt here: pictures,
-    films, sounds, tools, a second conversation, the answers of a preference pair. Other columns describe the record.
+    films, sounds, tools, a second conversation, answers not to be learnt. Other columns describe the record.
     `has_images`: whether images of it are read; a text that names one is then most likely theirs."""
     for name, value in row.items():
+        if name not in read and (
+            (value is False and _IS_GOOD.fullmatch(name)) or (value == 0 and _WEIGHT.fullmatch(name))
+        ):
+            raise UnusableRecordError(f"field {show(name)} says that the answer is not to be learnt")
         if name in read or is_nothing(value) or isinstance(value, (bool, int, float)):
             continue
         is_named = _NOT_LEARNT.fullmatch(name.lower()) is not None

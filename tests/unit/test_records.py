@@ -203,6 +203,31 @@ SEVERAL: dict[str, tuple[dict[str, Any], list[str], list[int]]] = {
         ["Which one?", "Red."],
         [],
     ),
+    "OpenAI's file": (
+        {
+            "messages": [
+                {"role": "system", "content": "You are an assistant that identifies uncommon cheeses."},
+                {"role": "user", "content": "What is this cheese?"},
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": ADDRESS}}]},
+                {"role": "assistant", "content": "Danbo"},
+            ]
+        },
+        ["You are an assistant that identifies uncommon cheeses.", "What is this cheese?\n<image>", "Danbo"],
+        [0],
+    ),
+    "an image before its question": (
+        {
+            "messages": [{"role": "user", "content": "<image>"}, {"role": "user", "content": "Which?"}, SAY],
+            "image": "1.png",
+        },
+        ["Which?", "Red."],
+        [1],
+    ),
+    "a word of HTML": (
+        {"question": "What is an <img> or <img src='x'> tag?", "answer": "An image."},
+        ["What is an <img> or <img src='x'> tag?", "An image."],
+        [],
+    ),
     "a right answer of several": ({"question": "Which?", "answers": ["Red.", "Rot."]}, ["Which?", "Red."], []),
 }
 
@@ -226,6 +251,7 @@ def find_names(folder: Path) -> list[str]:
 
 
 PLAIN = {"messages": [{"role": "user", "content": "Which?"}, SAY]}
+MARK = "an image mark of another form than <image>: {}"
 WEB = "image is on the web: download it and name the file, or add --allow-download"
 PART_UNREAD, TURN_UNREAD = (
     "a content part has a field {}, which is not read",
@@ -289,6 +315,20 @@ LEFT_OUT: list[tuple[dict[str, Any], str]] = [
     ),
     ({"question": "Which?", "query": "What?", "answer": "Red."}, "fields question and query are both there"),
     ({"question": "Which?", "answer": 3}, "a question or its answer is not text"),
+    (
+        {"question": "Which?", "A": "Red.", "B": "Blue.", "answer": "A"},
+        "field A belongs to the question and is not in it",
+    ),
+    ({"prompt": "Which?", "chosen": "Red.", "rejected": "Blue."}, KIND.format("chosen")),
+    (
+        {"prompt": "Which?", "completion": "Blue.", "label": False},
+        "field label says that the answer is not to be learnt",
+    ),
+    ({**PLAIN, "weight": 0.0}, "field weight says that the answer is not to be learnt"),
+    ({"conversations": said("<|image_1|>\nWhich?", "Red."), "image": "0.png"}, MARK.format("<|image_1|>")),
+    ({"conversations": said("Picture 1: <img>0.png</img>", "Red.")}, MARK.format("<img>")),
+    ({"conversations": said("<image 1> Which?", "Red."), "image": "0.png"}, MARK.format("<image 1>")),
+    ({"messages": [PLAIN["messages"][0], *PLAIN["messages"]]}, "turns do not alternate, human first"),
     ({"messages": "[{"}, "field messages is text, and not JSON"),
     ({"messages": {"role": ["user"], "content": []}}, "field messages is missing or empty"),
     ({**PLAIN, "answers": ["\ud800"]}, "text with half of a character (a lone surrogate)"),
