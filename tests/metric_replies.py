@@ -33,7 +33,8 @@ Clearly, {L} matches the picture
 ({O}) is wrong, ({L}) is right|Not ({O}), but ({L})|{O} or {L}? I say {L}
 Both {O} and {L} look right, but {L} is better
 {LIST}\\nThe answer is {L}|{LIST}\\nAnswer: {L}|{LIST} So {L}.|{PAREN} The answer is ({L})
-First I looked at {O} and then at {L}|I considered {O} first. The answer is {L}
+Either {O} or {L}|The answer is {O} or {L}|{O}, {L}|{O} and {L}|First I looked at {O} and then at {L}
+I considered {O} first. The answer is {L}
 The picture that we are given shows clearly {T} here|What I can see in this image is certainly {T}.
 """
 """Replies in which MMMU's parser finds what a person finds. {L}: the right letter, {T}: its text, {O}: another letter;
@@ -44,7 +45,8 @@ OTHERS = {
     "an answer that is declared goes before other letters": """
 The answer is {L}. Note that {O} is a common distractor.|Answer: {L}. But {O} is close to it as well
 {L} is correct, {O} is not
-The answer is {L}, not {O}|The answer is {L} because it fits better than {O} does
+The answer is {L}, not {O}|The answer must be {L}, since {O} differs
+The answer is {L} because it fits better than {O} does
 {L} is correct because {O} shows less
 The answer is {L} (and not ({O}))|I choose {L} over {O} here""",
     "a letter at the beginning is the answer": """

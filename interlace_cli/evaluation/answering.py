@@ -11,7 +11,7 @@ from interlace_cli.domain.evaluation import Generation
 from interlace_cli.domain.progress import Advance
 from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.evaluation.generation import Generator
-from interlace_cli.evaluation.metrics import score_answers
+from interlace_cli.evaluation.metrics import check_samples, score_answers
 from interlace_cli.evaluation.quality import measure_quality
 from interlace_cli.evaluation.retrieval import is_dual_encoder, measure_recall
 from interlace_cli.evaluation.tasks import EvalTask
@@ -64,8 +64,10 @@ def answer_tasks(
 
     `way` and `seed`: see `Generator`. `max_new_tokens` holds for tasks that set none of their own. `advance` is told of
     each finished sample, `say` gets one line when a batch has to be halved for lack of memory. Raises DatasetError for
-    a metric that does not exist.
+    samples that cannot be scored, before the first is answered.
     """
+    if not is_dual_encoder(model):
+        check_samples([sample for task in tasks for sample in task.samples])
     kinds: list[str] = []
     pairs: list[tuple[float, float]] = []
     losses: list[tuple[float, int]] = []

@@ -13,7 +13,8 @@ from metric_replies import build_answers, build_captions, build_choices, build_y
 from published_metrics import GOLDEN, PUBLISHED
 
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.evaluation.metrics import METRICS, score_answers
+from interlace_cli.errors import DatasetError
+from interlace_cli.evaluation.metrics import METRICS, check_samples, score_answers
 from interlace_cli.evaluation.metrics.multiple_choice import find_choice
 from interlace_cli.evaluation.metrics.yes_no import find_yes_no
 from interlace_cli.evaluation.thoughts import find_open_mark, is_thought_mark, strip_thoughts
@@ -124,7 +125,40 @@ def test_the_published_functions_say_so_today(metric: str) -> None:
     assert PUBLISHED[metric]() == VERDICTS[metric]
 
 
-# --- thoughts, and letters
+# --- right answers, thoughts, and letters
+
+
+@pytest.mark.parametrize(
+    "text", ["B", "B) not enough", "(b) Not enough.", "not enough", "B. not enough", "B: not enough"]
+)
+def test_a_right_answer_is_known_with_its_letter(text: str) -> None:
+    assert find_choice(text, ["A plan", "not enough", "answer C", "enough"]) == 1
+
+
+def test_letters_in_the_texts_of_choices_are_texts() -> None:
+    choices = ["vitamin B", "vitamin A", "none"]
+    assert find_choice("I am sure that it is vitamin A", choices) == 1
+    assert find_choice("It is B, vitamin A", choices) == 1
+    assert find_choice("It is A", choices) == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "choices", "why"),
+    [
+        ("multiple_choice", "a cat", [], "there are no choices"),
+        ("multiple_choice", "a cat", ["dog", "bird"], "the right answer 'a cat' is none of the choices"),
+        ("yes_no_f1", "maybe", [], "the right answer 'maybe' is neither yes nor no"),
+        ("bleu", "x", [], r"ask for a metric bleu\. There are exact_match"),
+    ],
+)
+def test_samples_that_nothing_scores_are_said_before_a_model_answers(
+    metric: str, answer: str, choices: list[str], why: str
+) -> None:
+    good = build_sample("exact_match", ["x"])
+    check_samples([good])
+    bad = build_sample(metric, [answer]).model_copy(update={"choices": choices, "kind": "other"})
+    with pytest.raises(DatasetError, match=why):
+        check_samples([good, bad])
 
 
 @pytest.mark.parametrize(

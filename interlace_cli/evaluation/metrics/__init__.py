@@ -15,10 +15,10 @@ from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.evaluation.metrics.anls import score_anls
 from interlace_cli.evaluation.metrics.cider import score_cider
 from interlace_cli.evaluation.metrics.exact_match import score_exact_match
-from interlace_cli.evaluation.metrics.multiple_choice import score_multiple_choice
+from interlace_cli.evaluation.metrics.multiple_choice import check_choices, score_multiple_choice
 from interlace_cli.evaluation.metrics.relaxed_accuracy import score_relaxed_accuracy
 from interlace_cli.evaluation.metrics.vqa_accuracy import score_vqa_accuracy
-from interlace_cli.evaluation.metrics.yes_no import score_yes_no_accuracy, score_yes_no_f1
+from interlace_cli.evaluation.metrics.yes_no import check_yes_no, score_yes_no_accuracy, score_yes_no_f1
 from interlace_cli.evaluation.thoughts import strip_thoughts
 
 Metric = Callable[[Sequence[str], Sequence[Sample]], Points]
@@ -32,6 +32,29 @@ METRICS: dict[str, Metric] = {
     "yes_no_f1": score_yes_no_f1,
     "cider": score_cider,
 }
+CHECKS: dict[str, Callable[[Sample], str | None]] = {
+    "multiple_choice": check_choices,
+    "yes_no_accuracy": check_yes_no,
+    "yes_no_f1": check_yes_no,
+}
+"""Metric -> why no answer to a sample could be right by it; None if one could."""
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Raises DatasetError if samples cannot be scored: a metric does not exist, the samples of one kind name two
+    metrics, or no answer to a sample could be right by its metric."""
+    for kind, (metric, members) in _group(samples).items():
+        _find_metric(kind, metric)
+        check = CHECKS.get(metric)
+        if check is None:
+            continue
+        wrong = [(samples[i].id, why) for i in members if (why := check(_clean_sample(samples[i])))]
+        if wrong:
+            raise DatasetError(
+                f"{len(wrong)} of {len(members)} samples of kind {kind} cannot be scored by {metric}; of {wrong[0][0]},"
+                f" {wrong[0][1]}.",
+                "Correct the records, or give them another metric.",
+            )
 
 
 def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
@@ -44,12 +67,9 @@ def score_answers(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
     """
     points, weights = [0.0] * len(samples), [1.0] * len(samples)
     for kind, (metric, members) in _group(samples).items():
-        if metric not in METRICS:
-            raise DatasetError(
-                f"the samples of kind {kind} ask for a metric {metric}.", f"There are {', '.join(METRICS)}."
-            )
+        score = _find_metric(kind, metric)
         replies = [_clean(strip_thoughts(answers[i])) for i in members]
-        scored = METRICS[metric](replies, [_clean_sample(samples[i]) for i in members])
+        scored = score(replies, [_clean_sample(samples[i]) for i in members])
         for index, (value, weight) in zip(members, scored.pairs(), strict=True):
             points[index], weights[index] = value, weight
     return Points(points, None if set(weights) == {1.0} else weights)
@@ -69,6 +89,12 @@ def _clean_sample(sample: Sample) -> Sample:
 def find_metrics(samples: Sequence[Sample]) -> dict[str, str]:
     """Kind -> name of its metric, kinds in alphabetical order. Raises DatasetError if a kind has two metrics."""
     return {kind: metric for kind, (metric, _) in sorted(_group(samples).items())}
+
+
+def _find_metric(kind: str, metric: str) -> Metric:
+    if metric not in METRICS:
+        raise DatasetError(f"the samples of kind {kind} ask for a metric {metric}.", f"There are {', '.join(METRICS)}.")
+    return METRICS[metric]
 
 
 def _group(samples: Sequence[Sample]) -> dict[str, tuple[str, list[int]]]:

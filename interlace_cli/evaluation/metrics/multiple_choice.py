@@ -66,6 +66,14 @@ def find_choice(text: str, choices: Sequence[str]) -> int | None:
     return _find(said, letters, choices)
 
 
+def check_choices(sample: Sample) -> str | None:
+    """Why no answer to the sample could be right; None if one could."""
+    if not sample.choices:
+        return "there are no choices"
+    named = any(find_choice(text, sample.choices) is not None for text in sample.references)
+    return None if named else f"the right answer {sample.references[0]!r} is none of the choices"
+
+
 def score_multiple_choice(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
     """0 or 1 for each answer. The right choice is the one that the sample's own answer names."""
     points = []
@@ -84,13 +92,16 @@ def _clean(text: str) -> str:
 def _find(said: str, letters: Sequence[str], choices: Sequence[str]) -> int | None:
     """The choice that a reply names by its letter, else by its text."""
     one = f"[{letters[0]}-{letters[-1]}]"
-    alone = re.fullmatch(rf"{_OPEN}({one})\W*", said, re.IGNORECASE)
+    alone = re.fullmatch(rf"{_OPEN}({one})[\s.,:;!?)\]}}\"'”’>】。-]*", said, re.IGNORECASE)
     if alone:
         return letters.index(alone[1].upper())
-    alike = [index for index, choice in enumerate(choices) if _normalize(choice) == _normalize(said)]
+    plain = _normalize(said)
+    labelled = rf"(?:{_OPEN}([{letters[0].lower()}-{letters[-1].lower()}])[).:\]]*\s*)?"
+    forms = [re.fullmatch(labelled + re.escape(_normalize(choice)), plain) for choice in choices]
+    alike = [i for i, form in enumerate(forms) if form and form[1] in (None, letters[i % 26].lower())]
     if len(alike) == 1:
         return alike[0]
-    rest = _drop_list(said, letters, choices)
+    rest = _hide_texts(_drop_list(said, letters, choices), choices, one)
     finders = (_find_declared, _find_called_right, _find_bracketed, _find_first, _find_alone, _find_small)
     found = next((letter for finder in finders if (letter := finder(rest, one)) is not None), None)
     return letters.index(found) if found is not None else _find_text(rest, choices)
@@ -98,7 +109,8 @@ def _find(said: str, letters: Sequence[str], choices: Sequence[str]) -> int | No
 
 def _find_declared(said: str, one: str) -> str | None:
     """The letter that the reply says to be the answer; the last of several."""
-    found = re.finditer(rf"(?i:{_SAYS}){_OPEN}({one}){_AFTER}{_CLOSE}(?!\s*{_WRONG})", said)
+    more = rf"\s*(?:,|/|&|or\s|and\s)?\s*{_OPEN}{one}{_AFTER}"
+    found = re.finditer(rf"(?i:{_SAYS}){_OPEN}({one}){_AFTER}{_CLOSE}(?!\s*{_WRONG}|{more})", said)
     return _last((match.start(1), match[1]) for match in found if not _is_article(said, match.end(1)))
 
 
@@ -165,6 +177,15 @@ def _drop_list(said: str, letters: Sequence[str], choices: Sequence[str]) -> str
     for start, end in sorted(spans, reverse=True):
         said = f"{said[:start]} {said[end:]}"
     return said.strip()
+
+
+def _hide_texts(said: str, choices: Sequence[str], one: str) -> str:
+    """The reply with the texts of choices that hold a letter, as "vitamin A" does, in small letters."""
+    for choice in choices:
+        own = _clean(choice)
+        if len(own) > 1 and re.search(rf"{_BEFORE}{one}{_AFTER}", own):
+            said = re.sub(rf"(?<!\w){re.escape(own)}(?!\w)", lambda match: match[0].lower(), said)
+    return said
 
 
 def _keep_possible(said: str, found: Iterable[re.Match[str]]) -> list[re.Match[str]]:

@@ -36,6 +36,12 @@ def find_yes_no(text: str) -> str | None:
     return None if there is None else "no" if there[1] else "yes"
 
 
+def check_yes_no(sample: Sample) -> str | None:
+    """Why no answer to the sample could be right; None if one could."""
+    right = sample.references[0]
+    return None if find_yes_no(right) else f"the right answer {right!r} is neither yes nor no"
+
+
 def score_yes_no_accuracy(answers: Sequence[str], samples: Sequence[Sample]) -> Points:
     """0 or 1 for each answer."""
     pairs = zip(answers, samples, strict=True)
