@@ -27,11 +27,12 @@ def finetune(options: FinetuneOptions) -> None:
     card = heal(options, BarProgress())
     healing, space = card.healing, Workspace(options.workspace)
     assert healing is not None
+    before, after = healing.losses
     tuned = [card.dense_index[position] for position in card.tune]
     output.result(
         card,
         f"tuned layers {describe_layers(tuned)} ({healing.trained_parameters:,} parameters) for {healing.steps} steps;"
-        f" loss {healing.first_loss:.4f} → {healing.last_loss:.4f}; every other tensor is unchanged to the bit",
+        f" loss {before:.4f} → {after:.4f}; every other tensor is unchanged to the bit",
         f"{options.out or (space.root / 'dense-ft' if options.dense else space.healed)}",
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import find_lacking_keys, read_keys
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Condition, Step
+from interlace_cli.domain.cautions import check_healing
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.layers import describe_layers
@@ -26,6 +27,7 @@ from interlace_cli.healing.state import State
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import load_manifest
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
+from interlace_cli.io.headers import read_bytes
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.sample_keys import CALIBRATED, TRAINED, build_keys, join_keys, load_keys, save_keys
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
@@ -224,6 +226,10 @@ def _heal(
     told = progress if processes.is_main else Silent()
     healing = open_session(job.opened, job.card, dataset, chosen, how, state, told)
     history = healing.run()
+    tuned = healing.collect()
+    cautions = check_healing(is_changed=_has_changed(job.opened, tuned), lr=chosen.lr, steps=history.steps)
+    for line in cautions:
+        told.say(f"Careful: {line}")
     manifest = load_manifest(dataset)
     healed = card.model_copy(
         update={
@@ -238,15 +244,17 @@ def _heal(
                 samples=len(healing.usable.samples),
                 left_out=healing.usable.left_out,
                 shortened=healing.usable.shortened,
+                loss_before=history.before,
+                loss_after=history.after,
                 first_loss=history.first,
                 last_loss=history.last,
                 curve=history.curve,
                 trained_parameters=healing.trained_parameters,
                 frozen_sha256=healing.frozen_sha256,
+                cautions=cautions,
             ),
         }
     )
-    tuned = healing.collect()
     if processes.is_main:
         healed, remarks = _write(job.opened, tuned, healed, step.out, healing.usable.samples, chosen, may_replace)
         for line in remarks:
@@ -254,6 +262,12 @@ def _heal(
         state.clear()
     leave_processes()
     return healed
+
+
+def _has_changed(opened: OpenedModel, tuned: Mapping[str, bytes]) -> bool:
+    """Whether any tensor on disk is another one than before. Small steps may be lost where it is stored in 16 bits."""
+    tensors = opened.checkpoint.tensors
+    return any(read_bytes(tensors[name]) != data for name, data in tuned.items())
 
 
 def _write(

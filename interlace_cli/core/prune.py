@@ -14,6 +14,7 @@ from interlace_cli.core.prune_weights import build_sparse_step
 from interlace_cli.core.step import Condition, Step
 from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.analysis import Analysis
+from interlace_cli.domain.cautions import check_compensation
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft, PruneOutcome
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.domain.plan import Plan
@@ -224,6 +225,8 @@ def _write(
     tensors = select_cut(opened, cut.drop, replaced)
     if changed:
         notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
+    if options.is_compensated:
+        notes += check_compensation(_count_gaps(cut.drop), len(changed))
     for note in (*checkpoint.remarks, *notes):
         progress.say(note)
     kept = kept_layers(cut.drop, facts.num_layers)
@@ -256,6 +259,11 @@ def _write(
     if side.left:
         progress.say(side.describe())
     return card
+
+
+def _count_gaps(drop: Sequence[int]) -> int:
+    """Runs of dropped layers that have a layer in front of them."""
+    return sum(layer > 0 and layer - 1 not in drop for layer in drop)
 
 
 def _find_dataset(options: PruneOptions) -> Path:

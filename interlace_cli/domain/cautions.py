@@ -38,3 +38,25 @@ def check_evaluation(samples: Mapping[str, int], first: str, scores: Mapping[str
             " its answers, the metric, and --max-new-tokens."
         )
     return cautions
+
+
+def check_healing(is_changed: bool, lr: float, steps: int) -> list[str]:
+    """On a healing after which the weights on disk are what they were before."""
+    if is_changed:
+        return []
+    return [
+        f"healing has changed no weight: {steps} steps at a learning rate of {lr:g} are too little for the dtype in"
+        " which the checkpoint is stored. Raise --lr or --epochs, or give more training samples."
+    ]
+
+
+def check_compensation(gaps: int, changed: int) -> list[str]:
+    """On `gaps` runs of dropped layers, of which `changed` are compensated. A run that begins with layer 0 is none."""
+    if not gaps:
+        return ["--compensate changed nothing: no dropped layer has a layer in front of it."]
+    if not changed:
+        return [
+            f"--compensate changed nothing: for none of the {gaps} gaps did a linear map lower the loss of calibration"
+            " samples that it was not fitted to. Heal with `interlace finetune`, or give more calibration samples."
+        ]
+    return []

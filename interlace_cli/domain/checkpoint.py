@@ -11,10 +11,11 @@ from interlace_cli.domain.record import Artifact, Record, Settings
 
 
 class Healing(Record):
-    """How a checkpoint was healed: the recipe, and the loss on the first and the last steps. `left_out` counts training
-    samples that could not be used, by reason; `shortened` of the used ones lose the end of an answer. `curve` holds
-    steps of the last stage, each with the mean loss since the one before; `dataset_location` and `dataset_revision` are
-    on the Hub."""
+    """How a checkpoint was healed: the recipe, and the loss: `loss_before` and `loss_after` on the same few training
+    samples (None where it was not measured), `first_loss` and `last_loss` of the first and the last steps. `left_out`
+    counts training samples that could not be used, by reason; `shortened` of the used ones lose the end of an answer.
+    `curve` holds steps of the last stage, each with the mean loss since the one before; `dataset_location` and
+    `dataset_revision` are on the Hub."""
 
     dataset: str
     dataset_location: str | None = None
@@ -24,11 +25,21 @@ class Healing(Record):
     samples: int
     left_out: dict[str, int] = {}
     shortened: int = 0
+    loss_before: float | None = None
+    loss_after: float | None = None
     first_loss: float
     last_loss: float
     curve: list[tuple[int, float]] = []
     trained_parameters: int
     frozen_sha256: str = Field(description="over all frozen tensors; the same before and after")
+    cautions: list[str] = []
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """The loss before and after, on the same samples; where that was not measured, on the first and last steps."""
+        if self.loss_before is None or self.loss_after is None:
+            return self.first_loss, self.last_loss
+        return self.loss_before, self.loss_after
 
 
 class CheckpointCard(Artifact):

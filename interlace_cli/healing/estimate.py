@@ -70,7 +70,7 @@ def estimate(healer: Healer, loading: float, progress: Progress) -> HealingEstim
     ):
         for number, (stage, steps, trial) in enumerate(trials):
             clock = _Clock(advance)
-            healer.plan, healer.progress = [(stage, trial)], clock
+            healer.plan, healer.progress, healer.is_trial = [(stage, trial)], clock, True
             healer.how = replace(how, save_every=1 if stage.is_local else len(trial))
             healer.state = State(Path(folder) / f"{number}", "trial")
             healer.heal()

@@ -22,11 +22,13 @@ from interlace_cli.families.modules import find_prefix
 from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.engine import Engine
+from interlace_cli.healing.history import History, mean
 from interlace_cli.healing.layer_pairs import LocalSpan, find_anchors, find_local_spans
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.local import Learner, LocalTrainer
 from interlace_cli.healing.loss import LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
+from interlace_cli.healing.probe_loss import ProbeLoss, choose_probes
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, TermWeights
@@ -61,50 +63,6 @@ class Dense:
     layers: nn.ModuleList
 
 
-CURVE_POINTS = 100
-"""Most points of a loss curve."""
-
-
-@dataclass(frozen=True)
-class History:
-    """`losses[stage][i]`: the loss at optimizer step i. It is the mean cross-entropy per label, or the mean relative
-    error per token in stages without one (`local`, `anchor` alone)."""
-
-    losses: list[list[float]]
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps, summed over stages."""
-        return sum(map(len, self.losses))
-
-    @property
-    def first(self) -> float:
-        """Mean over the first tenth of the last stage's steps."""
-        return _mean(self.losses[-1][: self._tenth])
-
-    @property
-    def last(self) -> float:
-        """Mean over the last tenth of the last stage's steps."""
-        return _mean(self.losses[-1][-self._tenth :])
-
-    @property
-    def curve(self) -> list[tuple[int, float]]:
-        """At most CURVE_POINTS points `(step, mean loss since the point before)` of the last stage, steps counted from
-        1."""
-        losses = self.losses[-1]
-        size = -(-len(losses) // CURVE_POINTS)
-        ends = range(size, len(losses) + size, size)
-        return [(min(end, len(losses)), round(_mean(losses[end - size : end]), 6)) for end in ends]
-
-    @property
-    def _tenth(self) -> int:
-        return max(len(self.losses[-1]) // 10, 1)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 class Healer:
     """Runs the stages of `recipe` on `samples`. `dense` is the teacher, None for the objective `ce`.
 
@@ -126,7 +84,7 @@ class Healer:
     ) -> None:
         self.student, self.dense, self.recipe, self.how = student, dense, recipe, how
         self.engine, self.state, self.progress = engine, state, progress
-        self.samples, self.is_checkpointed = samples, False
+        self.samples, self.is_checkpointed, self.is_trial = samples, False, False
         if how.gradient_checkpointing:
             apply_checkpointing(student.model, student.layers, student.tuned)
             self.is_checkpointed = True
@@ -153,7 +111,10 @@ class Healer:
     def heal(self) -> History:
         """Trains all stages, in place. Returns the losses."""
         losses = []
-        self._begin()
+        is_main = self._begin()
+        probes = [] if self.is_trial else self.source(steps=[choose_probes(len(self.samples))])[0]
+        stages = [number for number, (_, steps) in enumerate(self.plan) if steps]
+        self.measured = ProbeLoss(self._lay_out(probes), stages, self._autocast, self.state.folder, is_main)
         total = sum(len(steps) for _, steps in self.plan)
         with self.progress.task("heal", total, "steps") as advance:
             for number, (stage, steps) in enumerate(self.plan):
@@ -161,7 +122,7 @@ class Healer:
                     continue
                 run = self._learn_locally if stage.is_local else self._train
                 losses.append(run(number, stage, steps, advance))
-        return History(losses)
+        return History(losses, self.measured.before, self.measured.after)
 
     def find_heaviest(self, steps: Sequence[Sequence[int]]) -> list[int]:
         """The step (indices of its samples) with the most characters of text."""
@@ -211,13 +172,15 @@ class Healer:
         self.progress.say("out of memory: gradient checkpointing is switched on")
         return True
 
-    def _begin(self) -> None:
-        """The first process deletes incomplete checkpoints; the others wait for it."""
+    def _begin(self) -> bool:
+        """The first process deletes incomplete checkpoints; the others wait for it. Returns whether this is the
+        first."""
         arguments = build_arguments(self.recipe, self.how, 1, self.state.folder, self.device.type)
         if arguments.process_index == 0:
             self.state.remove_incomplete()
         if arguments.world_size > 1:
             torch.distributed.barrier()
+        return bool(arguments.process_index == 0)
 
     def _train(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
         checkpoint = self.state.find_checkpoint(number)
@@ -242,7 +205,19 @@ class Healer:
             self.engine,
             self._save_memory,
         )
-        return train_stage(trainer, checkpoint, advance)
+        model = self.student.model
+        return train_stage(
+            trainer,
+            checkpoint,
+            advance,
+            lambda: self.measured.begin(number, model, loss.loss, done > 0),
+            lambda: self.measured.end(number, model, loss.loss),
+        )
+
+    def _lay_out(self, samples: Sequence[Encoded]) -> list[PackedRow]:
+        """The rows of a few samples, on the device."""
+        rows = self._build_rows(samples, self.recipe.max_length)
+        return [row.to(self.device, self.model_dtype) for row in rows]
 
     def _build_loss(self, stage: Stage) -> RowLoss:
         weights = TermWeights(self.recipe.distill_weight, self.recipe.anchor_weight)
@@ -300,20 +275,19 @@ class Healer:
             torch.save({"done": finished, "learners": [learner.state_dict() for learner in learners]}, draft)
             draft.replace(file)
 
-        def lay_out(samples: list[Encoded]) -> list[PackedRow]:
-            rows = self._build_rows(samples, self.recipe.max_length)
-            return [row.to(self.device, self.model_dtype) for row in rows]
-
         def iter_steps() -> Iterator[list[Encoded]]:
             mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
             source = self.source(steps=mine, start=done)
             return (source[i] for i in range(len(source)))
 
+        with torch.no_grad(), self._autocast():
+            loss = choose_loss(student.model, self.probe)
+        self.measured.begin(number, student.model, loss, done > 0)
         LocalTrainer(
             self.dense.model,
             list(self.dense.layers),
             learners,
-            lay_out,
+            self._lay_out,
             self._autocast,
             self.device,
             save,
@@ -322,7 +296,8 @@ class Healer:
         save(len(steps))
         for learner in learners:
             learner.layer.to(self.device)
-        return [_mean(values) for values in zip(*(learner.losses for learner in learners), strict=True)]
+        self.measured.end(number, student.model, loss)
+        return [mean(values) for values in zip(*(learner.losses for learner in learners), strict=True)]
 
     def _load_learners(self, file: Path, learners: Sequence[Learner]) -> int:
         if not file.exists():

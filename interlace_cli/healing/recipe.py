@@ -42,6 +42,11 @@ class Recipe(RecipeOptions):
             raise UsageError(f"--epochs {self.epochs:g} is {steps:.3g} steps, and there can be {MOST_STEPS:,}.")
         return max(math.ceil(steps), 1)
 
+    def count_warmup(self, steps: int) -> int:
+        """The steps of a stage of `steps` in which the learning rate rises. It is 0 at the first of them, as in
+        transformers' schedules; so a single step has no warm-up, or it would change nothing."""
+        return math.ceil(self.warmup * steps) if steps > 1 else 0
+
     def plan_steps(self, samples: int) -> list[list[int]]:
         """Indices of the samples of each optimizer step: in each epoch every sample once, in an order of its own."""
         steps: list[list[int]] = []

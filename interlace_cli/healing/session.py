@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import Usable
-    from interlace_cli.healing.heal import Healer, History
+    from interlace_cli.healing.heal import Healer
+    from interlace_cli.healing.history import History
 
 
 def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:

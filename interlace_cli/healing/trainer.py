@@ -245,10 +245,33 @@ def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -
         raise UsageError(f"--report-to: {first_line(error)}") from error
 
 
-def train_stage(trainer: HealingTrainer, checkpoint: Path | None, advance: Advance) -> list[float]:
-    """Runs the Trainer, resuming from `checkpoint` if there is one. Returns the loss of each step from the first on.
-    Raises InterlaceError if a loss is not finite."""
+class _Ends(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+    """Calls `begin` before the first step and `end` after the last one, when the engine has the model in its hands."""
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self.begin, self.end = begin, end
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        del args, state, control, rest
+        self.begin()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        del args, state, control, rest
+        self.end()
+
+
+def train_stage(
+    trainer: HealingTrainer,
+    checkpoint: Path | None,
+    advance: Advance,
+    begin: Callable[[], None],
+    end: Callable[[], None],
+) -> list[float]:
+    """Runs the Trainer, resuming from `checkpoint` if there is one; `begin` and `end` are called before its first step
+    and after its last. Returns the loss of each step from the first on. Raises InterlaceError if a loss is not
+    finite."""
     trainer.add_callback(_Progress(advance))
+    trainer.add_callback(_Ends(begin, end))
     # It would print every log on stdout, which is for the result alone.
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -268,7 +291,7 @@ def build_arguments(
         max_steps=steps,
         learning_rate=recipe.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup,
+        warmup_steps=recipe.count_warmup(steps),
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim=recipe.optim,

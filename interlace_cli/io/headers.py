@@ -51,6 +51,13 @@ class TensorInfo:
         return self.end - self.start
 
 
+def read_bytes(tensor: TensorInfo) -> bytes:
+    """The tensor's bytes on disk."""
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.start)
+        return file.read(tensor.bytes)
+
+
 def read_header(shard: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """The tensors and the metadata of a file. Raises CheckpointError for whatever safetensors' own rules forbid: the
     tensors' bytes lie end to end, each as many as its shape and dtype take, from the header to the end of the file."""

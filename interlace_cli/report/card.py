@@ -97,7 +97,7 @@ def _healing(healing: Healing | None, is_text_only: bool) -> str:
     data = (healing.dataset_location or healing.dataset) + at
     return (
         f"## Healing\n\nObjective {healing.recipe.get('objective', 'ce')} on {healing.samples} conversations ({data}),"
-        f" {healing.steps} steps; loss {healing.first_loss:.3f} → {healing.last_loss:.3f};"
+        f" {healing.steps} steps; loss {healing.losses[0]:.3f} → {healing.losses[1]:.3f};"
         f" {healing.trained_parameters:,} parameters trained; every other tensor is bit-identical."
         f"\n\nRecipe: {recipe}."
     )

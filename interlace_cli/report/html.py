@@ -163,8 +163,8 @@ def _healing(pieces: Pieces) -> str:
     return (
         f"<h2>Healing</h2>\n<p>Trained on {healing.samples:,} conversations of {escape(healing.dataset)}"
         f" for {healing.steps:,} steps;"
-        f" {healing.trained_parameters:,} parameters trained; loss {healing.first_loss:.3f} &rarr;"
-        f" {healing.last_loss:.3f}.</p>\n{curve}<p class='note'>{recipe}</p>"
+        f" {healing.trained_parameters:,} parameters trained; loss {healing.losses[0]:.3f} &rarr;"
+        f" {healing.losses[1]:.3f}.</p>\n{curve}<p class='note'>{recipe}</p>"
     )
 
 

@@ -1,0 +1,76 @@
+"""The loss before and after healing, on the same few training samples: the steps' own losses are of other samples each,
+and in some stages of another kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interlace_cli.io.files import write_atomically
+
+if TYPE_CHECKING:
+    from interlace_cli.data.rows import PackedRow
+    from interlace_cli.healing.step import TokenLoss
+
+SAMPLES = 16
+"""Training samples that the loss is measured on."""
+FILE = "loss-before.json"
+
+
+def choose_probes(count: int) -> list[int]:
+    """Indices of at most SAMPLES of `count` samples, evenly spread."""
+    wanted = min(count, SAMPLES)
+    return [index * count // wanted for index in range(wanted)]
+
+
+class ProbeLoss:
+    """Measures the mean cross-entropy per label of `rows`, in nats, before the first of the `stages` (their numbers)
+    and after the last one; never, if there are no rows. What was measured before is kept in `folder`, so that a resumed
+    run knows it. All processes have to call it together where they share the weights; the one that `writes` keeps
+    it."""
+
+    def __init__(
+        self,
+        rows: Sequence[PackedRow],
+        stages: Sequence[int],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        folder: Path,
+        writes: bool,
+    ) -> None:
+        self.rows, self.stages, self.autocast, self.file, self.writes = rows, stages, autocast, folder / FILE, writes
+        self.before: float | None = None
+        self.after: float | None = None
+
+    def begin(self, stage: int, model: Any, loss: TokenLoss, is_resumed: bool) -> None:
+        """Called when a stage begins, or goes on."""
+        if not self.rows or stage != self.stages[0]:
+            return
+        if is_resumed:
+            self.before = float(json.loads(self.file.read_bytes())) if self.file.exists() else None
+            return
+        self.before = self.measure(model, loss)
+        if self.writes:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, json.dumps(self.before).encode())
+
+    def end(self, stage: int, model: Any, loss: TokenLoss) -> None:
+        """Called when a stage has ended."""
+        if self.rows and stage == self.stages[-1]:
+            self.after = self.measure(model, loss)
+
+    def measure(self, model: Any, loss: TokenLoss) -> float:
+        """The loss now."""
+        import torch
+
+        was_training = model.training
+        model.eval()
+        total, labels = 0.0, 0
+        with torch.no_grad(), self.autocast():
+            for row in self.rows:
+                total += float(loss.compute(model, row)[1])
+                labels += int(row.is_label_BK.sum())
+        model.train(was_training)
+        return total / max(labels, 1)
