@@ -14,8 +14,8 @@ from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
 from interlace_cli.errors import ExistsError, InterlaceError, MissingInputError
-from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.io.checkpoints import fingerprint, open_checkpoint
 from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.files import write_atomically
 from interlace_cli.io.workspace import METADATA, Workspace
@@ -79,7 +79,7 @@ def _find_notices(
     for folder, card in ((space.pruned, pruned), (space.healed, healed)):
         try:
             if card is not None:
-                members.append(Member(folder.name, open_model(folder, card.stack).facts.fingerprint, card))
+                members.append(Member(folder.name, fingerprint(open_checkpoint(folder)), card))
         except InterlaceError:
             continue
     found = find_mismatches(members, plan)

@@ -22,8 +22,8 @@ from interlace_cli.domain.record import Artifact
 from interlace_cli.domain.run import StepOutlook
 from interlace_cli.domain.status import Holding, Status
 from interlace_cli.errors import InterlaceError
-from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.io.checkpoints import fingerprint, open_checkpoint
 from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.workspace import METADATA, Workspace
 from interlace_cli.options.option import describe
@@ -170,7 +170,7 @@ def _find_mismatches(space: Workspace) -> list[str]:
     for folder in (space.pruned, space.healed):
         try:
             card = load_artifact(folder / METADATA, CheckpointCard)
-            members.append(Member(folder.name, open_model(folder, card.stack).facts.fingerprint, card))
+            members.append(Member(folder.name, fingerprint(open_checkpoint(folder)), card))
         except InterlaceError:
             continue
     try:

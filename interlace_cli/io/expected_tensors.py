@@ -3,15 +3,13 @@ the headers alone. It knows the older names of each architecture, and how tensor
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from interlace_cli.errors import InterlaceError
 from interlace_cli.io.checkpoints import Checkpoint, open_checkpoint
+from interlace_cli.io.child import ask
 from interlace_cli.io.models import choose_auto_class, import_transformers, load_config
 
 
@@ -27,25 +25,18 @@ class Comparison:
 
 
 def compare_with_class(path: Path) -> Comparison | None:
-    """None where transformers does not know the architecture, or cannot build it here. In a process of its own, unless
-    transformers is loaded already: it takes hundreds of MB."""
-    if "transformers" in sys.modules:
-        return _compare(open_checkpoint(path))
-    code = (
-        "import sys; from pathlib import Path; from interlace_cli.io.expected_tensors import print_comparison\n"
-        "print_comparison(Path(sys.argv[1]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
-    if done.returncode or not done.stdout.strip():
+    """None where transformers does not know the architecture, or cannot build it here."""
+    found = ask("interlace_cli.io.expected_tensors:describe_comparison", str(path))
+    if found is None:
         return None
-    found = json.loads(done.stdout.splitlines()[-1])
-    return None if found is None else Comparison(**found)
+    mismatched = [(name, stored, wanted) for name, stored, wanted in found.pop("mismatched")]
+    return Comparison(**found, mismatched=mismatched)
 
 
-def print_comparison(path: Path) -> None:
-    """As JSON, for the process that asks."""
+def describe_comparison(path: str) -> dict[str, Any] | None:
+    """The fields of the comparison, for who asks through `io/child.py`."""
     found = _compare(open_checkpoint(path))
-    print(json.dumps(None if found is None else asdict(found)))
+    return None if found is None else asdict(found)
 
 
 def _compare(checkpoint: Checkpoint) -> Comparison | None:
