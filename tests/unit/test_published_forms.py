@@ -14,9 +14,11 @@ import torch
 import zoo
 from making import make_cut
 from published import Fields, build_flat, build_older, iter_forms
+from safetensors.torch import load_file, save_file
 
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.architectures import NEEDS
+from interlace_cli.families.model_files import open_config
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.families.stacks import find_stack
 from interlace_cli.io.models import import_transformers
@@ -159,6 +161,51 @@ def test_a_published_config_is_cut_exactly(name: str, tmp_path: Path) -> None:
     assert {key for key in form if key not in written} == set()
 
 
+def rename_tensors(folder: Path) -> bool:
+    """Gives the tensors the names of the modules, which differ from those on disk where transformers has moved modules
+    about since (`model.language_model.layers` was `language_model.model.layers`). False where they do not."""
+    model, file = load_plainly(folder), folder / "model.safetensors"
+    stored, tied = load_file(file), set(getattr(model, "all_tied_weights_keys", {}))
+    named = {name: value.clone() for name, value in model.state_dict().items() if name not in tied}
+    save_file(named, file, {"format": "pt"})
+    return named.keys() != stored.keys()
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava", "mllama", "qwen2_vl"])
+def test_weights_under_the_names_of_other_versions_are_cut_exactly(name: str, tmp_path: Path) -> None:
+    saved, inputs = build_saved(name, tmp_path), zoo.build_inputs("llava", None)
+    assert publish(saved, tmp_path / "dense", inputs)
+    assert rename_tensors(tmp_path / "dense")
+    cut_and_compare(tmp_path / "dense", tmp_path / "pruned", inputs, name)
+    kept = find_layer_names(tmp_path / "dense") & find_layer_names(tmp_path / "pruned")
+    assert kept == find_layer_names(tmp_path / "dense"), "the names stay those of the dense model"
+
+
+def find_layer_names(folder: Path) -> set[str]:
+    return {name.partition(".layers.")[0] for name in load_file(folder / "model.safetensors") if ".layers." in name}
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava", "mllama"])
+def test_a_tower_whose_config_leaves_out_where_features_come_from_is_cut_by_the_defaults(
+    name: str, tmp_path: Path
+) -> None:
+    fields = (
+        "fullatt_block_indexes",
+        "deepstack_visual_indexes",
+        "vision_feature_layer",
+        "intermediate_layers_indices",
+    )
+    config = build_saved(name, tmp_path)
+    for owner in (config, config["vision_config"]):
+        for field in fields:
+            owner.pop(field, None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    resolved = import_transformers().AutoConfig.from_pretrained(tmp_path).to_dict()
+    opened = open_config(tmp_path, "vision").config
+    for was, now in ((resolved, opened), (resolved["vision_config"], opened["vision_config"])):
+        assert {field: now.get(field) for field in fields} == {field: was.get(field) for field in fields}
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", [*zoo.NAMES, *zoo.INSIDE])
 def test_every_form_of_an_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
@@ -173,4 +220,6 @@ def test_every_form_of_an_architecture_is_cut_exactly(name: str, tmp_path: Path)
             continue
         cut_and_compare(folder, tmp_path / f"{number}-pruned", inputs, f"{name} {label}")
         count += 1
+        if label == "older" and rename_tensors(folder):
+            cut_and_compare(folder, tmp_path / f"{number}-renamed", inputs, f"{name} renamed")
     assert count, "not one form could be loaded"
