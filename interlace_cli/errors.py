@@ -90,6 +90,10 @@ class PlanMismatchError(InterlaceError):
     """A plan, analysis or checkpoint was made from something else than what is at hand."""
 
 
+class NotFiniteError(InterlaceError):
+    """A model computes NaN or infinity."""
+
+
 class TrainableSetError(InterlaceError):
     """What would train, or what has moved, is not what the plan says."""
 

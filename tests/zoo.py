@@ -144,7 +144,13 @@ def build_model(config: Any, seed: int = 0) -> Any:
 def build_inputs(name: str, config: Any) -> dict[str, Tensor]:
     """Two rows of text, and whatever else the architecture cannot do without."""
     ids = torch.randint(10, 50, (2, 12), generator=_generator())
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name in IMAGE_TOKENS:
+        ids = torch.cat([torch.full((2, IMAGE_TOKENS[name](config)), IMAGE), ids], 1)
+    return add_inputs(name, config, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+def add_inputs(name: str, config: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`inputs` [B, T] and whatever else the architecture cannot do without."""
     return INPUTS[name](inputs, config) if name in INPUTS else inputs
 
 
@@ -257,6 +263,7 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
         _text(moe_layers=[1, 4, 5]),
         _vision(vision_output_dim=32, projector_input_dim=32, projector_output_dim=32),
     ),
+    "mistral4": _top(num_key_value_heads=4),
     "mistral_large4": _text(num_key_value_heads=4),
     "mllama": _all(
         _text(cross_attention_layers=[2, 5]),
@@ -288,56 +295,61 @@ def _generator() -> torch.Generator:
 
 def _with_pixels(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     side = config.vision_config.image_size
-    return {**inputs, "pixel_values": torch.randn(2, 3, side, side, generator=_generator())}
+    return {**inputs, "pixel_values": _draw_pixels(len(inputs["input_ids"]), 3, side, side)}
 
 
-def _with_queries(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    ids = torch.cat([torch.full((2, config.num_query_tokens), IMAGE), inputs["input_ids"]], 1)
-    return _with_pixels({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, config)
+def _draw_pixels(*shape: int) -> Tensor:
+    """Every row has the same picture: a row alone is to be what it is in a batch."""
+    return torch.randn(1, *shape[1:], generator=_generator()).expand(*shape)
 
 
 def _idefics(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    side = config.vision_config.image_size
-    pixels = torch.randn(2, 1, 3, side, side, generator=_generator())
-    return {**inputs, "pixel_values": pixels, "image_attention_mask": torch.ones(2, 12, 1, dtype=torch.long)}
+    side, (rows, tokens) = config.vision_config.image_size, inputs["input_ids"].shape
+    mask = torch.ones(rows, tokens, 1, dtype=torch.long)
+    return {**inputs, "pixel_values": _draw_pixels(rows, 1, 3, side, side), "image_attention_mask": mask}
 
 
 def _kosmos2(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    mask = torch.zeros(2, 12, dtype=torch.bool)
-    mask[:, : config.latent_query_num] = True
-    return {**_with_pixels(inputs, config), "image_embeds_position_mask": mask}
+    return {**_with_pixels(inputs, config), "image_embeds_position_mask": inputs["input_ids"] == IMAGE}
 
 
 def _mllama(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     """With a picture of one tile, so that the layers that attend to it take part."""
-    vision = config.vision_config
+    vision, (rows, tokens) = config.vision_config, inputs["input_ids"].shape
     tiles, side = vision.max_num_tiles, vision.image_size
-    is_tile = (torch.arange(tiles) == 0).long().expand(2, 1, tiles)
+    is_tile = (torch.arange(tiles) == 0).long().expand(rows, 1, tiles)
     return {
         **inputs,
-        "pixel_values": torch.randn(2, 1, tiles, 3, side, side, generator=_generator()),
-        "aspect_ratio_ids": torch.ones(2, 1, dtype=torch.long),
+        "pixel_values": _draw_pixels(rows, 1, tiles, 3, side, side),
+        "aspect_ratio_ids": torch.ones(rows, 1, dtype=torch.long),
         "aspect_ratio_mask": is_tile,
-        "cross_attention_mask": is_tile[:, None].expand(2, 12, 1, tiles),
+        "cross_attention_mask": is_tile[:, None].expand(rows, tokens, 1, tiles),
     }
 
 
 def _pix2struct(inputs: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    places = torch.randint(1, 4, (2, 6, 2), generator=_generator()).float()
-    values = torch.randn(2, 6, config.vision_config.patch_embed_hidden_size, generator=_generator())
+    rows = len(inputs["input_ids"])
+    places = torch.randint(1, 4, (1, 6, 2), generator=_generator()).float()
+    values = torch.randn(1, 6, config.vision_config.patch_embed_hidden_size, generator=_generator())
     return {
-        "flattened_patches": torch.cat([places, values], -1),
-        "attention_mask": torch.ones(2, 6),
+        "flattened_patches": torch.cat([places, values], -1).expand(rows, -1, -1),
+        "attention_mask": torch.ones(rows, 6),
         "decoder_input_ids": inputs["input_ids"],
     }
 
 
+IMAGE_TOKENS: dict[str, Callable[[Any], int]] = {
+    "blip-2": lambda config: config.num_query_tokens,
+    "instructblip": lambda config: config.num_query_tokens,
+    "kosmos-2": lambda config: config.latent_query_num,
+}
+"""How many tokens a picture takes in the text, where there must be one."""
 INPUTS: dict[str, Callable[[dict[str, Tensor], Any], dict[str, Tensor]]] = {
     "blip": _with_pixels,
-    "blip-2": _with_queries,
+    "blip-2": _with_pixels,
     "idefics": _idefics,
     "instructblip": lambda inputs, config: {
-        **_with_queries(inputs, config),
+        **_with_pixels(inputs, config),
         "qformer_input_ids": inputs["input_ids"],
         "qformer_attention_mask": inputs["attention_mask"],
     },

@@ -25,16 +25,27 @@ def keep_label_positions(batch: Inputs) -> Inputs:
     return {**batch, "labels": next_labels_BT[:, positions_K], "logits_to_keep": positions_K}
 
 
-def answer_loss(outputs: Any, labels_BK: Tensor) -> Tensor:
-    """Mean cross-entropy over the batch's answer tokens, in nats per token; 0 if there is none."""
+def keep_positions(values: Tensor, positions_K: Tensor | None) -> Tensor:
+    """Logits or hidden states [B, K, ...] at the positions that were asked for. Some models know no `logits_to_keep`
+    (Qwen-Omni, VideoLLaMA 3) and return those of all tokens."""
+    if positions_K is None or values.shape[1] == len(positions_K):
+        return values
+    return values[:, positions_K.to(values.device)]
+
+
+def answer_loss(outputs: Any, labels_BK: Tensor, positions_K: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over the batch's answer tokens, in nats per token; 0 if there is none. `positions_K` is the
+    batch's `logits_to_keep`."""
+    logits_BKV = keep_positions(outputs.logits, positions_K)
     total = functional.cross_entropy(
-        outputs.logits.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
+        logits_BKV.flatten(0, 1).float(), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
     )
     return total / (labels_BK != IGNORE).sum().clamp(min=1)
 
 
-def sum_losses(outputs: Any, labels_BK: Tensor) -> list[float]:
-    """For each of the B samples the sum of the cross-entropies of its labels, in nats."""
-    logits_BKV = outputs.logits.float()
+def sum_losses(outputs: Any, labels_BK: Tensor, positions_K: Tensor | None = None) -> list[float]:
+    """For each of the B samples the sum of the cross-entropies of its labels, in nats. `positions_K` is the batch's
+    `logits_to_keep`."""
+    logits_BKV = keep_positions(outputs.logits, positions_K).float()
     losses_BK = functional.cross_entropy(logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none")
     return [float(value) for value in losses_BK.double().sum(-1)]

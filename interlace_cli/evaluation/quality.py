@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.evaluation.generation import Generator, Reply
+from interlace_cli.families.finite import explain_not_finite
+from interlace_cli.families.modules import find_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,5 +81,7 @@ def compute_loss(model: PreTrainedModel, conversations: Inputs) -> tuple[float, 
     """`(mean cross-entropy in nats per answer token, answer tokens)` of a batch from `keep_label_positions`."""
     batch = to_device(conversations, model.device, model.dtype)
     labels = batch.pop("labels")
-    loss = answer_loss(model(**batch, use_cache=False), labels)
-    return float(loss), int((labels != IGNORE).sum())
+    loss = float(answer_loss(model(**batch, use_cache=False), labels, batch["logits_to_keep"]))
+    if not math.isfinite(loss):
+        raise explain_not_finite(model, find_layers(model), batch, "the loss")
+    return loss, int((labels != IGNORE).sum())

@@ -16,6 +16,7 @@ Shape legend: B samples, T tokens, N tokens that are not padding, H hidden size,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from interlace_cli.data.labels import sum_losses
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.families.finite import explain_not_finite
 from interlace_cli.families.replay import Inputs, Recording, Replay
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -100,20 +102,28 @@ class _State:
         for i, recording in enumerate(self.recordings):
             self.dense[i] = replay.run(recording, self.index, self.dense[i], stop=behind)
             self.short[i] = replay.run(recording, self.index, self.short[i], self.drop, stop=gap.front)
+        self._check_finite(gap, self.short[0].double().sum() + self.dense[0].double().sum())
         linear = _find_last_linear(replay, self.recordings[0], gap.front, self.short[0])
         seen, unseen = self._sum(gap, linear)
+        self._check_finite(gap, (seen + unseen).gram.sum() + (seen + unseen).target.sum())
         original = [parameter.clone() for parameter in linear.parameters()]
         losses: dict[float | None, float] = {None: self._measure(gap.front)}
         for ridge in RIDGES:
             _fold(linear, original, seen.solve(ridge))
             losses[ridge] = self._measure(gap.front)
-        best = min(losses, key=lambda ridge: losses[ridge])
+        best = min(losses, key=lambda ridge: losses[ridge] if math.isfinite(losses[ridge]) else math.inf)
         eye = torch.eye(linear.out_features, dtype=torch.float64, device=linear.weight.device)
         _fold(linear, original, eye if best is None else (seen + unseen).solve(best))
         for i, recording in enumerate(self.recordings):
             self.short[i] = replay.run(recording, gap.front, self.short[i], self.drop, stop=behind)
         self.index = behind
         return best is not None
+
+    def _check_finite(self, gap: Gap, total: Tensor) -> None:
+        """Raises NotFiniteError if a sum over hidden states is NaN or infinite."""
+        if not bool(torch.isfinite(total)):
+            inputs, replay = self.recordings[0].inputs, self.replay
+            raise explain_not_finite(replay.model, replay.layers, inputs, f"a hidden state behind layer {gap.front}")
 
     def _sum(self, gap: Gap, linear: nn.Linear) -> tuple[_Sums, _Sums]:
         seen, unseen = (_Sums.begin(linear.out_features, linear.weight.device) for _ in range(2))
@@ -131,7 +141,7 @@ class _State:
         total = 0.0
         for i in self.unseen:
             outputs = self.replay.run(self.recordings[i], front, self.short[i], self.drop)
-            total += sum(sum_losses(outputs, self.labels[i]))
+            total += sum(sum_losses(outputs, self.labels[i], self.recordings[i].inputs["logits_to_keep"]))
         return total
 
 

@@ -204,6 +204,7 @@ class Healer:
             self.progress.say,
             self.engine,
             self._save_memory,
+            list(self.student.layers),
         )
         model = self.student.model
         return train_stage(

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from interlace_cli.data.rows import Encoded, PackedRow
 from interlace_cli.domain.progress import Advance
+from interlace_cli.errors import NotFiniteError
+from interlace_cli.families.finite import advise_dtype
 from interlace_cli.families.replay import Stop
 from interlace_cli.healing.layer_pairs import LocalSpan
 from interlace_cli.healing.step import sum_errors
@@ -84,7 +86,7 @@ class LocalTrainer:
     into rows on the device; `autocast` returns the context of a forward. `save(done)` is called about every
     `save_every` steps with the number of finished steps."""
 
-    teacher: nn.Module
+    teacher: Any
     layers: Sequence[nn.Module]
     learners: Sequence[Learner]
     rows: Callable[[list[Encoded]], list[PackedRow]]
@@ -121,6 +123,13 @@ class LocalTrainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._exchange(learner.layer)
+        if not bool(torch.isfinite(total)):
+            dtype = str(self.teacher.dtype).removeprefix("torch.")
+            raise NotFiniteError(
+                f"the error of layer {learner.span.layer} at local step {len(learner.losses) + 1} is NaN or infinite in"
+                f" {dtype}.",
+                f"Use a smaller --lr. {advise_dtype(dtype)}",
+            )
         torch.nn.utils.clip_grad_norm_(learner.layer.parameters(), MAX_NORM)
         learner.optimizer.step()
         learner.schedule.step()

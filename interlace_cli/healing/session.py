@@ -92,8 +92,9 @@ def load_usable(opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Pr
     InterlaceError if there are none."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import find_usable
-    from interlace_cli.io.models import load_processor
+    from interlace_cli.io.models import check_goes_on_from_prompt, load_processor
 
+    check_goes_on_from_prompt(opened.checkpoint.path, "healing")
     samples = load_readable(dataset, "train", opened.facts.model_type, progress.say)
     processor = load_processor(opened.checkpoint.path, recipe.min_pixels, recipe.max_pixels)
     tell_format(processor, progress.say)

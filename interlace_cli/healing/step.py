@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.data.rows import PackedRow
+from interlace_cli.families.modules import split_tokens
 from interlace_cli.families.replay import Stop
 from interlace_cli.healing.loss import HeadLoss, LogitsLoss
 from interlace_cli.healing.objective import Stage
@@ -115,6 +116,13 @@ def sum_errors(made_BNH: Sequence[Tensor], wanted_BNH: Sequence[Tensor], mask_BN
     1 at tokens and 0 at padding; None if there is no padding."""
     total = torch.zeros((), device=made_BNH[0].device)
     for made, wanted in zip(made_BNH, wanted_BNH, strict=True):
-        error_BN = (made.float() - wanted.float()).square().sum(-1) / wanted.float().square().sum(-1).clamp(min=1e-12)
+        made, wanted = (_per_token(state, mask_BN).float() for state in (made, wanted))
+        error_BN = (made - wanted).square().sum(-1) / wanted.square().sum(-1).clamp(min=1e-12)
         total = total + (error_BN.sum() if mask_BN is None else (error_BN * mask_BN).sum())
     return total / max(len(made_BNH), 1)
+
+
+def _per_token(state: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """[B, N, D]: a hidden state of several streams is one state. Without a mask the row is packed, or its tokens are
+    the first two axes."""
+    return state if state.ndim == 3 or mask_BN is None else split_tokens(state, *mask_BN.shape)

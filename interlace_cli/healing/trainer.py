@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
-from interlace_cli.errors import InterlaceError, UsageError, first_line
+from interlace_cli.errors import InterlaceError, NotFiniteError, UsageError, first_line
+from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
@@ -61,9 +62,10 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         say: Callable[[str], None],
         engine: Engine,
         save_memory: Callable[[], bool],
+        layers: Sequence[nn.Module],
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only)
-        self.engine, self.save_memory = engine, save_memory
+        self.engine, self.save_memory, self.layers = engine, save_memory, layers
         self.row_loss, self.layout, self.max_tokens, self.say = row_loss, layout, max_tokens, say
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
 
@@ -82,9 +84,35 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         model.train()
         while True:
             try:
-                return self._accumulate(model, inputs)
+                loss = self._accumulate(model, inputs)
             except torch.OutOfMemoryError as error:
                 self._make_room(model, inputs, error)
+                continue
+            if not bool(torch.isfinite(loss)):
+                raise self._explain_not_finite(inputs)
+            return loss
+
+    def _explain_not_finite(self, samples: Sequence[Encoded]) -> NotFiniteError:
+        """The error for a loss that is NaN or infinite, before the step that it would spoil; saved states stay."""
+        step = self.state.global_step + 1
+        what = f"the loss at step {step}"
+        is_half = self.args.fp16 or self.dtype == torch.float16
+        if not self._is_finite() or self.args.world_size > 1 or (step > 1 and not is_half):
+            return NotFiniteError(
+                f"{what} is not a finite number: training has diverged.", "Use a smaller --lr; or --dtype float32."
+            )
+        model, layers = self.model, self.layers
+        for row in self._rows(samples):
+            inputs = row.to(self.args.device, self.dtype).inputs
+            with self.compute_loss_context_manager():
+                if find_first_not_finite(model, layers, inputs) is not None:
+                    return explain_not_finite(model, layers, inputs, what)
+        return NotFiniteError(f"{what} is not a finite number.", "Use a smaller --lr; or --dtype float32.")
+
+    def _is_finite(self) -> bool:
+        """Whether all tuned weights are, of those that this process holds."""
+        tuned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return all(bool(torch.isfinite(_to_local(parameter)).all()) for parameter in tuned)
 
     def _make_room(self, model: Any, samples: Sequence[Encoded], error: torch.OutOfMemoryError) -> None:
         """On out-of-memory: switches on gradient checkpointing; if that is not enough, halves the packed length. Both
@@ -168,6 +196,11 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         """Writes the tuned weights alone, in float32, to `tuned.pt`. DeepSpeed writes them with its own state."""
         if self.is_deepspeed_enabled:
             return
+        if not self._is_finite():
+            raise NotFiniteError(
+                f"tuned weights are NaN or infinite after step {self.state.global_step}: training has diverged.",
+                "Use a smaller --lr; or --dtype float32.",
+            )
         tuned = {name: gather(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad}
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -268,18 +301,14 @@ def train_stage(
     end: Callable[[], None],
 ) -> list[float]:
     """Runs the Trainer, resuming from `checkpoint` if there is one; `begin` and `end` are called before its first step
-    and after its last. Returns the loss of each step from the first on. Raises InterlaceError if a loss is not
-    finite."""
+    and after its last. Returns the loss of each step from the first on. Raises NotFiniteError at the first step whose
+    loss is not finite; the state that was saved before it stays."""
     trainer.add_callback(_Progress(advance))
     trainer.add_callback(_Ends(begin, end))
     # It would print every log on stdout, which is for the result alone.
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    broken = next((step for step, loss in enumerate(losses, start=1) if not loss < float("inf")), None)
-    if broken is not None:
-        raise InterlaceError(f"the loss is not a finite number at step {broken}.", "Use a smaller --lr.")
-    return losses
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def build_arguments(
@@ -318,6 +347,12 @@ def build_arguments(
         # One process that sees several GPUs: the Trainer would use DataParallel, and has no option to avoid it.
         arguments._n_gpu = 1
     return arguments
+
+
+def _to_local(parameter: Tensor) -> Tensor:
+    """This process's part of a sharded weight."""
+    local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return local
 
 
 def _only(item: list[Encoded]) -> list[Encoded]:

@@ -11,6 +11,7 @@ Shape legend: B samples, T tokens, H hidden size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from interlace_cli.data.batches import IGNORE
 from interlace_cli.data.labels import sum_losses
 from interlace_cli.domain.importance import GreedyStep
 from interlace_cli.domain.progress import Advance
+from interlace_cli.errors import NotFiniteError
+from interlace_cli.families.finite import advise_dtype, explain_not_finite
 from interlace_cli.families.modules import bypassed, find_entangled
 from interlace_cli.families.replay import Inputs, Recording, Replay
 from interlace_cli.importance.search_state import SearchState
@@ -92,6 +95,7 @@ class _Search:
         # The side modules of these layers run before the first layer (DeepStack): dropping one changes the recording.
         whole = range(self.num_layers)
         self.entangled = find_entangled(replay.model, stack) if is_replayable else frozenset(whole)
+        self.dtype = next(replay.model.parameters()).dtype
         self.recordings: list[Recording] = []
         self.streams: list[Stream] = []
         self.runs_before = state.layer_runs
@@ -129,7 +133,9 @@ class _Search:
                 recording, outputs = self.replay.record(inputs, dropped, _keep_in(stream))
                 self.recordings.append(recording)
                 self.streams.append(stream)
-                losses.append(sum_losses(outputs, labels))
+                losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
+                if not all(map(math.isfinite, losses[-1])):
+                    raise explain_not_finite(self.replay.model, self.replay.layers, inputs, "the loss")
         return _join(losses)
 
     def _step(self) -> tuple[int, list[Stream] | None, list[Recording] | None] | None:
@@ -143,6 +149,11 @@ class _Search:
             if layer in untouchable or layer in state.tried:
                 continue
             losses, streams, recordings = self._try(layer)
+            if not all(map(math.isfinite, losses)):
+                dtype = str(self.dtype).removeprefix("torch.")
+                raise NotFiniteError(
+                    f"without layer {layer} the loss is NaN or infinite in {dtype}.", advise_dtype(dtype)
+                )
             state.tried[layer] = sum(losses) / total
             if is_first:
                 state.single[layer] = losses
@@ -173,12 +184,14 @@ class _Search:
                     streams.append({})
                     recording, outputs = self.replay.record(inputs, drop, _keep_in(streams[-1]))
                     recordings.append(recording)
-                    losses.append(sum_losses(outputs, labels))
+                    losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
             return _join(losses), streams, recordings
         for recording, before, labels in zip(self.recordings, self.streams, self.labels, strict=True):
             streams.append({})
-            outputs = self.replay.run(recording, layer, before[layer], drop, _keep_in(streams[-1]))
-            losses.append(sum_losses(outputs, labels))
+            # A layer that this batch skips changes nothing: the next one that it runs has the same state.
+            start = min((other for other in before if other >= layer), default=max(before))
+            outputs = self.replay.run(recording, start, before[start], drop, _keep_in(streams[-1]))
+            losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
         return _join(losses), streams, self.recordings
 
     def _bypassing(self, drop: Collection[int]) -> AbstractContextManager[None]:

@@ -88,9 +88,11 @@ def open_measuring(
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
-    from interlace_cli.io.models import load_model, load_processor
+    from interlace_cli.io.models import check_goes_on_from_prompt, load_model, load_processor
 
     path, processes = opened.checkpoint.path, find_processes()
+    if {"loss", "taylor"} & set(options.importance):
+        check_goes_on_from_prompt(path, "--importance loss or taylor")
     processor = load_processor(path, options.min_pixels, options.max_pixels)
     if processes.is_main:
         tell_format(processor, progress.say)

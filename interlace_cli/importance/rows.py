@@ -19,6 +19,7 @@ from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import DatasetError
+from interlace_cli.families.finite import explain_not_finite
 from interlace_cli.families.modules import find_image_token
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.means import Arrays
@@ -89,9 +90,12 @@ def measure_rows(
             patches = count_patches(batches[0], model.config)
             inputs = to_device(batches[0], model.device, model.dtype)
             if not is_text:
-                return [_measure_all(hook, model, inputs, is_image=stack == "vision")], None, patches
+                one = _measure_all(hook, model, inputs, is_image=stack == "vision")
+                _check_finite([one], hook, model, inputs)
+                return [one], None, patches
             is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
             found = _measure_prompts(hook, model, inputs, is_image)
+            _check_finite(found, hook, model, inputs)
             assert hook.angles is not None
             return found, hook.angles.sum(0, dtype=torch.float64).cpu().numpy(), patches
 
@@ -100,6 +104,16 @@ def measure_rows(
             measured.append(_join(halving.run(chosen, batch, work)))
             advance(len(chosen) * find_processes().size)
     return _put_together(batches, gather(measured), stack)
+
+
+def _check_finite(
+    rows: Sequence[SampleSimilarity | None], hook: SpanHook, model: PreTrainedModel, inputs: Inputs
+) -> None:
+    """Raises NotFiniteError, at the first batch that it happens in."""
+    if not all(np.isfinite(row.similarity).all() for row in rows if row is not None):
+        # Its hooks would end the forward that looks for the layer.
+        hook.__exit__(None, None, None)
+        raise explain_not_finite(model, hook.layers, inputs, "a hidden state")
 
 
 def _join(parts: Sequence[Measured]) -> Measured:

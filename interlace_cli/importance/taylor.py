@@ -13,7 +13,8 @@ Shape legend: B samples, T tokens, H hidden size, L layers, N samples in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.data.batches import IGNORE
+from interlace_cli.data.labels import keep_positions
 from interlace_cli.domain.progress import Advance
-from interlace_cli.families.modules import get_hidden
+from interlace_cli.errors import NotFiniteError
+from interlace_cli.families.finite import advise_dtype, explain_not_finite
+from interlace_cli.families.modules import get_hidden, get_output, split_tokens
 
 Inputs = dict[str, Tensor]
 
@@ -50,20 +54,32 @@ def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[In
             for batch in batches:
                 inputs = {name: value for name, value in batch.items() if name != "labels"}
                 labels_BK = batch["labels"]
-                logits_BKV = model(**inputs, use_cache=False).logits.float()
+                outputs = model(**inputs, use_cache=False)
+                logits_BKV = keep_positions(outputs.logits, inputs["logits_to_keep"]).float()
                 total = nn.functional.cross_entropy(
                     logits_BKV.flatten(0, 1), labels_BK.flatten(), ignore_index=IGNORE, reduction="sum"
                 )
-                hook.begin(len(labels_BK))
+                if not bool(torch.isfinite(total)):
+                    hook.__exit__()
+                    raise explain_not_finite(model, layers, inputs, "the loss")
+                hook.begin(*inputs["input_ids"].shape)
                 total.backward()  # type: ignore[no-untyped-call]
                 tokens += [int(count) for count in (labels_BK != IGNORE).sum(-1)]
                 advance(len(labels_BK))
         taylor_weight = [_sum_gradient_times_weight(layer) / max(sum(tokens), 1) for layer in layers]
+        _check_finite(taylor_weight, hook.taylor_activation, next(model.parameters()).dtype)
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
     return Taylor(taylor_weight, hook.taylor_activation, tokens)
+
+
+def _check_finite(weights: Sequence[float], activations: Sequence[Sequence[float]], dtype: torch.dtype) -> None:
+    for layer in reversed(range(len(weights))):
+        if not all(map(math.isfinite, (weights[layer], *activations[layer]))):
+            name = str(dtype).removeprefix("torch.")
+            raise NotFiniteError(f"the gradient at layer {layer} is NaN or infinite in {name}.", advise_dtype(name))
 
 
 def _sum_gradient_times_weight(layer: nn.Module) -> float:
@@ -80,6 +96,7 @@ class _BranchHook:
     def __init__(self, layers: nn.ModuleList) -> None:
         self.layers = layers
         self.taylor_activation: list[list[float]] = [[] for _ in layers]
+        self.shape = (0, 0)
         self._handles: list[Any] = []
 
     def __enter__(self) -> _BranchHook:
@@ -92,23 +109,25 @@ class _BranchHook:
             handle.remove()
         self._handles.clear()
 
-    def begin(self, samples: int) -> None:
-        """Call before the backward pass of a batch. Estimates start at 0, which is right for layers without a
-        gradient."""
+    def begin(self, samples: int, tokens: int) -> None:
+        """Call before the backward pass of a batch of `samples`, padded to `tokens`. Estimates start at 0, which is
+        right for layers without a gradient."""
+        self.shape = (samples, tokens)
         for found in self.taylor_activation:
             found += [0.0] * samples
 
     def _build_hook(self, index: int) -> Any:
         def on_output(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             del layer
-            out_BTH = output[0] if isinstance(output, tuple) else output
+            out_BTH = get_output(output)
             branch_BTH = out_BTH.detach() - get_hidden(args, kwargs).detach()
 
             def on_gradient(gradient_BTH: Tensor) -> None:
-                estimate_B = (gradient_BTH.float() * branch_BTH.float()).sum((1, 2), dtype=torch.float64).abs()
+                products = gradient_BTH.float() * branch_BTH.float()
+                estimate_B = split_tokens(products, *self.shape).sum((1, 2), dtype=torch.float64).abs()
                 self.taylor_activation[index][-len(estimate_B) :] = estimate_B.tolist()
 
             if out_BTH.requires_grad:
-                out_BTH.register_hook(on_gradient)
+                out_BTH.register_hook(on_gradient)  # type: ignore[no-untyped-call]
 
         return on_output

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace_cli.errors import CheckpointError, InterlaceError, UsageError, first_line
+from interlace_cli.errors import CheckpointError, InterlaceError, UnsupportedModelError, UsageError, first_line
 from interlace_cli.io.integrity import check_files
 from interlace_cli.io.missing_packages import advise
 from interlace_cli.io.model_json import parse_model_json
@@ -33,6 +33,18 @@ def load_config(path: Path) -> PreTrainedConfig:
     # Config classes raise whatever their checks happen to raise; all of it means that config.json is wrong.
     except Exception as error:
         raise CheckpointError(f"transformers cannot read {path / 'config.json'}: {_describe(error)}") from error
+
+
+def check_goes_on_from_prompt(path: Path, what: str) -> None:
+    """Raises UnsupportedModelError, before any weights are loaded, if the model is an encoder with a decoder: its
+    answers do not go on from the prompt, and `what` ("healing") is made for models whose do."""
+    config = load_config(path)
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{what} is for models that go on from their prompt, and {config.model_type} is an encoder with a decoder"
+            " of its own.",
+            "It can be analyzed by similarity, planned, and pruned.",
+        )
 
 
 def resolve_config(path: str) -> dict[str, Any] | None:
