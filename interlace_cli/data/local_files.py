@@ -19,6 +19,7 @@ from interlace_cli.io.split_names import TRAIN, choose_files, describe_others, l
 Kind = Literal["tables", "shards", "records", "images"]
 RESERVED = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that describe a dataset and hold none (`datasets.data_files.FILES_TO_IGNORE`)."""
+_ORDER = ("tables", "shards", "metadata", "captions", "records")
 EXPECTED = (
     "Expected are Parquet, JSON, JSONL, CSV, TSV or tar files, a folder of `save_to_disk`, or images with a"
     " metadata.jsonl or metadata.csv (column file_name, and a conversation or a caption), or a text file beside each."
@@ -66,31 +67,20 @@ def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> Lo
     saved = _find_saved(path, sizes, image_root)
     if saved is not None:
         return saved
-    names = [name for name in sizes if not _is_reserved(name)]
-    pictures = [name for name in names if is_picture(name)]
-    # A table of this name is one like any other where there are no pictures that it could name.
-    metadata = [name for name in names if is_metadata(name) and (pictures or not name.endswith(TABLES))]
-    tables = [name for name in names if name.endswith(TABLES) and name not in metadata]
-    shards = [name for name in names if name.endswith(".tar")]
-    captions = find_caption_files(names)
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures}
-    # A JSON file beside a picture of its name describes that.
-    records = [name for name in names if is_record_file(name) and _find_stem(name) not in stems]
-    records = [name for name in records if name not in metadata]
-    found = {"tables": tables, "shards": shards, "metadata": metadata, "captions": captions, "records": records}
-    kind = next((kind for kind, files in found.items() if files), "captions")
-    found["metadata"] = choose_metadata(metadata)
-    read = {*found[kind], *found["captions"]}
-    others = sorted(name for name in (*metadata, *tables, *shards, *records) if name not in read)
-    notes = _describe_unread(others)
+    forms = _sort_by_form([name for name in sizes if not _is_reserved(name)])
+    kind = next((kind for kind in _ORDER if forms[kind]), "captions")
+    if kind == "metadata":
+        forms["metadata"] = choose_metadata(forms["metadata"])
+    read = {*forms[kind], *forms["captions"], *forms["pictures"]}
+    notes = _describe_unread(sorted({name for names in forms.values() for name in names} - read))
     if kind == "tables":
         # The split is chosen by the source, which reads the card.
-        own = find_table_files(_pick(sizes, [*tables, CARD]))
+        own = find_table_files(_pick(sizes, [*forms[kind], CARD]))
         return LocalFiles("tables", path, own, image_root or path, notes=notes)
     if kind in ("metadata", "captions"):
-        return LocalFiles("images", path, _pick(sizes, found[kind]), pictures=tuple(pictures), notes=notes)
-    wanted = choose_files(found[kind], split or TRAIN)
-    splits = list_splits(found[kind])
+        return LocalFiles("images", path, _pick(sizes, forms[kind]), pictures=tuple(forms["pictures"]), notes=notes)
+    wanted = choose_files(forms[kind], split or TRAIN)
+    splits = list_splits(forms[kind])
     if not wanted:
         has = ", ".join(splits)
         raise DatasetError(f"{path} has no split {split or TRAIN}; it has {has}.", "Name another with --split.")
@@ -99,6 +89,30 @@ def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> Lo
     if kind == "shards":
         return LocalFiles("shards", path, _pick(sizes, wanted), notes=notes)
     return LocalFiles("records", path, _pick(sizes, wanted), image_root or path, notes=notes)
+
+
+def _sort_by_form(names: list[str]) -> dict[str, list[str]]:
+    """The files of each form, and those that only describe others: as img2dataset writes them, a table beside a shard
+    or a folder of pictures, and a JSON file beside a picture, of the same name."""
+    pictures = [name for name in names if is_picture(name)]
+    # A table of this name is one like any other where there are no pictures that it could name.
+    metadata = [name for name in names if is_metadata(name) and (pictures or not name.endswith(TABLES))]
+    shards = [name for name in names if name.endswith(".tar")]
+    captions = find_caption_files(names)
+    folders = {str(folder) for name in captions for folder in PurePosixPath(name).parents}
+    described = {*map(_find_stem, shards), *folders}
+    tables = [name for name in names if name.endswith(TABLES) and name not in metadata]
+    shown = set(map(_find_stem, pictures))
+    records = [name for name in names if is_record_file(name) and name not in metadata]
+    return {
+        "tables": [name for name in tables if _find_stem(name) not in described],
+        "shards": shards,
+        "metadata": metadata,
+        "captions": captions,
+        "records": [name for name in records if _find_stem(name) not in shown],
+        "descriptions": [name for name in tables if _find_stem(name) in described],
+        "pictures": pictures,
+    }
 
 
 def _find_saved(path: Path, sizes: Mapping[str, int], image_root: Path | None) -> LocalFiles | None:

@@ -108,11 +108,14 @@ def _parse_line(number: int, line: bytes) -> Row:
 
 
 def _open_object(whole: dict[str, Any]) -> list[Any]:
-    """The records in an object that is a whole file: those of its only list of objects (`{"data": [...]}`), the rows
-    of its columns (`{"image": [...], "question": [...]}`), or the object itself."""
+    """The records in an object that is a whole file: those of its only list of objects (`{"data": [...]}`), the objects
+    by their ids (`{"7": {...}, "8": {...}}`), the rows of its columns (`{"image": [...], "question": [...]}`), or the
+    object itself."""
     talks = [whole[name] for name in TURN_COLUMNS if name in whole]
     if any(isinstance(talk, list) and talk and isinstance(talk[0], dict) for talk in talks):
         return [whole]
+    if len(whole) > 1 and all(isinstance(value, dict) for value in whole.values()):
+        return [{"id": key, **value} for key, value in whole.items()]
     lists = [value for value in whole.values() if isinstance(value, list)]
     if len(lists) == len(whole) > 1 and len({len(value) for value in lists}) == 1:
         return [dict(zip(whole, values, strict=True)) for values in zip(*lists, strict=True)]

@@ -30,6 +30,8 @@ MOST_RATIO = 200
 TOO_LARGE = f"image is larger than {MOST_BYTES >> 20} MiB"
 _TOO_MANY_PIXELS = f"image has more than {MOST_PIXELS // 1_000_000} million pixels"
 ImageHeader = tuple[str | None, int, int, int]
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+"""Brands of the photographs of iPhones, for which Pillow needs a plugin."""
 _ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _SUBFILE = 258, 262, 254
 """Tags of TIFF."""
@@ -80,7 +82,9 @@ def _decode(data: bytes) -> tuple[Image, str]:
         raise UnusableRecordError(_TOO_MANY_PIXELS) from error
     # Pillow's decoders raise whatever they please on broken files; all of it means that the image does not open.
     except Exception as error:
-        raise UnusableRecordError("image does not open") from error
+        is_heic = data[4:8] == b"ftyp" and data[8:12] in _HEIC
+        reason = "image is HEIC, which is not read" if is_heic else "image does not open"
+        raise UnusableRecordError(reason) from error
 
 
 def _open(opened: Image) -> tuple[Image, str]:

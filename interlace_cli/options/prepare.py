@@ -23,8 +23,8 @@ class PrepareOptions(Options):
 
     source: str = option(
         "demo",
-        "demo, finevision, textvqa, chartqa, scienceqa; a dataset of the Hub; a JSON, JSONL, Parquet or tar file, or a"
-        " folder of such files or of images.",
+        "demo, finevision, textvqa, chartqa, scienceqa; a dataset of the Hub; a JSON, JSONL, CSV, TSV, Parquet or tar"
+        " file, or a folder of such files, of save_to_disk, or of images.",
         is_argument=True,
         is_alone=True,
     )
@@ -47,7 +47,7 @@ class PrepareOptions(Options):
     )
     subset: tuple[str, ...] = option((), "Only this subset; may be repeated.", group=DATA)
     exclude: tuple[str, ...] = option((), "Not this subset; may be repeated.", group=DATA)
-    split: str | None = option(None, "Of a Hub dataset.", shown_default="train", group=DATA)
+    split: str | None = option(None, "Which split to read, of several.", shown_default="train", group=DATA)
     revision: str | None = option(
         None, "Commit, branch or tag of a Hub dataset.", shown_default="its newest commit", group=DATA
     )

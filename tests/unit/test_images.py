@@ -187,6 +187,10 @@ def test_a_smaller_version_beside_a_page_is_no_page() -> None:
     assert [Image.open(BytesIO(data)).n_frames, decode(data).shape] == [2, (16, 24, 3)]
 
 
+def test_a_photograph_of_an_iphone_is_called_what_it_is() -> None:
+    assert inspect_image(b"\0\0\0\x18ftypheic" + bytes(90)) == (None, "image is HEIC, which is not read")
+
+
 @pytest.mark.parametrize("data", [b"", encode(Image.fromarray(COLOURS))[:200], b"<svg/>"])
 def test_what_does_not_open_has_a_reason(data: bytes) -> None:
     with pytest.raises(UnusableRecordError, match="image does not open"):

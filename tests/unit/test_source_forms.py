@@ -255,6 +255,25 @@ def test_members_that_no_sample_uses(tmp_path: Path) -> None:
     assert manifest.notes == ["2 members of tar files end in .cls, which is not read."]
 
 
+@pytest.mark.parametrize("form", ["webdataset", "files"])
+def test_what_img2dataset_writes(form: str, tmp_path: Path) -> None:
+    """A table and figures lie beside each shard, or beside each folder of pictures; they hold no picture."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    members = {f"{i:04}.jpg": make_image(i) for i in range(2)} | {f"{i:04}.txt": f"A{i}".encode() for i in range(2)}
+    members |= {f"{i:04}.json": b'{"url": "x", "width": 24}' for i in range(2)}
+    if form == "webdataset":
+        write_tar(folder / "00000.tar", members)
+    for name, data in members.items() if form == "files" else ():
+        (folder / "00000").mkdir(exist_ok=True)
+        (folder / "00000" / name).write_bytes(data)
+    pq.write_table(pa.Table.from_pylist([{"url": "x", "caption": "A0"}]), folder / "00000.parquet")
+    (folder / "00000_stats.json").write_text('{"count": 2}')
+    manifest, found = read(folder, tmp_path / "out")
+    assert (sorted(found), manifest.skipped) == (["A0", "A1"], {})
+    assert manifest.notes == ["Not read: 00000.parquet, 00000_stats.json. Give a file or folder by itself to read it."]
+
+
 def test_shards_in_splits(tmp_path: Path) -> None:
     for i, name in enumerate(("train-000.tar", "train-001.tar", "test-000.tar")):
         write_tar(tmp_path / "in" / name, {"0.png": make_image(i), "0.txt": f"A{i}".encode()})

@@ -106,8 +106,9 @@ def test_a_file_in_another_encoding_is_refused_with_its_byte(name: str) -> None:
         {"data": ROWS},
         {"version": "1.0", "info": {}, "annotations": ROWS},
         {"id": [row["id"] for row in ROWS], "n": [row["n"] for row in ROWS]},
+        {row["id"]: {"n": row["n"]} for row in ROWS},
     ],
-    ids=["a list in an object", "beside other fields", "columns"],
+    ids=["a list in an object", "beside other fields", "columns", "by ids"],
 )
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_object_that_holds_records(whole: dict[str, Any], indent: int | None) -> None:
