@@ -20,11 +20,11 @@ from itertools import pairwise
 from typing import Any
 
 from interlace_cli.data.content import NEXT, Content, read_content
+from interlace_cli.data.lists import to_images, to_list
 from interlace_cli.data.unread import check_record, check_turn, is_nothing, show
 from interlace_cli.domain.dataset import Turn
 from interlace_cli.domain.image_marks import IMAGE_MARK
 from interlace_cli.errors import UnusableRecordError
-from interlace_cli.io.any_json import parse_any_json
 
 SPEAKERS = {
     "human": "human",
@@ -37,6 +37,7 @@ SPEAKERS = {
 IMAGE_COLUMNS = ("images", "image")
 TURN_COLUMNS = ("conversations", "messages", "texts")
 ASKED, ANSWERED = ("question", "query", "instruction", "prompt"), ("answer", "response", "output", "completion")
+NO_TALK = f"there is none of {', '.join(TURN_COLUMNS)}, and no question with its answer"
 BESIDE_QUESTION = ("choices", "context", "hint", "options", "passage")
 """Columns that a question cannot be answered without."""
 READ = (*TURN_COLUMNS, *IMAGE_COLUMNS, "system", "answers", "choices", "id", "kind", "metric")
@@ -107,7 +108,7 @@ def find_images(row: Mapping[str, Any]) -> list[Any]:
     """The entries of the image column (bytes, paths, or dictionaries of both); empty if there is none. Raises
     UnusableRecordError if there are two, and they differ."""
     found = [value for name in IMAGE_COLUMNS if not is_nothing(value := row.get(name))]
-    lists = [_to_images(value) for value in found]
+    lists = [to_images(value) for value in found]
     if len(lists) == 2 and lists[0] != lists[1]:
         raise UnusableRecordError("fields images and image differ")
     return lists[0] if lists else []
@@ -169,8 +170,8 @@ def _read_pair(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
     answers = read_texts(row, "answers")
     if not asked or not (answered or answers):
         check_record(row, (*READ, *ASKED), bool(find_images(row)))
-        empty = next((name for name in TURN_COLUMNS if row.get(name) is not None), TURN_COLUMNS[0])
-        raise UnusableRecordError(f"field {empty} is missing or empty")
+        empty = next((name for name in TURN_COLUMNS if row.get(name) is not None), None)
+        raise UnusableRecordError(NO_TALK if empty is None else f"field {empty} is missing or empty")
     beside = _find_filled(row, (*BESIDE_QUESTION, *filter(_CHOICE.fullmatch, row)))
     if beside:
         raise UnusableRecordError(f"field {beside[0]} belongs to the question and is not in it")
@@ -190,14 +191,14 @@ def _read_pair(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
 
 
 def _read_history(row: Mapping[str, Any]) -> list[tuple[Said, Said]]:
-    history = [] if is_nothing(row.get("history")) else _to_list("history", row["history"])
+    history = [] if is_nothing(row.get("history")) else to_list("history", row["history"])
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
         raise UnusableRecordError("field history is not a list of questions with answers")
     return [(_build_turn("human", asked), _build_turn("gpt", answer)) for asked, answer in history]
 
 
 def _read_turns(name: str, value: Any) -> list[Said]:
-    return [turn for item in _to_list(name, value) for turn in _read_item(item)]
+    return [turn for item in to_list(name, value) for turn in _read_item(item)]
 
 
 def _add_system(row: Mapping[str, Any], said: list[Said]) -> list[Said]:
@@ -236,7 +237,7 @@ def _read_item(item: Any) -> list[Said]:
         raise UnusableRecordError(f"a turn is of {show(role)}, and not of user, assistant or system")
     check_turn(item, tuple(name for name in (who, what) if name))
     content = item.get(what) if what else None
-    return [] if speaker == "system" and is_nothing(content) else [_build_turn(speaker, content)]
+    return [] if speaker == "system" and _says_nothing(content) else [_build_turn(speaker, content)]
 
 
 def _read_exchange(item: Mapping[str, Any]) -> list[Said]:
@@ -244,7 +245,14 @@ def _read_exchange(item: Mapping[str, Any]) -> list[Said]:
     themselves differs between subsets of FineVision."""
     names = [name for name in ("system", "user", "assistant") if item.get(name) is not None]
     check_turn(item, names)
-    return [_build_turn(SPEAKERS[name], item[name]) for name in names if name != "system" or not is_nothing(item[name])]
+    return [
+        _build_turn(SPEAKERS[name], item[name]) for name in names if name != "system" or not _says_nothing(item[name])
+    ]
+
+
+def _says_nothing(content: Any) -> bool:
+    """Whether a system turn has no text: that is as good as no turn."""
+    return is_nothing(content) or read_content(content) == Content("")
 
 
 def _build_turn(speaker: str, value: Any) -> Said:
@@ -260,26 +268,3 @@ def _find_filled(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
-
-
-def _to_list(name: str, value: Any) -> list[Any]:
-    """A list, which may be a JSON text, or an object of lists as long as each other: a column of a table."""
-    if isinstance(value, str) and value.strip():
-        value = parse_any_json(value.encode("utf-8", "surrogatepass"))
-        if isinstance(value, ValueError):
-            raise UnusableRecordError(f"field {name} is text, and not JSON")
-    if isinstance(value, Mapping):
-        lists = [item for item in value.values() if item is not None]
-        if lists and all(isinstance(item, list) and len(item) == len(lists[0]) for item in lists):
-            filled = {key: item for key, item in value.items() if item is not None}
-            value = [dict(zip(filled, items, strict=True)) for items in zip(*filled.values(), strict=True)]
-    if not isinstance(value, (list, tuple)) or not value:
-        raise UnusableRecordError(f"field {name} is missing or empty")
-    return list(value)
-
-
-def _to_images(value: Any) -> list[Any]:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        parsed = parse_any_json(value.encode("utf-8", "surrogatepass"))
-        value = parsed if isinstance(parsed, list) else value
-    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -9,8 +9,11 @@ from typing import Any, Literal, Protocol
 
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.domain.dataset import PartDraw, Skipped, Turn
+from interlace_cli.errors import UnusableRecordError
 from interlace_cli.io.file_records import FileRead, FileRecorder, Roots
 
+MOST_IMAGES = 64
+"""Of a record."""
 Split = Literal["train", "calibration", "heldout"]
 
 
@@ -38,7 +41,9 @@ class RawRecord:
         return replace(self, kind=kind)
 
     def read_images(self, read: Callable[[Any], bytes]) -> RawRecord:
-        """A copy with the bytes of the images. Raises UnusableRecordError."""
+        """A copy with the bytes of the images. Raises UnusableRecordError, also for more than MOST_IMAGES."""
+        if len(self.images) > MOST_IMAGES:
+            raise UnusableRecordError(f"more than {MOST_IMAGES} images")
         return replace(self, images=tuple(map(read, self.images)))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interlace_cli.data.files_read import hash_files_read
-from interlace_cli.data.source import Draw, RawRecord, Selection, Source
+from interlace_cli.data.source import MOST_IMAGES, Draw, RawRecord, Selection, Source
 from interlace_cli.domain.dataset import Sample, Skipped
 from interlace_cli.domain.image_marks import place_images
 from interlace_cli.domain.progress import Progress
@@ -37,8 +37,8 @@ from interlace_cli.io.integrity import digest_files
 from interlace_cli.io.sample_keys import list_keys
 from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outline
 
-MOST_IMAGES, MOST_TURNS, MOST_TEXT = 64, 400, 100_000
-"""Of a record: images, turns, characters. A chat template is rendered for each answer, so the time grows with the
+MOST_TURNS, MOST_TEXT = 400, 100_000
+"""Of a record: turns, characters. A chat template is rendered for each answer, so the time grows with the
 square of the turns."""
 
 

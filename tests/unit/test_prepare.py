@@ -26,6 +26,7 @@ from interlace_cli.io.datasets import find_files, load_images, load_manifest, lo
 from interlace_cli.io.files import hash_bytes
 
 TALK = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
+NO_TALK = "there is none of conversations, messages, texts, and no question with its answer"
 PLAIN = [{"from": "human", "value": "What color?"}, {"from": "gpt", "value": "red"}]
 
 
@@ -129,7 +130,7 @@ UNUSABLE = [
     ({"image": "0.png", "conversations": TALK * 2}, "2 <image> marks, 1 image"),
     ({"conversations": TALK}, "<image> in the text of a record without images"),
     (said(("human", "x"), ("gpt", "<image>")), "<image> in a system turn or an answer"),
-    ({"image": "0.png"}, "field conversations is missing or empty"),
+    ({"image": "0.png"}, NO_TALK),
     ({"image": "0.png", "conversations": []}, "field conversations is missing or empty"),
     ({"image": "0.png", "conversations": ["hello"]}, "a turn is not an object"),
     (said(("robot", "x"), ("gpt", "y")), "a turn is of robot, and not of user, assistant or system"),
@@ -167,7 +168,7 @@ def test_a_line_that_is_not_json_is_named_by_its_number(folder: Path) -> None:
     [
         ("", "no record that can be used; it is empty"),
         ("[]", "no record that can be used; it is empty"),
-        ("[{}, {}, 1]", "the most frequent reason is: field conversations is missing or empty"),
+        ("[{}, {}, 1]", f"the most frequent reason is: {NO_TALK}"),
         ("{broken", "the most frequent reason is: line is not JSON"),
         ("[1, 2", "begins like a JSON list and is broken"),
     ],

@@ -40,6 +40,10 @@ def said(*values: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[i % 2], "value": value} for i, value in enumerate(values)]
 
 
+def said_by(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in zip(roles, ("Which?", "Red."), strict=True)]
+
+
 ONE: dict[str, dict[str, Any]] = {
     "transformers path": ask({"type": "image", "path": "0.png"}, ASK),
     "transformers url": ask({"type": "image", "url": "0.png"}, ASK),
@@ -85,9 +89,14 @@ ONE: dict[str, dict[str, Any]] = {
         "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "Which?"}, SAY],
         "image": "0.png",
     },
+    "a system turn of empty parts": {
+        "messages": [{"role": "system", "content": [{"type": "text", "text": ""}]}, *said_by("user", "assistant")],
+        "image": "0.png",
+    },
     "lists of fields": {"texts": {"user": ["Which?"], "assistant": ["Red."]}, "images": ["0.png"]},
     "lists of roles": {"messages": {"role": ["user", "assistant"], "content": ["Which?", "Red."]}, "images": ["0.png"]},
     "JSON in text": {"messages": json.dumps(ask(ASK)["messages"]), "images": '["0.png"]'},
+    "one object": {"texts": {"user": "Which?", "assistant": "Red."}, "images": ["0.png"]},
     "two columns that agree": {"messages": ask(ASK)["messages"], "texts": [{"user": "Which?", "assistant": "Red."}]}
     | {"image": "0.png", "images": ["0.png"]},
     "metadata": {
@@ -329,6 +338,7 @@ LEFT_OUT: list[tuple[dict[str, Any], str]] = [
     ({"conversations": said("Picture 1: <img>0.png</img>", "Red.")}, MARK.format("<img>")),
     ({"conversations": said("<image 1> Which?", "Red."), "image": "0.png"}, MARK.format("<image 1>")),
     ({"messages": [PLAIN["messages"][0], *PLAIN["messages"]]}, "turns do not alternate, human first"),
+    ({**PLAIN, "images": [f"{number}.png" for number in range(65)]}, "more than 64 images"),
     ({"messages": "[{"}, "field messages is text, and not JSON"),
     ({"messages": {"role": ["user"], "content": []}}, "field messages is missing or empty"),
     ({**PLAIN, "answers": ["\ud800"]}, "text with half of a character (a lone surrogate)"),

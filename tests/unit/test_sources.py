@@ -142,7 +142,7 @@ def test_broken_rows_are_counted_and_the_others_taken(mirror: Path, tmp_path: Pa
     manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=1.0, subset=("yesbut",))
     assert manifest.skipped == {
         "more than 3 images": 1,
-        "field conversations is missing or empty": 1,
+        "there is none of conversations, messages, texts, and no question with its answer": 1,
         "field texts is missing or empty": 1,
         "turns do not alternate, human first": 1,
         "a turn has no text": 1,
