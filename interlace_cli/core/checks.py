@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import settle
+from interlace_cli.io.checkpoints import read_config
 from interlace_cli.options.compare import CompareOptions
 from interlace_cli.options.run import RunOptions
 from interlace_cli.runtime.processes import find_processes
 
 
 def check_machine(options: RunOptions | CompareOptions) -> None:
-    """Raises UsageError or InterlaceError for a device, a way to attend, an engine, an optimizer or a tracker that is
-    not here."""
+    """Raises CheckpointError for a model that cannot be loaded, UsageError or InterlaceError for a device, a way
+    to attend, an engine, an optimizer or a tracker that is not here."""
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.trainer import check_arguments
-    from interlace_cli.io.models import check_attention, choose_device
+    from interlace_cli.io.models import check_attention, check_loadable, choose_device
 
+    if options.model is not None:
+        check_loadable(str(read_config(options.model)[0].get("model_type")))
     for step in (options.analyze, options.evaluate):
         choose_device(step.device)
         check_attention(step.attention)

@@ -84,6 +84,10 @@ def build_step(options: PruneOptions) -> Step[CheckpointCard]:
     if options.method is not None:
         return build_sparse_step(options)
     cut = find_cut(options)
+    if options.verify or options.is_compensated:
+        from interlace_cli.io.models import check_loadable
+
+        check_loadable(cut.opened.facts.model_type)
     out = options.out or Workspace(options.workspace).pruned
     inputs = hash_cut(cut)
     if options.is_compensated:

@@ -9,11 +9,13 @@ from typing import Any
 from interlace_cli.domain.layers import describe_layers, kept_layers
 from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.edit import edit_config
+from interlace_cli.families.general import check_general_rules
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.families.quantization import edit_quantization
 from interlace_cli.families.resolve import check_cut, take_out_filled
 from interlace_cli.families.stacks import Config
 from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
+from interlace_cli.io.child import ask
 from interlace_cli.io.model_json import to_canonical_json
 from interlace_cli.io.surgery import NewTensor, Slices, select_tensors
 
@@ -41,8 +43,13 @@ def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[s
     config = edit_config(opened.config, stack, kept, layers)
     numbering = build_numbering(kept, layers, opened.extra)
     config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
+    if not _is_known(opened):
+        check_general_rules(opened.config, stack, kept, layers)
+        return config, describe_cut(opened, drop)
     lean = take_out_filled(config, opened.checkpoint.config, opened.config)
     config, doubt = check_cut(path, lean, config, stack.name, kept, layers)
+    if doubt and not is_tested(opened.facts.model_type, stack.name):
+        check_general_rules(opened.config, stack, kept, layers)
     notes = [f"The layers' properties could not be compared without weights: {doubt}."] if doubt else []
     return config, describe_cut(opened, drop) + notes
 
@@ -68,10 +75,21 @@ def _describe_untested(opened: OpenedModel) -> list[str]:
     kind, stack = opened.facts.model_type, opened.facts.stack
     if is_tested(kind, stack):
         return []
+    if not _is_known(opened):
+        return [
+            f"transformers does not know {kind} here: the {stack} stack was cut by general rules, by its files alone,"
+            " and compared with nothing. Try it with its own code."
+        ]
     return [
         f"The {stack} stack of {kind} is not among those that interlace is tested with: its layers were found by the"
         " general rules. --verify compares what came of it."
     ]
+
+
+def _is_known(opened: OpenedModel) -> bool:
+    """Whether transformers knows the architecture."""
+    kind = opened.facts.model_type
+    return is_tested(kind, opened.facts.stack) or bool(ask("interlace_cli.io.models:knows_type", kind))
 
 
 def _describe_deepstack(drop: Sequence[int], deepstack: int) -> list[str]:

@@ -22,7 +22,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from interlace_cli.families.feature_layers import edit_feature_layers, move_output
+from interlace_cli.families.feature_layers import edit_feature_layers, move_output, move_state
 from interlace_cli.families.stacks import COUNTS, Config, Stack, is_pattern_field, text_path
 
 INDEX_LISTS = (
@@ -69,6 +69,10 @@ _NAMED = {
     *("scale_attn_by_inverse_layer_idx", "kv_source_layers"),
 }
 
+STATES = ("accept_hidden_layer",)
+"""Fields of any object that hold the index of a hidden state of the language model: 0 ... L for L layers (Qwen3-Omni's
+talker hears state 24). To add such a config field, add it here."""
+
 NOT_PER_LAYER = (
     "architectures",
     "image_grid_pinpoints",
@@ -86,11 +90,11 @@ NOT_PER_LAYER = (
 
 def text_configs(config: Config) -> list[Config]:
     """The objects of the config that describe the language model: `text_config`, the config itself if it is flat, or
-    both. The innermost is last."""
-    path = text_path(config)
-    if not path:
-        return [config]
-    return [config, config[path[0]]] if "num_hidden_layers" in config else [config[path[0]]]
+    both, if the outer one repeats the layer count. The innermost is last."""
+    chain = [config]
+    for key in text_path(config):
+        chain.append(chain[-1][key])
+    return [outer for outer in chain[:-1] if "num_hidden_layers" in outer] + chain[-1:]
 
 
 def is_tied(config: Config) -> bool:
@@ -111,8 +115,21 @@ def edit_config(config: Config, stack: Stack, kept: Sequence[int], num_layers: i
         field = next((name for name in (stack.count_field, *COUNTS) if name in described), None)
         if field is not None or "layers_block_type" not in described:
             described[stack.count_field or field or "num_hidden_layers"] = len(kept)
+        # GLM-4V has both `num_layers` and `num_hidden_layers`.
+        again = [] if stack.is_half else [name for name in COUNTS if described.get(name) == num_layers]
+        described.update(dict.fromkeys(again, len(kept)))
+    if is_language:
+        _edit_states(edited, kept, num_layers)
     edit_feature_layers(edited, stack, kept, num_layers)
     return edited
+
+
+def _edit_states(config: Config, kept: Sequence[int], num_layers: int) -> None:
+    for field, value in config.items():
+        if isinstance(value, dict):
+            _edit_states(value, kept, num_layers)
+        elif field in STATES and type(value) is int:
+            config[field] = move_state(value, kept, num_layers)
 
 
 def _edit_fields(described: Config, kept: Sequence[int], num_layers: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from interlace_cli.families.stacks import LANGUAGE, Config, Stack
+from interlace_cli.families.stacks import LANGUAGE, Config, Stack, vision_path
 
 FEATURE_LAYERS = ("vision_feature_layer", "vision_feature_select_layer")
 """Fields that hold an index, or a list of indices, of the vision tower's hidden states: 0 ... L for L layers, or
@@ -28,8 +28,8 @@ layers."""
 
 def count_deepstack(config: Config) -> int:
     """How many of the first layers have vision features added after them (Qwen3-VL's DeepStack)."""
-    vision = config.get("vision_config")
-    return len(vision.get("deepstack_visual_indexes") or []) if isinstance(vision, dict) else 0
+    vision = _find_vision(config)
+    return len(vision.get("deepstack_visual_indexes") or []) if vision is not None else 0
 
 
 def edit_feature_layers(config: Config, stack: Stack, kept: Sequence[int], num_layers: int) -> None:
@@ -78,22 +78,29 @@ def _edit_vision_features(config: Config, kept: Sequence[int], num_layers: int) 
         value = owner[field]
         moved = [move_state(index, kept, num_layers) for index in as_list(value)]
         owner[field] = moved if isinstance(value, list) else moved[0]
-    vision = config["vision_config"]
+    vision = _find_vision(config)
     for field in VISION_FEATURES:
-        if isinstance(vision.get(field), list):
+        if vision is not None and isinstance(vision.get(field), list):
             vision[field] = [move_output(layer, kept) for layer in vision[field]]
+
+
+def _find_vision(config: Config) -> Config | None:
+    """The object that describes the vision tower (no copy)."""
+    path = vision_path(config)
+    found = config
+    for key in path or ():
+        found = found[key]
+    return None if path is None else found
 
 
 def _edit_deepstack(config: Config, kept: Sequence[int]) -> None:
     """Entry k of `deepstack_visual_indexes` is the vision layer whose features are added after language layer k. The
     entry of a dropped layer goes with it: the pruned model is the dense one with the layer and its features bypassed.
     Example: [5, 11, 17] with layer 1 dropped becomes [5, 17]."""
-    vision = config.get("vision_config")
-    sources = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
-    if isinstance(sources, list):
-        config["vision_config"]["deepstack_visual_indexes"] = [
-            source for layer, source in enumerate(sources) if layer in set(kept)
-        ]
+    vision = _find_vision(config)
+    sources = vision.get("deepstack_visual_indexes") if vision is not None else None
+    if vision is not None and isinstance(sources, list):
+        vision["deepstack_visual_indexes"] = [source for layer, source in enumerate(sources) if layer in set(kept)]
 
 
 def _edit_injections(config: Config, kept: Sequence[int], num_layers: int) -> None:

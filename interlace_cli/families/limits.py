@@ -60,7 +60,7 @@ def check_drop(config: Config, stack: Stack, num_layers: int, drop: Sequence[int
 def _iter_limits(config: Config, stack: Stack, layers: int) -> Iterator[Limit]:
     inner = stack.describe_in(config)
     if stack.name == "vision":
-        yield from _vision_limits(config, layers)
+        yield from _vision_limits(config, inner, layers)
         return
     for rule in (
         _one_attention_layer,
@@ -239,9 +239,8 @@ def _injections(config: Config, layers: int) -> Iterator[Limit]:
     yield Limit(frozenset(targets), "image features are added before it", stay_apart)
 
 
-def _vision_limits(config: Config, layers: int) -> Iterator[Limit]:
+def _vision_limits(config: Config, vision: Config, layers: int) -> Iterator[Limit]:
     """Layers of the vision tower whose output is used, and those behind the last hidden state that is."""
-    vision = config["vision_config"]
     for field, is_distinct in VISION_FEATURES.items():
         sources = vision.get(field)
         if isinstance(sources, list) and sources:

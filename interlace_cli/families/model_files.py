@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.model import Lock, ModelFacts
-from interlace_cli.errors import CheckpointError
+from interlace_cli.errors import CheckpointError, UnsupportedModelError
+from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.counts import (
     Experts,
     count_active,
@@ -24,7 +25,7 @@ from interlace_cli.families.limits import find_locked
 from interlace_cli.families.resolve import needs_resolution, resolve
 from interlace_cli.families.saved_names import check_expected, check_saved_names
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
-from interlace_cli.families.tensors import find_layer_prefix, find_numbered_groups, layer_of
+from interlace_cli.families.tensors import find_fitting_prefixes, find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.families.validate import MOST_LAYERS, check_fields
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
@@ -84,9 +85,23 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
             "Its files have to be whole, and its weights and config.json of one model.",
         )
     check_expected(checkpoint.path, checkpoint.tensors, understood.config, stack, compare_with_class)
+    _check_choice(find_fitting_prefixes(sizes, stack, layers, extra), understood)
     extra = max(find_numbered_groups(sizes)[prefix]) + 1 - layers
     facts = _count_facts(checkpoint, understood, prefix)
     return OpenedModel(checkpoint, understood.config, stack, prefix, extra, facts)
+
+
+def _check_choice(fitting: Sequence[str], understood: OpenedConfig) -> None:
+    """Raises UnsupportedModelError if more than one list of layers may be meant. Of a tested architecture it is known
+    which."""
+    model_type, stack = understood.config["model_type"], understood.stack.name
+    if len(fitting) > 1 and not is_tested(model_type, stack):
+        first, second, *_ = sorted(fitting)
+        raise UnsupportedModelError(
+            f"{first} and {second} both have {understood.num_layers} numbered layers, and nothing in this {model_type}"
+            f" model says which is the {stack} stack, or whether they belong together.",
+            "It cannot be cut by general rules.",
+        )
 
 
 def find_cut_stack(location: str | Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.stacks import Config
-from interlace_cli.families.tensors import is_tower
+from interlace_cli.families.towers import is_tower
 
 _FIELDS = ("quantization_config", "compression_config")
 """To add a config field with quantization settings, add it here."""

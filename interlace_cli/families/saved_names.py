@@ -14,7 +14,7 @@ from pathlib import Path
 
 from interlace_cli.errors import CheckpointError
 from interlace_cli.families.stacks import Config, Stack
-from interlace_cli.families.tensors import is_tower
+from interlace_cli.families.towers import is_tower
 from interlace_cli.io.expected_tensors import Comparison
 from interlace_cli.io.headers import TensorInfo
 

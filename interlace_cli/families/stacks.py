@@ -7,10 +7,12 @@ describes it in one object (`text_config`, `vision_config`, ...), one field of w
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from interlace_cli.errors import UnsupportedModelError, UsageError
+from interlace_cli.families.towers import LANGUAGE_WORDS, VISION_WORDS, is_tower, split_words
 
 Config = dict[str, Any]
 
@@ -23,6 +25,8 @@ one object describes both an encoder and a decoder, DECODER_COUNTS and ENCODER_C
 `num_hidden_layers` is the encoder's)."""
 DECODER_COUNTS = ("num_decoder_layers", "decoder_layers")
 ENCODER_COUNTS = ("encoder_layers", "num_layers")
+MOST_KEYS = 3
+"""How deep in the config an object that describes a stack may lie."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,40 @@ def find_stack(config: Config, name: str = LANGUAGE) -> Stack:
 
 
 def text_path(config: Config) -> tuple[str, ...]:
-    """Keys from the config to the object that describes the language model: `text_config`, `decoder`, or none if the
-    config itself describes it."""
+    """Keys from the config to the object that describes the language model: `text_config`, `decoder`, another one that
+    is called after it and holds a layer count (`llm_config`, `language_config`, `thinker_config.text_config`), or none
+    if the config itself describes it."""
     for key in ("text_config", "decoder"):
         if isinstance(config.get(key), dict):
             return (key,)
-    return ()
+    paths = [path for path, inner in _iter_objects(config) if _has_count(inner) and not is_tower(".".join(path))]
+    named = [path for path in paths if LANGUAGE_WORDS & split_words(".".join(path))]
+    # A config of several parts may repeat the count of the part inside.
+    innermost = [path for path in named if not any(other[: len(path)] == path for other in named if other != path)]
+    return innermost[0] if len(innermost) == 1 else ()
+
+
+def vision_path(config: Config) -> tuple[str, ...] | None:
+    """The same for the vision tower: `vision_config`, or the one object that is called after it; None if there is
+    none."""
+    if isinstance(config.get("vision_config"), dict):
+        return ("vision_config",)
+    named = [path for path, _ in _iter_objects(config) if VISION_WORDS & split_words(path[-1])]
+    outer = [path for path in named if not is_tower(".".join(path[:-1]))]
+    counted = [path for path in outer if path[-1] == "vision_config" or _has_count(_get(config, path))]
+    return counted[0] if len(counted) == 1 else None
+
+
+def _iter_objects(config: Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Config]]:
+    """`(path, object)` of every object inside the config, MOST_KEYS deep."""
+    for key, inner in config.items():
+        if isinstance(inner, dict) and len(path) < MOST_KEYS:
+            yield (*path, key), inner
+            yield from _iter_objects(inner, (*path, key))
+
+
+def _has_count(inner: Config) -> bool:
+    return any(isinstance(inner.get(field), int) for field in COUNTS)
 
 
 def _find_language(config: Config) -> Stack | None:
@@ -103,9 +135,10 @@ def _find_encoder(config: Config) -> Stack | None:
 
 
 def _find_vision(config: Config) -> Stack | None:
-    if not isinstance(config.get("vision_config"), dict):
+    path = vision_path(config)
+    if path is None:
         return None
-    found = _build("vision", config, ("vision_config",), COUNTS)
+    found = _build("vision", config, path, COUNTS)
     return found if found.num_layers else None
 
 

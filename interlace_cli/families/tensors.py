@@ -11,24 +11,18 @@ Example: layer 1 of 3 is dropped.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.stacks import Config, Stack
+from interlace_cli.families.towers import LANGUAGE_WORDS, is_tower, split_words
 
 DEEPSTACK = ("merger_list", "deepstack_mergers")
 """Endings of the names of DeepStack's side modules: `deepstack_merger_list` in Qwen3-VL, `merger_list` in Qwen3-Omni,
 `deepstack_mergers` in Granite Docling."""
 CROSS_ATTENTION = "gated_cross_attn_layers"
 """Name of IDEFICS' side modules, one for each group of layers."""
-TOWERS = """
-    vision visual image img audio speech vq vqmodel sam qformer perceiver resampler projector projectors merger
-    connector aligner mm talker token2wav code2wav vit
-"""
-"""Words in the names of modules beside the language model. To add a tower or projector of an architecture, add its word
-here."""
 MOST_DIGITS = 6
 """A part of a name with more digits than this is no layer number."""
 COLUMNS, ROWS = "columns", "rows"
@@ -68,6 +62,13 @@ def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, e
         model.language_model.layers.0.mlp.up_proj.weight
         model.language_model.layers.1.mlp.up_proj.weight    -> "model.language_model.layers"
     """
+    fitting = find_fitting_prefixes(sizes, stack, num_layers, extra)
+    weights = {prefix: sum(size for name, size in sizes.items() if name.startswith(prefix + ".")) for prefix in fitting}
+    return max(sorted(fitting), key=lambda prefix: weights[prefix], default=None)
+
+
+def find_fitting_prefixes(sizes: Iterable[str], stack: Stack, num_layers: int, extra: int = 0) -> list[str]:
+    """All prefixes that `find_layer_prefix` chooses from by their bytes."""
     groups = find_numbered_groups(sizes)
     layers = set(range(num_layers))
     fitting = [prefix for prefix, found in groups.items() if found in (layers, set(range(num_layers + extra)))]
@@ -79,14 +80,9 @@ def find_layer_prefix(sizes: Mapping[str, int], stack: Stack, num_layers: int, e
     half = {"encoder": "encoder", "decoder": "decoder"}.get(stack.name) if stack.is_half else None
     if half:
         fitting = [prefix for prefix in fitting if half in prefix.split(".")] or fitting
-    weights = {prefix: sum(size for name, size in sizes.items() if name.startswith(prefix + ".")) for prefix in fitting}
-    return max(sorted(fitting), key=lambda prefix: weights[prefix], default=None)
-
-
-def is_tower(prefix: str) -> bool:
-    """Whether a name belongs to something beside the language model (a vision or audio tower, a projector): one of its
-    words is in TOWERS. Example: `model.visual.blocks` does, `model.language_model.layers` does not."""
-    return not set(TOWERS.split()).isdisjoint(re.findall(r"[A-Za-z0-9]+", prefix))
+    elif stack.name != "vision":
+        fitting = [prefix for prefix in fitting if LANGUAGE_WORDS & split_words(prefix)] or fitting
+    return fitting
 
 
 def layer_of(name: str, prefix: str) -> int | None:

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 IMAGE_TEXT_TO_TEXT, CAUSAL_LM = "AutoModelForImageTextToText", "AutoModelForCausalLM"
+ON_FILES_ALONE = (
+    "`interlace plan --model MODEL --strategy random` and `interlace prune --drop-layers` work on its files alone."
+)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_config(path: Path) -> PreTrainedConfig:
     """transformers' config of the folder. Raises CheckpointError if it cannot be read."""
     transformers = import_transformers()
+    check_known(read_model_type(path))
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     # Config classes raise whatever their checks happen to raise; all of it means that config.json is wrong.
@@ -62,11 +66,23 @@ def resolve_config(path: str) -> dict[str, Any] | None:
         raise
 
 
+def read_model_type(path: Path) -> str:
+    """As config.json has it, which need not be readable otherwise; empty if it has none."""
+    try:
+        found = parse_model_json((path / "config.json").read_bytes()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
 def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
     """The model in evaluation mode on `device`; `dtype` `native` is the checkpoint's own. Raises CheckpointError if
     weights are missing, do not fit, or are not what interlace wrote."""
     check_files(path)
     transformers = import_transformers()
+    model_type = read_model_type(path)
+    if model_type:
+        check_loadable(model_type)
     device = choose_device(device)
     wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
     auto = getattr(transformers, choose_auto_class(load_config(path).model_type))
@@ -110,6 +126,36 @@ def is_text_only(model_type: str) -> bool:
 
     is_multimodal = model_type in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
     return choose_auto_class(model_type) == CAUSAL_LM and not is_multimodal
+
+
+def knows_type(model_type: str) -> bool:
+    """Whether transformers has a config class for this type."""
+    return model_type in import_transformers().CONFIG_MAPPING
+
+
+def check_loadable(model_type: str) -> None:
+    """Raises CheckpointError for a type of model that cannot be loaded here: custom code, older layouts, and models
+    that are several in one."""
+    transformers = import_transformers()
+    from transformers.models.auto import modeling_auto
+
+    check_known(model_type)
+    if choose_auto_class(model_type) == "AutoModel" and model_type not in modeling_auto.MODEL_MAPPING_NAMES:
+        raise CheckpointError(
+            f"the model cannot be loaded: transformers {transformers.__version__} has no class for a whole"
+            f" {model_type} model that answers in text.",
+            ON_FILES_ALONE,
+        )
+
+
+def check_known(model_type: str) -> None:
+    """Raises CheckpointError for a type that transformers does not know; none that is missing."""
+    if model_type and not knows_type(model_type):
+        raise CheckpointError(
+            f"the model cannot be loaded: transformers {import_transformers().__version__} does not know {model_type}"
+            " models, and code from a checkpoint is never run.",
+            ON_FILES_ALONE,
+        )
 
 
 def to_stored_tensors(model: PreTrainedModel, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
