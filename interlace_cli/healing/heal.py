@@ -113,8 +113,9 @@ class Healer:
         losses = []
         is_main = self._begin()
         probes = [] if self.is_trial else self.source(steps=[choose_probes(len(self.samples))])[0]
+        rows = self._build_rows(probes, self.recipe.max_length)
         stages = [number for number, (_, steps) in enumerate(self.plan) if steps]
-        self.measured = ProbeLoss(self._lay_out(probes), stages, self._autocast, self.state.folder, is_main)
+        self.measured = ProbeLoss(rows, stages, self.dtype, self.state.folder, is_main)
         total = sum(len(steps) for _, steps in self.plan)
         with self.progress.task("heal", total, "steps") as advance:
             for number, (stage, steps) in enumerate(self.plan):
@@ -211,8 +212,8 @@ class Healer:
             trainer,
             checkpoint,
             advance,
-            lambda: self.measured.begin(number, model, loss.loss, done > 0),
-            lambda: self.measured.end(number, model, loss.loss),
+            lambda: self.measured.begin(number, model, loss.loss, arguments.device, done > 0),
+            lambda: self.measured.end(number, model, loss.loss, arguments.device),
         )
 
     def _lay_out(self, samples: Sequence[Encoded]) -> list[PackedRow]:
@@ -283,7 +284,7 @@ class Healer:
 
         with torch.no_grad(), self._autocast():
             loss = choose_loss(student.model, self.probe)
-        self.measured.begin(number, student.model, loss, done > 0)
+        self.measured.begin(number, student.model, loss, self.device, done > 0)
         LocalTrainer(
             self.dense.model,
             list(self.dense.layers),
@@ -297,7 +298,7 @@ class Healer:
         save(len(steps))
         for learner in learners:
             learner.layer.to(self.device)
-        self.measured.end(number, student.model, loss)
+        self.measured.end(number, student.model, loss, self.device)
         return [mean(values) for values in zip(*(learner.losses for learner in learners), strict=True)]
 
     def _load_learners(self, file: Path, learners: Sequence[Learner]) -> int:

@@ -4,14 +4,15 @@ and in some stages of another kind."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlace_cli.io.files import write_atomically
 
 if TYPE_CHECKING:
+    import torch
+
     from interlace_cli.data.rows import PackedRow
     from interlace_cli.healing.step import TokenLoss
 
@@ -27,50 +28,51 @@ def choose_probes(count: int) -> list[int]:
 
 
 class ProbeLoss:
-    """Measures the mean cross-entropy per label of `rows`, in nats, before the first of the `stages` (their numbers)
-    and after the last one; never, if there are no rows. What was measured before is kept in `folder`, so that a resumed
-    run knows it. All processes have to call it together where they share the weights; the one that `writes` keeps
-    it."""
+    """Measures the mean cross-entropy per label of `rows`, in nats, computed in `dtype`, before the first of the
+    `stages` (their numbers) and after the last one; never, if there are no rows. What was measured before is kept in
+    `folder`, so that a resumed run knows it. All processes have to call it together where they share the weights; the
+    one that `writes` keeps it."""
 
     def __init__(
         self,
         rows: Sequence[PackedRow],
         stages: Sequence[int],
-        autocast: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype,
         folder: Path,
         writes: bool,
     ) -> None:
-        self.rows, self.stages, self.autocast, self.file, self.writes = rows, stages, autocast, folder / FILE, writes
+        self.rows, self.stages, self.dtype, self.file, self.writes = rows, stages, dtype, folder / FILE, writes
         self.before: float | None = None
         self.after: float | None = None
 
-    def begin(self, stage: int, model: Any, loss: TokenLoss, is_resumed: bool) -> None:
-        """Called when a stage begins, or goes on."""
+    def begin(self, stage: int, model: Any, loss: TokenLoss, device: torch.device, is_resumed: bool) -> None:
+        """Called when a stage begins, or goes on. `device` is where the model computes."""
         if not self.rows or stage != self.stages[0]:
             return
         if is_resumed:
             self.before = float(json.loads(self.file.read_bytes())) if self.file.exists() else None
             return
-        self.before = self.measure(model, loss)
+        self.before = self.measure(model, loss, device)
         if self.writes:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, json.dumps(self.before).encode())
 
-    def end(self, stage: int, model: Any, loss: TokenLoss) -> None:
+    def end(self, stage: int, model: Any, loss: TokenLoss, device: torch.device) -> None:
         """Called when a stage has ended."""
         if self.rows and stage == self.stages[-1]:
-            self.after = self.measure(model, loss)
+            self.after = self.measure(model, loss, device)
 
-    def measure(self, model: Any, loss: TokenLoss) -> float:
+    def measure(self, model: Any, loss: TokenLoss, device: torch.device) -> float:
         """The loss now."""
         import torch
 
         was_training = model.training
         model.eval()
         total, labels = 0.0, 0
-        with torch.no_grad(), self.autocast():
+        is_half = self.dtype != torch.float32
+        with torch.no_grad(), torch.autocast(device.type, self.dtype, enabled=is_half):
             for row in self.rows:
-                total += float(loss.compute(model, row)[1])
+                total += float(loss.compute(model, row.to(device, model.dtype))[1])
                 labels += int(row.is_label_BK.sum())
         model.train(was_training)
         return total / max(labels, 1)

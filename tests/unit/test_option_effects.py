@@ -342,7 +342,7 @@ def test_finetune_trains_by_its_options(
     count = len(load_split(small_dataset, "train"))
     total = -(-2 * -(-count // 15) // 1)
     assert local == [round(total / 4)]
-    (((trainer, _, _), _),) = spies.calls["train_stage"]
+    (((trainer, *_), _),) = spies.calls["train_stage"]
     arguments = trainer.args
     assert (arguments.learning_rate, arguments.warmup_steps, arguments.seed) == (3e-4, 0.125, 7)
     assert str(arguments.optim) == "OptimizerNames.SGD"
