@@ -21,7 +21,7 @@ from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import CheckpointError, InterlaceError, PlanMismatchError, UsageError
-from interlace_cli.families.cut import compare_configs, cut_config, select_cut
+from interlace_cli.families.cut import compare_configs, cut_config, edit_side_files, select_cut
 from interlace_cli.families.limits import check_drop
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.families.stacks import LANGUAGE
@@ -165,6 +165,7 @@ def draft_cut(opened: OpenedModel, drop: Sequence[int]) -> PruneDraft:
     check_drop(opened.config, opened.stack, facts.num_layers, drop)
     config, notes = cut_config(opened, drop)
     tensors = select_cut(opened, drop)
+    edit_side_files(opened, drop)
     shards = split_into_shards(tensors, opened.checkpoint)
     return PruneDraft(
         model=facts.name,
@@ -227,6 +228,7 @@ def _write(
     config, notes = cut_config(opened, cut.drop)
     replaced, changed = _compensate(opened, cut.drop, options, progress) if options.is_compensated else ({}, [])
     tensors = select_cut(opened, cut.drop, replaced)
+    edited = edit_side_files(opened, cut.drop)
     if changed:
         notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
     if options.is_compensated:
@@ -253,7 +255,7 @@ def _write(
     total = sum(tensor.bytes for tensor in tensors)
     with folder_being_made(out, may_replace) as draft, progress.task("prune", total, "bytes") as advance:
         write_config(config, draft)
-        side = copy_side_files(checkpoint, draft)
+        side = copy_side_files(checkpoint, draft, edited)
         write_tensors(checkpoint, draft, tensors, advance)
         keys = _find_keys(options, cut) or load_keys(checkpoint.path)
         if keys:

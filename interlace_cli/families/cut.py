@@ -3,20 +3,25 @@ and what people should know of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from interlace_cli.domain.layers import describe_layers, kept_layers
+from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.architectures import is_tested
 from interlace_cli.families.edit import edit_config
 from interlace_cli.families.general import check_general_rules
 from interlace_cli.families.model_files import OpenedModel
-from interlace_cli.families.quantization import edit_quantization
+from interlace_cli.families.quantization import Renumbering
 from interlace_cli.families.resolve import check_cut, take_out_filled
 from interlace_cli.families.stacks import Config
 from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
 from interlace_cli.io.child import ask
+from interlace_cli.io.files import parse_json
+from interlace_cli.io.links import find_inside
 from interlace_cli.io.model_json import to_canonical_json
+from interlace_cli.io.side_files import is_processor_file
 from interlace_cli.io.surgery import NewTensor, Slices, select_tensors
 
 
@@ -42,7 +47,7 @@ def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[s
     kept, path = kept_layers(drop, layers), opened.checkpoint.path
     config = edit_config(opened.config, stack, kept, layers)
     numbering = build_numbering(kept, layers, opened.extra)
-    config = edit_quantization(config, opened.layer_prefix, stack.name == "vision", numbering)
+    config = _build_names(opened, numbering).edit_config(config)
     if not _is_known(opened):
         check_general_rules(opened.config, stack, kept, layers)
         return config, describe_cut(opened, drop)
@@ -52,6 +57,34 @@ def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[s
         check_general_rules(opened.config, stack, kept, layers)
     notes = [f"The layers' properties could not be compared without weights: {doubt}."] if doubt else []
     return config, describe_cut(opened, drop) + notes
+
+
+def edit_side_files(opened: OpenedModel, drop: Sequence[int]) -> dict[str, bytes]:
+    """File -> new content, of those that go with the model and name layers by number: settings of a quantizer beside
+    the config, for one. Raises UnsupportedModelError for a file of another form that does."""
+    facts = opened.facts
+    names = _build_names(opened, build_numbering(kept_layers(drop, facts.num_layers), facts.num_layers, opened.extra))
+    edited = {}
+    for file in opened.checkpoint.find_side_files().carried:
+        if is_processor_file(file) or file.endswith((".py", ".jinja")):
+            continue
+        data = find_inside(opened.checkpoint.path, file).read_bytes()
+        value = parse_json(data) if file.endswith(".json") else None
+        if isinstance(value, dict | list):
+            new = names.walk(value, file)
+            if new != value:
+                edited[file] = (json.dumps(new, indent=4) + "\n").encode()
+        elif f"{opened.layer_prefix}.".encode() in data:
+            raise UnsupportedModelError(
+                f"{opened.checkpoint.path / file} names layers, which a cut renumbers, in a form that is not known.",
+                "Take it away if nothing needs it.",
+            )
+    return edited
+
+
+def _build_names(opened: OpenedModel, numbering: Mapping[int, int]) -> Renumbering:
+    is_vision = opened.stack.name == "vision"
+    return Renumbering(opened.checkpoint.tensors, opened.layer_prefix, is_vision, numbering)
 
 
 def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> dict[str, tuple[str, str]]:

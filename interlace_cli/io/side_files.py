@@ -92,11 +92,13 @@ def _is_known(name: str) -> bool:
     if fnmatchcase(name, _GENERATION):
         return True
     is_legal = "/" not in name and _LEGAL.match(name) and not name.endswith((".json", ".py"))
+    return bool(is_legal) or is_processor_file(name) or ("/" not in name and fnmatchcase(name, QUANTIZATION))
+
+
+def is_processor_file(name: str) -> bool:
+    """Whether it is one of PROCESSOR_FILES."""
     # A star also stands for a slash: what lies in folders has to be named with its folder.
-    return bool(is_legal) or any(
-        fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
-        for pattern in (*PROCESSOR_FILES, QUANTIZATION)
-    )
+    return any(fnmatchcase(name, p) and name.count("/") == p.count("/") for p in PROCESSOR_FILES)
 
 
 def _follow_imports(code: set[str], usable: Collection[str], read: Callable[[str], str]) -> set[str]:
@@ -146,7 +148,8 @@ def _parse(text: str) -> Any:
 def _read_text(path: Path) -> str:
     """Nothing of what is no file, or larger than such texts are."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= _MOST_TEXT else ""
+        is_text = path.is_file() and path.stat().st_size <= _MOST_TEXT
+        return path.read_text(encoding="utf-8", errors="replace") if is_text else ""
     except OSError:
         return ""
 

@@ -199,8 +199,11 @@ def test_a_tensor_in_two_files(whole: Path) -> None:
     refuse(*cut(whole), names="again.safetensors")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"])
-@pytest.mark.parametrize("target", ["/etc/passwd", "../secret", "loop"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"],
+)
+@pytest.mark.parametrize("target", ["/etc/passwd", "/dev/zero", "../secret", "loop"])
 def test_links_out_of_the_folder_are_not_followed(name: str, target: str, whole: Path) -> None:
     """Or a secret would lie in what is exported, and published."""
     (whole.parent / "secret").write_text("hf_secret")

@@ -6,10 +6,11 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from making import make_cut
-from outcome import call
+from outcome import call, refuse
 from tiny import TINY
 
 from interlace_cli.io.models import import_transformers
@@ -137,3 +138,46 @@ def test_a_folder_of_links_is_neither_entered_nor_copied(tmp_path: Path) -> None
     (tmp_path / "model/additional_chat_templates").symlink_to(tmp_path / "elsewhere")
     assert find_side_files(tmp_path / "model").carried == []
     shutil.rmtree(tmp_path / "model")
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    data = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(data | changes))
+
+
+def test_names_of_layers_in_files_beside_the_config_follow(tmp_path: Path) -> None:
+    """ModelOpt's list of what is not quantized, GPTQ's patterns in both of their places."""
+    dense, out = tmp_path / "dense", tmp_path / "cut"
+    TINY["qwen3_vl"].save(dense)
+    pattern = r"+:.*\.(?:3|4|7)\..*"
+    edit_json(dense / "config.json", quantization_config={"quant_method": "gptq", "dynamic": {pattern: {"bits": 8}}})
+    edit_json(dense / "quantize_config.json", bits=4, dynamic={pattern: {"bits": 8}, r"-:.*\.6\..*": {}})
+    excluded = ["lm_head", "model.layers.3*", "model.layers.4.self_attn*", "*.visual.blocks.3*"]
+    edit_json(dense / "hf_quant_config.json", quantization={"quant_algo": "NVFP4", "exclude_modules": excluded})
+    (dense / "LICENSE").write_text("of model.language_model.layers")
+    make_cut(dense, [3, 6], out)
+    kept = {layer: position for position, layer in enumerate([0, 1, 2, 4, 5, 7])}
+    for name in ("config.json", "quantize_config.json"):
+        found = json.loads((out / name).read_text())
+        patterns = list(found.get("quantization_config", found)["dynamic"])
+        matched = {
+            n for n in kept.values() if any(re.match(p[2:], f"model.language_model.layers.{n}.mlp") for p in patterns)
+        }
+        assert matched == {kept[4], kept[7]}
+    found = json.loads((out / "hf_quant_config.json").read_text())["quantization"]
+    assert found == {
+        "quant_algo": "NVFP4",
+        "exclude_modules": ["lm_head", "model.layers.3.self_attn*", "*.visual.blocks.3*"],
+    }
+
+
+def test_a_file_that_names_layers_in_a_form_of_its_own_is_refused(tmp_path: Path) -> None:
+    """It goes with the model because its code opens it."""
+    TINY["qwen3_vl"].save(tmp_path / "dense")
+    edit_json(tmp_path / "dense/config.json", auto_map={"AutoConfig": "code.Config"})
+    (tmp_path / "dense/code.py").write_text("open('scales.txt')")
+    (tmp_path / "dense/scales.txt").write_text("model.language_model.layers.3.mlp 0.5")
+    found = refuse("prune", tmp_path / "dense", "--drop-layers", "3", "--out", tmp_path / "cut", names="scales.txt")
+    assert "in a form that is not known" in found.sentence
+    refuse("prune", tmp_path / "dense", "--drop-layers", "3", "--dry-run", names="scales.txt")
+    assert not (tmp_path / "cut").exists()
