@@ -22,7 +22,7 @@ import orjson
 from interlace_cli.io.checkpoints import Checkpoint
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.links import find_inside
-from interlace_cli.io.model_json import to_model_json
+from interlace_cli.io.model_json import parse_model_json, to_model_json
 from interlace_cli.io.side_files import SideFiles
 from interlace_cli.io.weights import INDEX_FILE, NAMED_WEIGHTS, SINGLE_FILE
 
@@ -187,7 +187,7 @@ def copy_config(source: Path, out: Path) -> None:
     """The config as it is; without the name of the weights' file."""
     raw = (source / "config.json").read_bytes()
     if NAMED_WEIGHTS.encode() in raw:
-        write_config(orjson.loads(raw), out)
+        write_config(parse_model_json(raw), out)
     else:
         (out / "config.json").write_bytes(raw)
 
