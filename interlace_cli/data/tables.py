@@ -153,9 +153,11 @@ class TableSource:
         parts = find_tables(self.repository, split)
         if not parts:
             others = ", ".join(find_splits(self.repository))
-            has = f"; it has {others}" if others else ""
+            if not others:
+                fix = "Files of records, and images, are read where the folder itself is the source."
+                raise DatasetError(f"{self.name} has no Parquet file.", fix)
             raise DatasetError(
-                f"{self.name} has no Parquet file of the split {split}{has}.", "Name another with --split."
+                f"{self.name} has no Parquet file of the split {split}; it has {others}.", "Name another with --split."
             )
         unknown = [name for name in (*selection.subsets, *selection.exclude) if name not in parts]
         if unknown:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from interlace_cli.errors import UsageError
+from interlace_cli.io.text import decode_text
 
 
 def parse_config(path: Path) -> Any:
     """What the file holds; TOML by its suffix, else YAML, of which JSON is a part. Raises UsageError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decode_text(path.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}.", "Give a YAML or TOML file.") from error
     # Not UTF-8, or a path that no file can have.

@@ -288,6 +288,12 @@ def test_an_image_root_that_nothing_would_be_looked_for_in_is_refused(tmp_path: 
         read(tmp_path / "in", tmp_path / "out", image_root=tmp_path)
 
 
+def test_a_copy_of_a_repository_without_tables_is_told_what_to_do(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in/train.jsonl", 0)
+    with pytest.raises(DatasetError, match=r"owner/name has no Parquet file\. Files of records, and images, are read"):
+        read("owner/name", tmp_path / "out", mirror=tmp_path / "in")
+
+
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
     for name in ("a.json", "a.jsonl", "a.csv"):
         (tmp_path / name).write_bytes(b"")

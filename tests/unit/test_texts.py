@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlace_cli.data.record_files import parse_records
-from interlace_cli.errors import DatasetError, UnusableRecordError
+from interlace_cli.errors import DatasetError, UnusableRecordError, UsageError
+from interlace_cli.io.config_files import parse_config
 from interlace_cli.io.text import BOMS, TextError, decode_text
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), max_size=40)
@@ -154,6 +155,16 @@ def test_what_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_no_text_file_is_told_what_is_expected(data: bytes) -> None:
     with pytest.raises(DatasetError, match=r"a\.zip is not a text file\. Give a JSON"):
         parse("a.zip", data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", *MARKED])
+@pytest.mark.parametrize(("name", "text"), [("a.yaml", "title: é\n"), ("a.toml", 'title = "é"\n')])
+def test_files_of_options_are_texts_too(name: str, text: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert parse_config(tmp_path / name) == {"title": "é"}
+    (tmp_path / name).write_bytes(text.encode("cp1252"))
+    with pytest.raises(UsageError, match=r"text is not UTF-8 \(byte 0xE9 at offset"):
+        parse_config(tmp_path / name)
 
 
 cells = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff"), max_size=8)
