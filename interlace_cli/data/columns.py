@@ -82,11 +82,6 @@ def pair_images(places: Sequence[Any], column: Sequence[Any]) -> tuple[Any, ...]
     return tuple(next(rest) if place is NEXT else place for place in places)
 
 
-def build_turns(row: dict[str, Any]) -> tuple[Turn, ...]:
-    """The conversation, human first after at most one system turn. Raises UnusableRecordError."""
-    return build_conversation(row, ())[0]
-
-
 def check_turns(turns: Sequence[Turn]) -> None:
     """Raises UnusableRecordError unless human and gpt alternate, human first, after at most one system turn."""
     spoken = [turn.speaker for turn in turns if turn.speaker != "system"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -72,9 +73,11 @@ def find_low_rating(row: dict[str, Any], ratings: Sequence[tuple[str, int]]) -> 
             return f"no rating of {name}"
         try:
             # In CSV a number is a text.
-            is_low = float(value) < lowest
+            number = float(value)
         except (TypeError, ValueError):
+            number = math.nan
+        if math.isnan(number):
             return f"the rating of {name} is not a number"
-        if is_low:
+        if number < lowest:
             return f"{name} below {lowest}"
     return None

@@ -27,6 +27,7 @@ WEB = "image is on the web: download it and name the file, or add --allow-downlo
 FEWEST_CHARACTERS = 64
 """Of base64 without an address: a shorter text is a path."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{1,20})://")
+_LOCAL = re.compile(r"^file://(localhost(?=/))?", re.IGNORECASE)
 _DATA = re.compile(r"data:[^,]*?(;base64)?,", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
@@ -58,7 +59,7 @@ class PictureReader:
                 raise UnusableRecordError(WEB)
             return fetch(picture)
         if name == "file":
-            return self._read_file(unquote(picture.partition("://")[2]))
+            return self._read_file(unquote(_LOCAL.sub("", picture)))
         if name:
             raise UnusableRecordError(f"image is at a {name}:// address: download it and name the file")
         return _decode_alone(picture) or self._read_file(picture)
@@ -88,7 +89,7 @@ def _decode_alone(text: str) -> bytes | None:
         data = _decode(text)
     except UnusableRecordError:
         return None
-    return data if data.startswith(_MAGIC) else None
+    return data if data.startswith(_MAGIC) or data[4:8] == b"ftyp" else None
 
 
 def _decode(text: str) -> bytes:

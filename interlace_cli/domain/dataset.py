@@ -58,10 +58,6 @@ class Sample(Record):
         first = next(index for index, turn in enumerate(self.conversations) if turn.speaker == "human")
         return [[None] * len(self.image) * (index == first) + [value] for index, value in enumerate(values)]
 
-    def count_images(self, turns: int) -> int:
-        """How many of the images stand in the first `turns` turns."""
-        return sum(parts.count(None) for parts in self.parts[:turns])
-
     @property
     def references(self) -> list[str]:
         """All answers that count as right; at least one."""

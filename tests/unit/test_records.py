@@ -19,6 +19,7 @@ from PIL import Image
 
 from interlace_cli.data.columns import build_conversation, find_images
 from interlace_cli.data.content import NEXT, read_content
+from interlace_cli.data.filters import find_low_rating
 from interlace_cli.data.pictures import PictureReader
 from interlace_cli.domain.dataset import SPLITS, Sample, Turn
 from interlace_cli.domain.image_marks import place_images, split_marks
@@ -49,6 +50,7 @@ ONE: dict[str, dict[str, Any]] = {
     "transformers url": ask({"type": "image", "url": "0.png"}, ASK),
     "transformers base64": ask({"type": "image", "base64": CODES[0]}, ASK),
     "Qwen": ask({"type": "image", "image": "file://FOLDER/0.png", "min_pixels": 784, "max_pixels": 50176}, ASK),
+    "a file of this machine": ask({"type": "image", "image": "file://localhostFOLDER/0.png"}, ASK),
     "Qwen base64": ask({"type": "image", "image": f"data:image;base64,{CODES[0]}"}, ASK),
     "Qwen-VL": ask({"image": "0.png"}, {"text": "Which?"}),
     "base64 alone": ask({"type": "image", "image": CODES[0]}, ASK),
@@ -448,3 +450,16 @@ def test_a_row_of_any_kind_is_read_or_refused(row: dict[str, Any]) -> None:
         assert all(isinstance(read(image), bytes) for image in images)
     except UnusableRecordError:
         return
+
+
+@pytest.mark.parametrize(
+    ("rating", "reason"),
+    [
+        (float("nan"), "the rating of relevance is not a number"),
+        (2, "relevance below 3"),
+        ("4", None),
+        (None, "no rating of relevance"),
+    ],
+)
+def test_a_rating_that_is_no_number_is_none(rating: Any, reason: str | None) -> None:
+    assert find_low_rating({"relevance_min": rating}, [("relevance", 3)]) == reason
