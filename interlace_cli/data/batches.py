@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interlace_cli.data.end_of_turn import count_answer_tokens, find_stop_ids
+from interlace_cli.data.end_of_turn import close_answer, count_answer_tokens, find_stop_ids
 from interlace_cli.data.rendering import Message, RenderingError, TextPart, TextSequence
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
@@ -48,6 +48,7 @@ class Batcher:
         self.folder = folder
         self.max_length = max_length
         self.stop_ids = find_stop_ids(self.template)
+        self._stops = [str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.stop_ids))]
         self.token_fields = TokenFields(type(processor).__name__)
         added = self.tokenizer.added_tokens_decoder.values()
         own = [getattr(processor, name, None) for name in ("image_token", "video_token", "audio_token")]
@@ -87,7 +88,8 @@ class Batcher:
         key = (sample.id, *(turn.value for turn in sample.conversations), *sample.image)
         found = self._rendered.get(key)
         if found is None:
-            found = self._render(sample, self.template.render_sequences)
+            rendered = self._render(sample, self.template.render_sequences)
+            found = [close_answer(sequence, self._stops) for sequence in rendered]
             self._room -= sum(len(part.text) for sequence in found for part in sequence.parts)
             if self._room > 0:
                 self._rendered[key] = found

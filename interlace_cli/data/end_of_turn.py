@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from interlace_cli.data.rendering import Message, RenderingError
+from interlace_cli.data.rendering import Message, RenderingError, TextSequence
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.errors import CheckpointError
 
@@ -50,6 +51,18 @@ def count_answer_tokens(tokens: Sequence[int], stop_ids: Sequence[int]) -> int:
     What the template puts after the end of the turn, such as a line break, is not the model's to say.
     """
     return next((index + 1 for index, token in enumerate(tokens) if token in stop_ids), len(tokens))
+
+
+def close_answer(sequence: TextSequence, stops: Sequence[str]) -> TextSequence:
+    """The sequence with the first of `stops` behind its last answer, if the template closes that by none of them.
+
+    A model learns to end its answers that way, as it did in its own training: there the next turn, or the end of the
+    text, stood behind them.
+    """
+    last = sequence.parts[-1]
+    if not stops or not last.is_answer or any(stop in last.text for stop in stops):
+        return sequence
+    return replace(sequence, parts=(*sequence.parts[:-1], replace(last, text=last.text + stops[0])))
 
 
 def _render_tails(template: ChatTemplate) -> list[str]:

@@ -236,6 +236,21 @@ def test_labels_end_with_the_turn(small_dataset: Path) -> None:
     assert count_answer_tokens([5, 9], (end,)) == 2
 
 
+def test_a_model_learns_to_end_an_answer_that_its_template_leaves_open(small_dataset: Path) -> None:
+    processor: Any = load_processor(CHECKPOINT)
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    parts = "{% for p in m.content %}{{ p.text if p.type == 'text' else '" + picture + "' }}{% endfor %}"
+    processor.chat_template = (
+        "{% for m in messages %}{{ '\nUser: ' if m.role == 'user' else '\nAssistant: ' }}" + parts + "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\nAssistant: ' }}{% endif %}"
+    )
+    samples = load_split(small_dataset, "train")[:2]
+    batcher = Batcher(processor, small_dataset)
+    assert batcher.stop_ids == (processor.tokenizer.eos_token_id,)
+    for sample, row in zip(samples, batcher.build_conversations(samples)["labels"].tolist(), strict=True):
+        assert processor.tokenizer.decode([token for token in row if token != IGNORE]) == sample.answer + "<|im_end|>"
+
+
 def test_ids_of_a_config_class_are_no_ends_of_another_tokenizer(model: Any, batcher: Batcher) -> None:
     tokenizer = batcher.tokenizer
     word, end, pad = tokenizer.encode("red")[0], 2, tokenizer.pad_token_id
