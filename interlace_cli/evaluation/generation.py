@@ -192,14 +192,15 @@ def generate(model: PreTrainedModel, inputs: Inputs, config: GenerationConfig, t
 def cut_prompt(generated: torch.Tensor, prompt: torch.Tensor, is_encoder_decoder: bool) -> torch.Tensor:
     """The new tokens of each row.
 
-    A decoder gives them behind the prompt, an encoder-decoder behind its start token, and models that hand embeddings
-    to a language model inside may give them alone.
+    A decoder gives them behind the prompt (BLIP's without its last token), an encoder-decoder behind its start token,
+    and models that hand embeddings to a language model inside may give them alone.
     """
     if is_encoder_decoder:
         return generated[:, 1:]
-    length = prompt.shape[1]
-    is_there = generated.shape[1] >= length and torch.equal(generated[:, :length], prompt)
-    return generated[:, length:] if is_there else generated
+    length = min(prompt.shape[1], generated.shape[1])
+    same = (generated[:, :length] == prompt[:, :length]).all(0)
+    shared = int(same.cumprod(0).sum())
+    return generated[:, shared:] if shared >= prompt.shape[1] - 1 else generated
 
 
 @contextmanager
@@ -218,5 +219,6 @@ def replaced(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]
 
 
 def _to_ids(value: Any) -> list[int]:
-    """An eos field as a list: it is a number, a list of them or None."""
-    return [] if value is None else [int(index) for index in (value if isinstance(value, (list, tuple)) else [value])]
+    """An eos field as a list: it is a number, a list of them or None. Numbers below 0 stand for none."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [int(index) for index in values if index is not None and index >= 0]

@@ -26,6 +26,7 @@ from interlace_cli.evaluation.generation import (
     Reply,
     build_greedy_config,
     build_timed_config,
+    cut_prompt,
     find_stop_set,
     generate,
 )
@@ -162,7 +163,7 @@ def test_verification_generates_by_no_file(model: Any, prompts: Any, monkeypatch
     assert _generates_alike(model, prompts)
 
 
-@pytest.mark.parametrize("name", ["florence2", "blip-2"])
+@pytest.mark.parametrize("name", ["florence2", "blip", "blip-2"])
 def test_replies_begin_where_the_architecture_begins_them(name: str) -> None:
     """An encoder-decoder by its start tokens; a language model inside another has a generation config of its own."""
     config = zoo.build_config(name)
@@ -185,6 +186,12 @@ def test_replies_begin_where_the_architecture_begins_them(name: str) -> None:
             logits = model(**given, decoder_input_ids=ids, use_cache=False).logits
             ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], 1)
         wanted = ids[:, 1:].tolist()
+    elif name == "blip":
+        # Its `generate` takes the last token for the end of the tokenizer's, and puts its own first.
+        ids = given["input_ids"][:, :-1].clone()
+        ids[:, 0] = config.text_config.bos_token_id
+        given["input_ids"], given["attention_mask"] = ids, given["attention_mask"][:, :-1]
+        wanted = decode_by_hand(model, given, set(), 4)
     else:
         wanted = decode_by_hand(model, given, set(), 4)
     assert replies == [Reply(" ".join(map(str, row)), True) for row in wanted]
@@ -265,6 +272,7 @@ def test_ids_of_a_config_class_are_no_ends_of_another_tokenizer(model: Any, batc
     assert find(GenerationConfig(eos_token_id=word), None) == (word,)
     assert find(GenerationConfig(eos_token_id=[word, end]), pad) == (word, end, pad)
     assert find(GenerationConfig(), None, [end, word]) == (end,)
+    assert find(GenerationConfig(eos_token_id=[-1, end]), -1) == (end,)
     timed = build_timed_config(model, "greedy", 4)
     assert (timed.eos_token_id, timed.min_new_tokens, timed.max_new_tokens) == ([end], 4, 4)
 
@@ -320,6 +328,16 @@ def test_an_end_of_turn_that_is_not_eos_costs_nothing(small_dataset: Path, tmp_p
     assert result.cut > 0
     assert f"other: {result.cut} of 22 answers were cut at the limit of tokens" in own.said
     assert "own generation config" in (tmp_path / "report.html").read_text()
+
+
+def test_the_prompt_is_cut_where_it_stands() -> None:
+    prompt, new = torch.tensor([[5, 6, 7], [5, 8, 7]]), torch.tensor([[1, 2], [3, 4]])
+    whole = torch.cat([prompt, new], 1)
+    assert torch.equal(cut_prompt(whole, prompt, False), new)
+    assert torch.equal(cut_prompt(torch.cat([prompt[:, :2], new], 1), prompt, False), new)
+    assert torch.equal(cut_prompt(new, prompt, False), new)
+    assert torch.equal(cut_prompt(torch.cat([new, new], 1), prompt, False), torch.cat([new, new], 1))
+    assert torch.equal(cut_prompt(torch.cat([prompt[:, :1], new], 1), prompt, True), new)
 
 
 def test_a_greedy_config_holds_nothing_else(model: Any) -> None:
