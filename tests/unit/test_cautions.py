@@ -25,6 +25,7 @@ from interlace_cli.domain.cautions import (
 )
 from interlace_cli.evaluation.quality import compute_loss
 from interlace_cli.healing.probe_loss import SAMPLES, choose_probes
+from interlace_cli.healing.recipe import Recipe
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
@@ -123,3 +124,11 @@ def test_the_loss_before_and_after_is_that_of_the_same_samples(
         batcher = Batcher(load_processor(folder, 784, 50176), small_dataset)
         loss, _ = compute_loss(load_model(folder), keep_label_positions(batcher.build_conversations(chosen)))
         assert found == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.03, 2), (0.03, 33), (0.03, 34), (0.03, 1000), (0.125, 40), (0.0, 9)])
+def test_the_warm_up_is_transformers_own_but_for_a_single_step(share: float, steps: int) -> None:
+    from transformers import TrainingArguments
+
+    assert Recipe(warmup=share).count_warmup(steps) == TrainingArguments(warmup_steps=share).get_warmup_steps(steps)
+    assert Recipe(warmup=share).count_warmup(1) == 0
