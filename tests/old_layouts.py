@@ -127,6 +127,20 @@ LAYOUTS = {
         ("num_hidden_layers",),
         beside={"model.mm_projector": 1},
     ),
+    # transformers knows another llava, whose config is not flat.
+    "llava-original": Layout(
+        {
+            "model_type": "llava",
+            "architectures": ["LlavaLlamaForCausalLM"],
+            **_QWEN2,
+            "mm_vision_select_layer": -2,
+            "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        },
+        "model.layers",
+        "model.vision_tower.vision_tower.vision_model.encoder.layers",
+        ("num_hidden_layers",),
+        beside={"model.mm_projector": 1},
+    ),
     "internvl_chat": Layout(
         {
             "model_type": "internvl_chat",
@@ -205,4 +219,4 @@ LAYOUTS = {
         beside={"vpm.encoder.layers": LAYERS, "apm.layers": LAYERS, "tts.model.layers": LAYERS},
     ),
 }
-"""model_type -> layout. MiniCPM-o's four stacks are equally deep here."""
+"""Name, mostly the model_type -> layout. MiniCPM-o's four stacks are equally deep here."""

@@ -18,7 +18,7 @@ def check_machine(options: RunOptions | CompareOptions) -> None:
     from interlace_cli.io.models import check_attention, check_loadable, choose_device
 
     if options.model is not None:
-        check_loadable(str(read_config(options.model)[0].get("model_type")))
+        check_loadable(read_config(options.model)[1])
     for step in (options.analyze, options.evaluate):
         choose_device(step.device)
         check_attention(step.attention)

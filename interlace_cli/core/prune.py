@@ -87,7 +87,7 @@ def build_step(options: PruneOptions) -> Step[CheckpointCard]:
     if options.verify or options.is_compensated:
         from interlace_cli.io.models import check_loadable
 
-        check_loadable(cut.opened.facts.model_type)
+        check_loadable(cut.opened.checkpoint.path)
     out = options.out or Workspace(options.workspace).pruned
     inputs = hash_cut(cut)
     if options.is_compensated:

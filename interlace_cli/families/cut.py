@@ -106,13 +106,13 @@ def describe_cut(opened: OpenedModel, drop: Sequence[int]) -> list[str]:
 
 def _describe_untested(opened: OpenedModel) -> list[str]:
     kind, stack = opened.facts.model_type, opened.facts.stack
-    if is_tested(kind, stack):
-        return []
     if not _is_known(opened):
         return [
-            f"transformers does not know {kind} here: the {stack} stack was cut by general rules, by its files alone,"
-            " and compared with nothing. Try it with its own code."
+            f"transformers does not know {kind} models of this layout: the {stack} stack was cut by general rules, by"
+            " its files alone, and compared with nothing. Try it with its own code."
         ]
+    if is_tested(kind, stack):
+        return []
     return [
         f"The {stack} stack of {kind} is not among those that interlace is tested with: its layers were found by the"
         " general rules. --verify compares what came of it."
@@ -120,9 +120,8 @@ def _describe_untested(opened: OpenedModel) -> list[str]:
 
 
 def _is_known(opened: OpenedModel) -> bool:
-    """Whether transformers knows the architecture."""
-    kind = opened.facts.model_type
-    return is_tested(kind, opened.facts.stack) or bool(ask("interlace_cli.io.models:knows_type", kind))
+    """Whether transformers knows the architecture, in this layout."""
+    return bool(ask("interlace_cli.io.models:knows", str(opened.checkpoint.path)))
 
 
 def _describe_deepstack(drop: Sequence[int], deepstack: int) -> list[str]:

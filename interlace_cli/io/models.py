@@ -31,7 +31,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def load_config(path: Path) -> PreTrainedConfig:
     """transformers' config of the folder. Raises CheckpointError if it cannot be read."""
     transformers = import_transformers()
-    check_known(read_model_type(path))
+    check_known(path)
     try:
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     # Config classes raise whatever their checks happen to raise; all of it means that config.json is wrong.
@@ -54,25 +54,23 @@ def check_goes_on_from_prompt(path: Path, what: str) -> None:
 def resolve_config(path: str) -> dict[str, Any] | None:
     """config.json of the folder with everything that it leaves to its class. None if transformers does not know the
     architecture, or its own class of that name is not the one that the config was written for."""
-    transformers = import_transformers()
-    config = parse_model_json((Path(path) / "config.json").read_bytes())
-    if config["model_type"] not in transformers.CONFIG_MAPPING:
+    if not knows(path):
         return None
     try:
         return load_config(Path(path)).to_dict()
     except CheckpointError:
-        if "auto_map" in config:
+        if "auto_map" in _read_config(Path(path)):
             return None
         raise
 
 
-def read_model_type(path: Path) -> str:
-    """As config.json has it, which need not be readable otherwise; empty if it has none."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json as it stands; empty where it cannot be read, which transformers then says in its own words."""
     try:
-        found = parse_model_json((path / "config.json").read_bytes()).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return ""
-    return found if isinstance(found, str) else ""
+        found = parse_model_json((path / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
@@ -80,9 +78,8 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     weights are missing, do not fit, or are not what interlace wrote."""
     check_files(path)
     transformers = import_transformers()
-    model_type = read_model_type(path)
-    if model_type:
-        check_loadable(model_type)
+    if _read_config(path).get("model_type"):
+        check_loadable(path)
     device = choose_device(device)
     wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
     auto = getattr(transformers, choose_auto_class(load_config(path).model_type))
@@ -128,18 +125,38 @@ def is_text_only(model_type: str) -> bool:
     return choose_auto_class(model_type) == CAUSAL_LM and not is_multimodal
 
 
-def knows_type(model_type: str) -> bool:
-    """Whether transformers has a config class for this type."""
-    return model_type in import_transformers().CONFIG_MAPPING
+def knows(path: str) -> bool:
+    """Whether transformers knows the type of the model in the folder, in the layout that its config.json has."""
+    config, known = _read_config(Path(path)), import_transformers().CONFIG_MAPPING
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in known and _reads_count(known[model_type], config)
 
 
-def check_loadable(model_type: str) -> None:
-    """Raises CheckpointError for a type of model that cannot be loaded here: custom code, older layouts, and models
-    that are several in one."""
+def _reads_count(config_class: Any, config: dict[str, Any]) -> bool:
+    """Whether the class takes its language model's layer count from a flat config, which Qwen2-VL's does. Older code
+    has layouts of its own under the same type: the original LLaVA's is flat, and transformers' LLaVA ignores that."""
+    count = config.get("num_hidden_layers")
+    if type(count) is not int or "text_config" in config or "text_config" not in config_class.sub_configs:
+        return True
+    found = []
+    for number in (count, count + 1):
+        try:
+            read = config_class.from_dict({**config, "num_hidden_layers": number})
+            found.append(read.get_text_config(decoder=True).num_hidden_layers)
+        # As in `load_config`, which says what is wrong.
+        except Exception:
+            return True
+    return found[0] != found[1]
+
+
+def check_loadable(path: Path) -> None:
+    """Raises CheckpointError for a model that cannot be loaded here: custom code, older layouts, and models that are
+    several in one."""
     transformers = import_transformers()
     from transformers.models.auto import modeling_auto
 
-    check_known(model_type)
+    check_known(path)
+    model_type = _read_config(path).get("model_type", "")
     if choose_auto_class(model_type) == "AutoModel" and model_type not in modeling_auto.MODEL_MAPPING_NAMES:
         raise CheckpointError(
             f"the model cannot be loaded: transformers {transformers.__version__} has no class for a whole"
@@ -148,14 +165,18 @@ def check_loadable(model_type: str) -> None:
         )
 
 
-def check_known(model_type: str) -> None:
-    """Raises CheckpointError for a type that transformers does not know; none that is missing."""
-    if model_type and not knows_type(model_type):
-        raise CheckpointError(
-            f"the model cannot be loaded: transformers {import_transformers().__version__} does not know {model_type}"
-            " models, and code from a checkpoint is never run.",
-            ON_FILES_ALONE,
-        )
+def check_known(path: Path) -> None:
+    """Raises CheckpointError for a model that transformers does not know. One without a type is another matter."""
+    config = _read_config(path)
+    if not isinstance(config.get("model_type"), str) or knows(str(path)):
+        return
+    version, names = import_transformers().__version__, config.get("architectures")
+    written_for = f" written for {names[0]}" if isinstance(names, list) and names else ""
+    raise CheckpointError(
+        f"the model cannot be loaded: transformers {version} does not know {config['model_type']} models{written_for},"
+        " and code from a checkpoint is never run.",
+        ON_FILES_ALONE,
+    )
 
 
 def to_stored_tensors(model: PreTrainedModel, held: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
