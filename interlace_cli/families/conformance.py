@@ -22,6 +22,7 @@ from interlace_cli.errors import CheckpointError, InterlaceError
 from interlace_cli.families.edit import NOT_PER_LAYER
 from interlace_cli.families.modules import find_layers, find_prefix
 from interlace_cli.families.stacks import Config, find_stack
+from interlace_cli.families.tensors import CROSS_ATTENTION, DEEPSTACK, find_stacked
 from interlace_cli.io.models import choose_auto_class, import_transformers, load_config
 from interlace_cli.io.surgery import write_config
 
@@ -102,14 +103,45 @@ def compare(dense: Built, pruned: Built, kept: Sequence[int]) -> str | None:
     for new, old in enumerate(kept):
         for name in [*was[old], *(name for name in now[new] if name not in was[old])]:
             before, after = was[old].get(name, _ABSENT), now[new].get(name, _ABSENT)
-            if name in own:
-                before = before - old if type(before) is int else before
-                after = after - new if type(after) is int else after
-            if before != after and not (_may_be_index(name) and _move(before, position) == after):
+            if name in own and type(before) is int and type(after) is int and before - old == after - new:
+                continue
+            if before != after and not _follows(name, before, after, position, len(was)):
                 return f"{name} of layer {old} is {_shorten(before)}, and would become {_shorten(after)}"
-            if before == after and name not in own and _is_index(name) and _move(before, position) != after:
+            if before == after and _is_index(name) and _move(before, position) != after:
                 return f"{name} of layer {old} names layer {before!r}, which will have another number"
-    return _compare_lists(dense, pruned, kept)
+    return _compare_lists(dense, pruned, kept) or _compare_outside(dense, pruned)
+
+
+def _follows(name: str, before: Value, after: Value, position: Mapping[int, int], total: int) -> bool:
+    """Whether a value that has changed names the same layers by their new numbers: one of them, all of them one by one,
+    or pairs of a layer and something."""
+    if isinstance(before, tuple) and len(before) == total:
+        sliced = tuple(before[layer] for layer in position)
+        return after == sliced or (_are_ints(before) and after == _move(before, position))
+    if isinstance(before, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in before):
+        return after == tuple((position[layer], rest) for layer, rest in before if layer in position)
+    return _may_be_index(name) and _move(before, position) == after
+
+
+def _compare_outside(dense: Built, pruned: Built) -> str | None:
+    """The first parameter outside the layers that has another shape, or is in one of the models alone, in words. Those
+    that hold a slice for each layer, and side modules of layers, follow by rules of their own."""
+    was, now = _find_outside(dense), _find_outside(pruned)
+    for name in [*was, *(name for name in now if name not in was)]:
+        before, after = was.get(name, _ABSENT), now.get(name, _ABSENT)
+        is_side = any(f"{word}." in name for word in (*DEEPSTACK, CROSS_ATTENTION))
+        if before != after and not is_side and not find_stacked([name]):
+            return f"{name}, outside the layers, is {_shorten(before)}, and would become {_shorten(after)}"
+    return None
+
+
+def _find_outside(built: Built) -> dict[str, Value]:
+    inside = f"{find_prefix(built.model, built.layers)}."
+    return {
+        name: tuple(parameter.shape)
+        for name, parameter in built.model.named_parameters()
+        if not name.startswith(inside)
+    }
 
 
 def describe_layers(built: Built) -> list[dict[str, Value]]:
@@ -180,8 +212,8 @@ def _may_be_index(name: str) -> bool:
 
 def _move(value: Value, position: Mapping[int, int]) -> Value:
     """A layer's new number; layers' new numbers, without those that go."""
-    if isinstance(value, tuple):
-        return tuple(position[item] for item in value if item in position) if _are_ints(value) else value
+    if isinstance(value, tuple) and _are_ints(value):
+        return tuple(position[item] for item in value if item in position)
     return position.get(value, value) if type(value) is int else value
 
 
@@ -202,9 +234,10 @@ def _compare_lists(dense: Built, pruned: Built, kept: Sequence[int]) -> str | No
             if not isinstance(before, tuple) or len(before) != total:
                 continue
             sliced = tuple(before[layer] for layer in kept)
-            moved = _move(before, position)
-            renumbered = _move(sliced, position) if _are_ints(sliced) and len(moved) == len(sliced) else sliced
-            if after not in (sliced, moved, renumbered):
+            right = [sliced]
+            if _are_ints(before):
+                right += [_move(before, position), tuple(position.get(item, item) for item in sliced)]
+            if after not in right:
                 return f"{where}{name} would be {_shorten(after)} instead of {_shorten(sliced)}"
     return None
 

@@ -183,7 +183,10 @@ def _ordinal_embeddings(inner: Config, layers: int) -> Iterator[Limit]:
 def _periods(inner: Config, layers: int) -> Iterator[Limit]:
     """The kinds of layers are given by a period, not by a list: the new index of each kept layer must equal its old one
     modulo the period. Example: period 2 of 8 layers: {2, 3} can be dropped, {2} cannot."""
-    periods = {field: inner.get(field) for field in PERIODS}
+    kinds = inner.get("layer_types") or inner.get("layers_block_type")
+    has_list = isinstance(kinds, list) and len(kinds) == layers
+    # A list of each layer's kind counts for attention; the fields about experts are about something else.
+    periods = {field: inner.get(field) for field in PERIODS if not has_list or "expert" in field or "moe" in field}
     blocks = inner.get("block_types")
     if isinstance(blocks, list) and len(blocks) != layers:
         # RecurrentGemma's is the period itself.
@@ -196,10 +199,16 @@ def _periods(inner: Config, layers: int) -> Iterator[Limit]:
 
 def _scaled_by_number(inner: Config, layers: int) -> Iterator[Limit]:
     """GPT-2's family can scale attention by the layer's index, so only the last layers can be dropped: all others keep
-    theirs."""
+    theirs. MiniMax's linear attention decays by the index and the number of layers: none can be dropped."""
     if inner.get("scale_attn_by_inverse_layer_idx"):
         reason = "each layer's attention is scaled by its number"
         yield Limit(frozenset(range(layers)), reason, partial(_keep_residues, layers, layers))
+    kinds = inner.get("layer_types") or inner.get("attn_type_list")
+    if inner.get("model_type") == "minimax" and isinstance(kinds, list):
+        # The slope of linear attention is that of the layer's share of all layers.
+        yield Limit(
+            frozenset(range(layers)), "the decay of its linear attention follows from how many layers there are"
+        )
 
 
 def _one_layer_up_to_the_last_sparse(inner: Config, layers: int) -> Iterator[Limit]:
