@@ -66,8 +66,8 @@ def open_image_folder(found: LocalFiles, split: str | None) -> ImageFolderSource
     notes = [*found.notes, *(describe_others(wanted, splits) if split is None else [])]
     unnamed = _count_unnamed(found.pictures, wanted, rows)
     if unnamed:
-        by = "that no metadata names" if has_metadata else "without a text file beside them"
-        notes.append(f"Not read: {unnamed:,} pictures {by}.")
+        by = "that no metadata names" if has_metadata else "without a text file of that name"
+        notes.append(f"Not read: {unnamed:,} picture{'' if unnamed == 1 else 's'} {by}.")
     return ImageFolderSource(found.root.resolve().name, files.roots, chosen, files.files, notes)
 
 

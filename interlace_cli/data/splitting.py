@@ -73,15 +73,19 @@ def describe_small(counts: Mapping[str, int], selection: Selection) -> list[str]
     if 0 < heldout < LEAST_HELDOUT:
         points = round(196 * (0.25 / heldout) ** 0.5)
         notes.append(
-            f"Only {heldout} held-out samples: a score over them is uncertain by up to {min(points, 100)} points. Take"
-            f" {LEAST_HELDOUT} or more: a larger --holdout, or more records."
+            f"Only {_count(heldout, 'held-out sample')}: a score over them is uncertain by up to"
+            f" {min(points, 100)} points. Take {LEAST_HELDOUT} or more: a larger --holdout, or more records."
         )
     if 0 < calibration < LEAST_CALIBRATION:
         notes.append(
-            f"Only {calibration} calibration samples: which layers are dropped then depends on these few. Take"
-            f" {LEAST_CALIBRATION} or more: a larger --calibration, or more records."
+            f"Only {_count(calibration, 'calibration sample')}: which layers are dropped then depends on these few."
+            f" Take {LEAST_CALIBRATION} or more: a larger --calibration, or more records."
         )
     return notes
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _find_wanted(selection: Selection) -> dict[str, float]:

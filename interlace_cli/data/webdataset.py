@@ -86,7 +86,7 @@ def _describe_unread(members: Sequence[tuple[str, Member]]) -> Iterator[str]:
     """A note for each suffix that no sample uses."""
     counts = Counter(suffix for _, member in members for suffix in member.files if _classify(suffix) == "other")
     for suffix, count in sorted(counts.items()):
-        yield f"{count:,} members of tar files end in .{suffix}, which is not read."
+        yield f"Not read: members of tar files that end in .{suffix} ({count:,})."
 
 
 @lru_cache

@@ -212,7 +212,7 @@ def test_pictures_that_nothing_is_said_of_are_counted(tmp_path: Path) -> None:
     (folder / "9.txt").write_text("of no picture")
     manifest, found = read(folder, tmp_path / "out")
     assert sorted(found) == ["A0", "A1", "A2"]
-    assert manifest.notes == ["Not read: 2 pictures without a text file beside them."]
+    assert manifest.notes == ["Not read: 2 pictures without a text file of that name."]
     (folder / "metadata.csv").write_text("file_name,text\n3.png,A3\n")
     manifest, found = read(folder, tmp_path / "again")
     assert (sorted(found), manifest.notes) == (["A3"], ["Not read: 4 pictures that no metadata names."])
@@ -252,7 +252,7 @@ def test_members_that_no_sample_uses(tmp_path: Path) -> None:
         "text is not UTF-8": 1,
     }
     assert {item.record for item in manifest.skipped_records} == {"a.tar:2", "a.tar:3", "a.tar:5, byte 0"}
-    assert manifest.notes == ["2 members of tar files end in .cls, which is not read."]
+    assert manifest.notes == ["Not read: members of tar files that end in .cls (2)."]
 
 
 @pytest.mark.parametrize("form", ["webdataset", "files"])
