@@ -21,7 +21,7 @@ from interlace_cli.io.checkpoints import DEMO, resolve_location
 from interlace_cli.io.datasets import MANIFEST, load_manifest
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.gguf import convert_gguf
-from interlace_cli.io.hub import push_folder
+from interlace_cli.io.hub import find_unpushed, push_folder
 from interlace_cli.io.integrity import check_files, record_files
 from interlace_cli.io.models import IMAGE_TEXT_TO_TEXT, choose_auto_class, is_text_only
 from interlace_cli.io.sample_keys import load_keys, save_keys
@@ -49,6 +49,8 @@ def export(options: ExportOptions, progress: Progress) -> CheckpointCard:
     else:
         card = step.run(progress, options.force)
     if options.push_to_hub:
+        if unpushed := find_unpushed(step.out):
+            progress.say(f"not pushed, as no part of the checkpoint: {', '.join(unpushed)}")
         progress.say(f"pushed to {push_folder(step.out, options.push_to_hub, options.private)}")
     return card
 

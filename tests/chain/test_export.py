@@ -121,11 +121,15 @@ def test_a_push_is_private_whole_and_silent_about_its_token(space: Path, tmp_pat
     assert secret not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.*") if p.suffix in (".json", ".md"))
     hub.uploads.clear()
     before = (tmp_path / "out/README.md").stat().st_mtime_ns
+    for name in ("nohup.out", ".env", "runs/events.out.tfevents.1", "runs/x/args.json"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("somebody's own")
     again = push(hub, space, tmp_path, "--public", HF_TOKEN=secret)
     assert again.returncode == 0, again.stderr
+    assert "not pushed, as no part of the checkpoint: nohup.out, runs/" in again.stderr
     assert find_visibility(hub) == "public"
     assert (tmp_path / "out/README.md").stat().st_mtime_ns == before, "what lay there already was pushed"
-    assert hub.uploads
+    assert {name: data for name, data in hub.uploads.items() if name != ".gitattributes"} == sent
 
 
 def test_a_push_that_fails_leaves_the_folder_and_one_sentence(space: Path, tmp_path: Path) -> None:
