@@ -89,12 +89,12 @@ class Generator:
             try:
                 return generate(self.model, inputs, config, tokenizer=self.tokenizer)
             # What transformers says of configs it cannot follow.
-            except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
+            except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
                 if is_out_of_memory(error):
                     raise
                 raise CheckpointError(
                     f"transformers cannot generate by this model's generation_config.json: {first_line(error)}",
-                    "Correct the file, or leave --generation-config model out.",
+                    "Correct the file, try --batch-size 1, or leave --generation-config model out.",
                 ) from error
 
     def _read(self, tokens: list[int], opened: str, limit: int) -> Reply:

@@ -124,6 +124,8 @@ def test_the_models_own_way_follows_its_file(
     assert reply(stop_strings=["e"]) == by_hand, "each is one token, and ends there"
     with pytest.raises(CheckpointError, match="cannot generate by this model's generation_config"):
         reply(penalty_alpha=0.6, top_k=4)
+    with pytest.raises(CheckpointError, match="cannot generate by this model's generation_config"):
+        reply(guidance_scale=2.0)
 
 
 def test_a_cut_reply_is_told_from_one_that_ended(model: Any, batcher: Batcher, prompts: Any) -> None:
