@@ -163,20 +163,27 @@ class Replay:
         if self._stop is not None and index >= self._stop:
             raise Stop(hidden)
         if index in self._drop:
+            if not self._widths:
+                # No layer has run yet: what one returns is asked of this one.
+                self._learn_width(index, forward(*args, **kwargs))
             output = self._pass_on(index, hidden)
         else:
             if self._keep is not None:
                 self._keep(index, hidden)
             self.layer_runs += 1
             output = forward(*args, **kwargs)
-            self._widths[index] = len(output) if isinstance(output, tuple) else 0
+            self._learn_width(index, output)
         if index + 1 == self._stop == len(self.layers):
             raise Stop(output[0] if isinstance(output, tuple) else output)
         return output
 
+    def _learn_width(self, index: int, output: Any) -> None:
+        self._widths[index] = len(output) if isinstance(output, tuple) else 0
+
     def _pass_on(self, index: int, hidden: Tensor) -> Any:
-        """The hidden state as this layer returns it: alone, or as the first entry of a tuple."""
-        width = self._widths.get(index, 0)
+        """The hidden state as this layer returns it: alone, or as the first entry of a tuple. One that has not run
+        returns it as the others do."""
+        width = self._widths.get(index, next(iter(self._widths.values()), 0))
         return (hidden, *[None] * (width - 1)) if width else hidden
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from text_models import CHAT_TEMPLATE, build_tokenizer, iter_conversations, save_language_model, write_conversations
 from torch.nn import functional
 from workspaces import CHOICE, RECIPE, Own, call, draw_other_picture, refuse, succeed, to_words
@@ -17,6 +18,8 @@ from workspaces import CHOICE, RECIPE, Own, call, draw_other_picture, refuse, su
 from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.families.architectures import ARCHITECTURES, LANGUAGE_MODELS
+from interlace_cli.families.modules import bypassed, find_layers
+from interlace_cli.families.replay import Replay
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import choose_auto_class, import_transformers, is_text_only
@@ -203,6 +206,19 @@ def test_a_type_that_is_mapped_to_text_alone_may_see_all_the_same() -> None:
     assert is_text_only("llama")
     assert {choose_auto_class(name) for name in ARCHITECTURES} == {"AutoModelForImageTextToText"}
     assert all(is_text_only(name) for name in LANGUAGE_MODELS)
+
+
+@torch.inference_mode()
+def test_layers_that_return_tuples_are_dropped_before_they_have_run() -> None:
+    """Falcon's do. The first drop of a calibration may be of layers that no pass has run before."""
+    config = zoo.build_config("falcon")
+    model, inputs = zoo.build_model(config), zoo.build_inputs("falcon", config)
+    for drop in ([0, 3], [1, 6]):
+        with bypassed(model, drop):
+            wanted = model(**inputs, use_cache=False).logits
+        with Replay(model, find_layers(model)) as replay:
+            found = replay.record({**inputs, "use_cache": False}, drop)[1].logits
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
 def test_other_kinds_of_models_are_refused_by_what_they_are(tmp_path: Path) -> None:
