@@ -643,6 +643,8 @@ def test_compare_gives_an_option_to_the_steps_it_is_for(name: str, grid: Seen) -
             # What sleb chooses by.
             wanted["importance"] = (*wanted["importance"], "loss")
             wanted["by"] = ("modality", "kind", "source") if name == "weight" else wanted["by"]
+            # It protects no layer by default, and sleb's search must know that.
+            wanted["protect"] = () if name == "paper" else wanted["protect"]
         assert grid.options[step], step
         for options in grid.options[step]:
             found = {path[0]: value for path, value in flatten(options).items()}
