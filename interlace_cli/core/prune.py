@@ -314,9 +314,10 @@ def _compensate(
     from interlace_cli.families.replay import can_replay
     from interlace_cli.healing.compensation import compensate, find_gaps
     from interlace_cli.healing.trainable import to_bytes
-    from interlace_cli.io.models import load_model, load_processor
+    from interlace_cli.io.models import check_goes_on_from_prompt, load_model, load_processor
 
     path = opened.checkpoint.path
+    check_goes_on_from_prompt(path, "--compensate")
     model = load_model(path, options.dtype, options.device)
     layers = find_layers(model)
     gaps = find_gaps(drop)

@@ -21,7 +21,7 @@ from interlace_cli.data.rendering import Message, RenderingError, TextPart, Text
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.errors import CheckpointError, UnusableSampleError, first_line
+from interlace_cli.errors import CheckpointError, UnsupportedModelError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.io.missing_packages import advise
 from interlace_cli.runtime.memory import is_out_of_memory
@@ -203,6 +203,11 @@ class Batcher:
             raise UnusableSampleError(
                 samples[0].id, f"{type(self.processor).__name__} cannot encode it: {first_line(error)}"
             ) from error
+        if "input_ids" not in encoded:
+            raise UnsupportedModelError(
+                f"{type(self.processor).__name__} makes no input_ids of a prompt: its model does not read text.",
+                "It can be pruned with layers that are named (--drop-layers).",
+            )
         return {name: value for name, value in encoded.items() if isinstance(value, Tensor)}
 
     def _has_bos(self, text: str) -> bool:

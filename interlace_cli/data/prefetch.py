@@ -73,14 +73,19 @@ def iter_calibration(
     """Batches of whole conversations on the model's device, in the order of `order_by_length`; without labels, or as
     `labelled` returns them."""
 
+    # It loads torch, which not all that imports this file has loaded.
+    from interlace_cli.data.padding import Padding, find_padding
+
+    padding = find_padding(model, batcher, samples, lambda line: None) if batch_size > 1 else Padding()
+
     def make(own: Batcher, chosen: list[int]) -> tuple[Inputs]:
-        batch = own.build_conversations([samples[i] for i in chosen])
+        batch = padding.complete(own.build_conversations([samples[i] for i in chosen]))
         if labelled is not None:
             return (labelled(batch),)
         del batch["labels"]
         return (batch,)
 
-    for (batch,) in read_ahead(cut(order_by_length(samples), batch_size), make, batcher, model):
+    for (batch,) in read_ahead(cut(order_by_length(samples), padding.limit(batch_size)), make, batcher, model):
         yield to_device(batch, model.device, model.dtype)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs
 from interlace_cli.data.packing import group_alike, pack_rows
+from interlace_cli.data.padding import HARMLESS, Padding
 from interlace_cli.data.token_fields import stack_left
 from interlace_cli.domain.dataset import Sample
 
@@ -157,7 +158,9 @@ def _encode(batch: Inputs, batcher: Batcher, positions: Positions) -> Encoded:
     )
 
 
-def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int) -> list[PackedRow]:
+def build_rows(
+    samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int, padding: Padding = HARMLESS
+) -> list[PackedRow]:
     """The rows of one optimizer step, of at most `max_tokens` tokens each, padding included; padded rows have at most
     `max_samples` samples. Samples with pictures and samples without have other fields, and never share a row."""
     rows: list[PackedRow] = []
@@ -167,8 +170,14 @@ def build_rows(samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max
         if is_packed:
             rows += [pack([alike[i] for i in row]) for row in pack_rows(lengths, max_tokens)]
         else:
-            rows += [pad([alike[i] for i in group]) for group in group_alike(lengths, max_tokens, max_samples)]
+            groups = group_alike(lengths, max_tokens, padding.limit(max_samples))
+            rows += [complete_row(pad([alike[i] for i in group]), padding) for group in groups]
     return rows
+
+
+def complete_row(row: PackedRow, padding: Padding) -> PackedRow:
+    """The padded row with what the model needs for its padding."""
+    return PackedRow(padding.complete(row.inputs), row.targets_BK)
 
 
 def pack(samples: Sequence[Encoded]) -> PackedRow:

@@ -13,6 +13,7 @@ import torch
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_device
 from interlace_cli.data.labels import answer_loss, keep_label_positions
 from interlace_cli.data.oom import Halving
+from interlace_cli.data.padding import Padding, find_padding
 from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
@@ -55,11 +56,12 @@ def measure_quality(
     asked = generator or Generator(model, batcher)
     replies: dict[int, Reply] = {}
     total, tokens = 0.0, 0
-    batches = cut(order_by_length(samples), batch_size)
+    padding = find_padding(model, batcher, samples, say) if batch_size > 1 else Padding()
+    batches = cut(order_by_length(samples), padding.limit(batch_size))
 
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, Inputs]:
         prompts, conversations = own.build_both([samples[i] for i in chosen])
-        return prompts, keep_label_positions(conversations)
+        return prompts, keep_label_positions(padding.complete(conversations))
 
     def work(chosen: Sequence[int], pair: tuple[Inputs, Inputs]) -> tuple[dict[int, Reply], float, int]:
         found = asked.reply(pair[0], max_new_tokens)

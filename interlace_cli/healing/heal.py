@@ -246,7 +246,7 @@ class Healer:
         return RowLoss(stage, loss, weights, teacher)
 
     def _build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[PackedRow]:
-        return build_rows(samples, self.layout.is_packed, max_tokens, self.recipe.batch_size)
+        return build_rows(samples, self.layout.is_packed, max_tokens, self.recipe.batch_size, self.layout.padding)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interlace_cli.data.rows import Encoded, PackedRow, pack, pad
+from interlace_cli.data.padding import HARMLESS, Padding
+from interlace_cli.data.rows import Encoded, PackedRow, complete_row, pack, pad
 from interlace_cli.families.packing import SEGMENTS, SegmentsError, register_segments
 from interlace_cli.healing.loss import LogitsLoss
 
@@ -24,9 +25,10 @@ is more than 0.5."""
 @dataclass(frozen=True)
 class Layout:
     """`attention` is `flash` (flash-attn's varlen kernels), `segments` (`families/packing.py`), `sdpa` (transformers'
-    mask over the whole row) or `padded`."""
+    mask over the whole row) or `padded`; `padding`: what the model needs then."""
 
     attention: str
+    padding: Padding = HARMLESS
 
     @property
     def is_packed(self) -> bool:
@@ -53,7 +55,25 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
         if packed.shape == alone.shape and _differ(packed, alone) < TOLERANCE[dtype]:
             return Layout(attention)
     _set_attention(model, "sdpa", original)
-    return Layout("padded")
+    return Layout("padded", _choose_padding(model, probe, alone, dtype))
+
+
+def _choose_padding(model: Any, samples: Sequence[Encoded], alone: Tensor, dtype: torch.dtype) -> Padding:
+    """What leaves the logits as they are: nothing, positions from the mask, or one sample a batch."""
+    if len({sample.fields for sample in samples}) > 1:
+        return Padding(is_harmless=False)
+    row = pad(samples)
+    for padding in (HARMLESS, Padding(needs_positions=True)):
+        try:
+            error = _differ(_run(model, complete_row(row, padding), dtype), alone)
+        except torch.OutOfMemoryError:
+            raise
+        # What models raise that know no positions of ours.
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            continue
+        if error < TOLERANCE[dtype]:
+            return padding
+    return Padding(is_harmless=False)
 
 
 def apply_layout(model: Any, layout: Layout) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
 from interlace_cli.data.oom import Halving
+from interlace_cli.data.padding import Padding, find_padding
 from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
@@ -75,12 +76,13 @@ def measure_rows(
     order = order_by_length(samples)
     # Except in a text decoder, the layers' tokens are not the prompt's: one sample at a time, averaged over all tokens.
     is_text = stack in (LANGUAGE, "text") and not model.config.is_encoder_decoder
-    step = batch_size if is_text else 1
+    padding = find_padding(model, batcher, samples, say) if is_text and batch_size > 1 else Padding()
+    step = padding.limit(batch_size) if is_text else 1
     batches = cut(order, step)
     measured: list[Measured] = []
 
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs]:
-        return (_build_inputs(own, [samples[i] for i in chosen], text, model),)
+        return (padding.complete(_build_inputs(own, [samples[i] for i in chosen], text, model)),)
 
     mine = shard(batches)
     with SpanHook(layers) as hook, closing(read_ahead(mine, make, batcher, model, threads)) as made:

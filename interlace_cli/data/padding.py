@@ -1,0 +1,98 @@
+"""Whether a model computes in a padded batch what it computes for each row alone, and what it needs for that.
+
+Most models do: their attention is masked, and their positions are relative. A model with absolute positions counts the
+padding unless it is given positions that do not (`position_ids` from the attention mask, as `generate` does:
+HunYuan-VL, GIT). It is found out by a trial on two samples of different lengths: no architecture has to be listed.
+
+Shape legend: B samples, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
+from interlace_cli.domain.dataset import Sample
+
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
+"""Largest relative difference of the logits, |padded - alone| / |alone|, in float32 and in 16 bits."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """`needs_positions`: batches get `position_ids` from their mask. `is_harmless` False: samples run one by one."""
+
+    needs_positions: bool = False
+    is_harmless: bool = True
+
+    def complete(self, inputs: Inputs) -> Inputs:
+        """The batch with what the model needs for its padding."""
+        return add_positions(inputs) if self.needs_positions else inputs
+
+    def limit(self, batch_size: int) -> int:
+        """The batch size, or 1."""
+        return batch_size if self.is_harmless else 1
+
+
+HARMLESS = Padding()
+"""Of a model that computes in a padded batch what it computes alone."""
+
+
+def add_positions(inputs: Inputs) -> Inputs:
+    """The batch with `position_ids` [B, T] that count the tokens that are none of padding, as `generate` does."""
+    positions_BT = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+    return {**inputs, "position_ids": positions_BT}
+
+
+def find_padding(model: Any, batcher: Batcher, samples: Sequence[Sample], say: Callable[[str], None]) -> Padding:
+    """Runs the longest and the shortest of the samples alone and together. `say` gets a line if they have to be run one
+    by one."""
+    order = order_by_length(samples)
+    if len(order) < 2 or model.config.is_encoder_decoder or not model.can_generate():
+        return Padding()
+    pair = [samples[order[0]], samples[order[-1]]]
+    alone, together = [batcher.build_prompts([one]) for one in pair], batcher.build_prompts(pair)
+    if bool(together["attention_mask"].all()):
+        return Padding()
+    found = choose_padding(model, alone, together)
+    if not found.is_harmless:
+        say(f"{type(model).__name__} computes something else in a padded batch: samples are run one by one")
+    return found
+
+
+@torch.inference_mode()
+def choose_padding(model: Any, alone: Sequence[Inputs], together: Inputs) -> Padding:
+    """By the logits of the last token of each row: padding is harmless, or it is with positions, or it is not. A trial
+    that fails, or for which there is no memory, says nothing: what fails in it is raised where it is needed."""
+    try:
+        wanted = torch.cat([_run(model, inputs) for inputs in alone])
+        plain = _differ(_run(model, together), wanted)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+        return Padding()
+    tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
+    if plain <= TOLERANCE / 10 or not plain < float("inf"):
+        return Padding()
+    try:
+        counted = _differ(_run(model, add_positions(together)), wanted)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+        counted = plain
+    if counted < plain / 2:
+        return Padding(needs_positions=True, is_harmless=counted <= tolerance)
+    return Padding(is_harmless=plain <= tolerance)
+
+
+def _run(model: Any, inputs: Inputs) -> Tensor:
+    """Logits [B, V] of the last token."""
+    last = torch.tensor([inputs["input_ids"].shape[1] - 1])
+    moved = to_device({**inputs, "logits_to_keep": last}, model.device, model.dtype)
+    logits: Tensor = model(**moved, use_cache=False).logits
+    return logits[:, -1].float()
+
+
+def _differ(found_BV: Tensor, wanted_BV: Tensor) -> float:
+    return float((found_BV - wanted_BV).norm() / wanted_BV.norm().clamp(min=1e-12))
