@@ -69,14 +69,16 @@ class Batcher:
         """
         return self._build(samples, [self.render(sample)[-1] for sample in samples])
 
-    def build_both(self, samples: Sequence[Sample]) -> tuple[Inputs, Inputs]:
-        """`(build_prompts, build_conversations)` of the same samples. Images are decoded once; both share the tensors,
-        unless one of the conversations is several sequences."""
+    def build_both(self, samples: Sequence[Sample]) -> tuple[Inputs, ...]:
+        """`build_prompts` of the samples, and batches of at most as many rows with `labels`: all of their training
+        sequences, so that each answer is labelled once. The first of these batches shares the prompts' images."""
         rendered = [self.render(sample) for sample in samples]
-        prompts = self._encode_prompts(samples, [sequences[0] for sequences in rendered])
-        lasts = [sequences[-1] for sequences in rendered]
-        is_shared = all(len(sequences) == 1 for sequences in rendered)
-        return prompts, self._append_answers(samples, prompts, lasts) if is_shared else self._build(samples, lasts)
+        firsts = [sequences[0] for sequences in rendered]
+        prompts = self._encode_prompts(samples, firsts)
+        rest = [(sample, one) for sample, own in zip(samples, rendered, strict=True) for one in own[1:]]
+        pieces = [rest[start : start + len(samples)] for start in range(0, len(rest), len(samples))]
+        later = [self._build([sample for sample, _ in piece], [one for _, one in piece]) for piece in pieces]
+        return (prompts, self._append_answers(samples, prompts, firsts), *later)
 
     def build_sequences(self, sample: Sample) -> list[Inputs]:
         """The training sequences of one sample: for each of them what `build_conversations` returns."""

@@ -36,7 +36,8 @@ class Generation(Record):
 
 class Result(Record):
     """One checkpoint's figures. `kinds` holds the score of each kind by its metric, `score` their macro mean, `loss`
-    the mean cross-entropy of an answer token (None for a model that generates nothing); `retention` is in percent of
+    the mean cross-entropy of a token of all answers, each behind the prompt that its generation would have (None for a
+    model that generates nothing); `retention` is in percent of
     the first checkpoint, the mean over kinds of the ratio. `trained_on` and `calibrated_on`: how many of the samples it
     had seen so (`io/sample_keys.py`). `cut` of the answers came to `--max-new-tokens` before they ended, and `empty`
     hold no text; `generation` is None for a model that generates nothing."""

@@ -17,7 +17,8 @@ class GreedyStep(Record):
 
 
 class LossImportance(Record):
-    """Measured losses: mean cross-entropy in nats per answer token.
+    """Measured losses: mean cross-entropy in nats per answer token. Of a conversation that becomes several training
+    sequences (`data/rendering.py`) it is over the answers of the last one, which holds all turns.
 
     - `dense`: of the dense model. `single[i]`: with layer i dropped alone; None if layer i cannot be dropped.
     - `path`: the greedy search, which drops in each step the layer that raises the loss least, but never a layer in

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Quality:
     """`answers[i]` is the answer to sample i, and `cut` of them came to the limit of tokens. `loss` is the mean
-    cross-entropy in nats per answer token, over `tokens` answer tokens."""
+    cross-entropy in nats per answer token, over `tokens` tokens of all answers, each behind the prompt that its own
+    generation would have."""
 
     answers: list[str]
     loss: float
@@ -59,20 +60,21 @@ def measure_quality(
     padding = find_padding(model, batcher, samples, say) if batch_size > 1 else Padding()
     batches = cut(order_by_length(samples), padding.limit(batch_size))
 
-    def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, Inputs]:
-        prompts, conversations = own.build_both([samples[i] for i in chosen])
-        return prompts, keep_label_positions(padding.complete(conversations))
+    def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, ...]:
+        prompts, *conversations = own.build_both([samples[i] for i in chosen])
+        return prompts, *(keep_label_positions(padding.complete(batch)) for batch in conversations)
 
-    def work(chosen: Sequence[int], pair: tuple[Inputs, Inputs]) -> tuple[dict[int, Reply], float, int]:
-        found = asked.reply(pair[0], max_new_tokens)
-        return dict(zip(chosen, found, strict=True)), *compute_loss(model, pair[1])
+    def work(chosen: Sequence[int], made: tuple[Inputs, ...]) -> tuple[dict[int, Reply], list[tuple[float, int]]]:
+        found = asked.reply(made[0], max_new_tokens)
+        return dict(zip(chosen, found, strict=True)), [compute_loss(model, batch) for batch in made[1:]]
 
     halving = Halving(batcher, make, say)
     with closing(read_ahead(batches, make, batcher, model)) as made:
-        for chosen, pair in zip(batches, made, strict=True):
-            for found, loss, count in halving.run(chosen, pair, work):
+        for chosen, inputs in zip(batches, made, strict=True):
+            for found, losses in halving.run(chosen, inputs, work):
                 replies.update(found)
-                total, tokens = total + loss * count, tokens + count
+                for loss, count in losses:
+                    total, tokens = total + loss * count, tokens + count
             advance(len(chosen))
     answers = [replies[index].text for index in range(len(samples))]
     return Quality(answers, total / max(tokens, 1), tokens, sum(reply.is_cut for reply in replies.values()))

@@ -16,6 +16,7 @@ from making import make_dataset
 from PIL import Image
 
 from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.labels import keep_label_positions
 from interlace_cli.domain.dataset import SPLITS, Sample, Turn
 from interlace_cli.domain.image_marks import IMAGE_MARK, place_images, split_marks
 from interlace_cli.errors import UnusableRecordError
@@ -217,7 +218,7 @@ def test_a_model_is_given_what_transformers_makes_of_the_whole(
 ) -> None:
     processor, found = build_processors()[name], list_samples(dataset)
     samples, batcher = [found[sample] for sample in chosen], Batcher(processor, dataset)
-    prompts, whole = batcher.build_both(samples)
+    prompts, whole = batcher.build_prompts(samples), batcher.build_conversations(samples)
     del whole["labels"]
     for batch, is_prompt in ((prompts, True), (whole, False)):
         plain = encode_plainly(processor, dataset, samples, is_prompt)
@@ -228,3 +229,25 @@ def test_a_model_is_given_what_transformers_makes_of_the_whole(
         labels = torch.cat([sequence["labels"][0] for sequence in batcher.build_sequences(sample)])
         said = processor.tokenizer.decode(labels[labels != IGNORE])
         assert said == "".join(f"{answer}<|im_end|>" for answer in TALKS[sample.id][0][1::2])
+
+
+def test_the_loss_that_is_measured_has_each_answer_once(dataset: Path) -> None:
+    """Also where a conversation becomes several sequences, since later turns have images: two truths, what healing
+    learns of each sample alone, and the answers as they were written."""
+    from interlace_cli.demo import CHECKPOINT
+    from interlace_cli.evaluation.quality import compute_loss, measure_quality
+    from interlace_cli.io.models import load_model
+
+    samples, model = list(list_samples(dataset).values()), load_model(CHECKPOINT)
+    batcher = Batcher(build_processors()["demo"], dataset)
+    parts = [keep_label_positions(batch) for sample in samples for batch in batcher.build_sequences(sample)]
+    assert len(parts) == len(samples) + 2
+    losses = [compute_loss(model, part) for part in parts]
+    found = measure_quality(model, batcher, samples, 3, 2, lambda count: None, print)
+    assert found.tokens == sum(count for _, count in losses)
+    assert found.tokens == sum(
+        len(batcher.tokenizer(f"{answer}<|im_end|>")["input_ids"])
+        for values, _ in TALKS.values()
+        for answer in values[1::2]
+    )
+    assert found.loss == pytest.approx(sum(loss * count for loss, count in losses) / found.tokens, rel=1e-3)
