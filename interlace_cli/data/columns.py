@@ -37,7 +37,7 @@ SPEAKERS = {
 IMAGE_COLUMNS = ("images", "image")
 TURN_COLUMNS = ("conversations", "messages", "texts")
 ASKED, ANSWERED = ("question", "query", "instruction", "prompt"), ("answer", "response", "output", "completion")
-NO_TALK = f"there is none of {', '.join(TURN_COLUMNS)}, and no question with its answer"
+NO_TALK = f"there is none of {', '.join(TURN_COLUMNS)}, no question with its answer, and no image with a caption"
 BESIDE_QUESTION = ("choices", "context", "hint", "options", "passage")
 """Columns that a question cannot be answered without."""
 READ = (*TURN_COLUMNS, *IMAGE_COLUMNS, "system", "answers", "choices", "id", "kind", "metric")
@@ -49,8 +49,8 @@ WHO, WHAT = ("role", "from"), ("content", "value")
 
 def has_conversation(row: Mapping[str, Any]) -> bool:
     """Whether one of the columns that a conversation may be in is filled."""
-    is_pair = _find_filled(row, ASKED) and (_find_filled(row, ANSWERED) or not is_nothing(row.get("answers")))
-    return bool(is_pair or _find_filled(row, TURN_COLUMNS))
+    is_pair = find_filled(row, ASKED) and (find_filled(row, ANSWERED) or not is_nothing(row.get("answers")))
+    return bool(is_pair or find_filled(row, TURN_COLUMNS))
 
 
 def build_conversation(row: Mapping[str, Any], column: Sequence[Any]) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
@@ -146,7 +146,7 @@ Said = tuple[Turn, tuple[Any, ...]]
 
 def _read_columns(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
     """The columns that were read, and the turns in them."""
-    found = {name: _read_turns(name, row[name]) for name in _find_filled(row, TURN_COLUMNS)}
+    found = {name: _read_turns(name, row[name]) for name in find_filled(row, TURN_COLUMNS)}
     if not found:
         return _read_pair(row)
     first = next(iter(found.values()))
@@ -158,7 +158,7 @@ def _read_columns(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
 
 def _read_pair(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
     """A question and its answer, in columns of their own, with what was said before."""
-    asked, answered = _find_filled(row, ASKED), _find_filled(row, ANSWERED)
+    asked, answered = find_filled(row, ASKED), find_filled(row, ANSWERED)
     if len(asked) > 1 or len(answered) > 1:
         several = asked if len(asked) > 1 else answered
         raise UnusableRecordError(f"fields {several[0]} and {several[1]} are both there")
@@ -167,22 +167,35 @@ def _read_pair(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Said]]:
         check_record(row, (*READ, *ASKED), bool(find_images(row)))
         empty = next((name for name in TURN_COLUMNS if row.get(name) is not None), None)
         raise UnusableRecordError(NO_TALK if empty is None else f"field {empty} is missing or empty")
-    beside = _find_filled(row, (*BESIDE_QUESTION, *filter(_CHOICE.fullmatch, row)))
-    if beside:
-        raise UnusableRecordError(f"field {beside[0]} belongs to the question and is not in it")
     question = row[asked[0]]
+    beside = find_filled(row, (*BESIDE_QUESTION, *filter(_CHOICE.fullmatch, row)))
+    missing = next((name for name in beside if not _is_said(row[name], question)), None)
+    if missing is not None:
+        raise UnusableRecordError(f"field {missing} belongs to the question and is not in it")
     answer = row[answered[0]] if answered else answers
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if beside:
+            raise UnusableRecordError(f"a number is the answer beside field {beside[0]}: give the text of the choice")
+        answer = str(answer)
     read = (asked[0], *answered, "input", "history")
     if _is_list(question) and _is_list(answer):
         return read, [*_read_turns(asked[0], question), *_read_turns(answered[0], answer)]
     # One text, or the texts that count as right, of which the first is learnt.
     answer = answer[0] if isinstance(answer, (list, tuple)) else answer
     if not all(isinstance(text, str) for text in (question, answer)):
-        raise UnusableRecordError("a question or its answer is not text")
+        raise UnusableRecordError("a question or its answer is neither text nor a whole number")
     if not is_nothing(row.get("input")):
         question = f"{question}\n{read_text(row, 'input', '')}"
     said = [turn for pair in _read_history(row) for turn in pair]
-    return read, [*said, _build_turn("human", question), _build_turn("gpt", answer)]
+    return (*read, *beside), [*said, _build_turn("human", question), _build_turn("gpt", answer)]
+
+
+def _is_said(value: Any, question: Any) -> bool:
+    """Whether the text, or each of the texts, stands in the question, and not only as a part of a word."""
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    return isinstance(question, str) and all(
+        isinstance(text, str) and re.search(rf"(?<!\w){re.escape(text.strip())}(?!\w)", question) for text in texts
+    )
 
 
 def _read_history(row: Mapping[str, Any]) -> list[tuple[Said, Said]]:
@@ -257,7 +270,8 @@ def _build_turn(speaker: str, value: Any) -> Said:
     return make_turn(speaker, content.text), content.images
 
 
-def _find_filled(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def find_filled(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of the columns `names` that are not empty."""
     return [name for name in names if not is_nothing(row.get(name))]
 
 

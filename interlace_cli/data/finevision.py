@@ -15,7 +15,7 @@ from typing import Any
 from interlace_cli.data.known import load_known_counts
 from interlace_cli.data.sampling import HEAD
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
-from interlace_cli.data.tables import SourceRow, TableDefaults, TableSource, read_conversation
+from interlace_cli.data.tables import SourceRow, TableDefaults, TableSource, read_one
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.domain.image_marks import IMAGE_MARK
 from interlace_cli.io.file_records import FileRecorder
@@ -57,7 +57,7 @@ class FineVisionSource(TableSource):
 
 
 def _read_released(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
-    return read_conversation({**row, "texts": _without_marks(row.get("texts"))}, record, images)
+    return read_one({**row, "texts": _without_marks(row.get("texts"))}, record, images)
 
 
 def _without_marks(value: Any) -> Any:

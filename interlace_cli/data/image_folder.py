@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from interlace_cli.data.captions import read_captioned
+from interlace_cli.data.conversations import read_beside
 from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.image_names import choose_metadata, find_captions, is_metadata
 from interlace_cli.data.local_files import LocalFiles
@@ -86,7 +86,7 @@ def _build_record(selection: Selection, files: FileRecorder, where: str, row: An
     names = _find_names(row)
     if names is None:
         raise UnusableRecordError("field file_name is missing")
-    return read_captioned(row, where, tuple(names)).read_images(PictureReader(files, SOURCE, selection.allow_download))
+    return read_beside(row, where, tuple(names)).read_images(PictureReader(files, SOURCE, selection.allow_download))
 
 
 def _find_names(row: dict[str, Any]) -> list[str] | None:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from interlace_cli.data.image_names import choose_metadata, find_caption_files, is_metadata, is_picture
 from interlace_cli.data.record_files import is_record_file
+from interlace_cli.domain.dataset import Manifest
 from interlace_cli.errors import DatasetError, UsageError
+from interlace_cli.io.datasets import DATA, MANIFEST
 from interlace_cli.io.file_records import IMAGES, SOURCE, Roots
 from interlace_cli.io.files import parse_json
 from interlace_cli.io.paths import list_files
@@ -67,6 +69,8 @@ def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> Lo
     saved = _find_saved(path, sizes, image_root)
     if saved is not None:
         return saved
+    if _is_prepared(path, sizes):
+        sizes = {name: size for name, size in sizes.items() if PurePosixPath(name).parts[0] == DATA}
     forms = _sort_by_form([name for name in sizes if not _is_reserved(name)])
     kind = next((kind for kind in _ORDER if forms[kind]), "captions")
     if kind == "metadata":
@@ -139,6 +143,17 @@ def _find_saved(path: Path, sizes: Mapping[str, int], image_root: Path | None) -
         wanted += [f"{folder}state.json", *(f"{folder}{name}" for name in listed)]
     splits = {split: f"{folder}*.arrow" for split, folder in folders.items()}
     return LocalFiles("tables", path, _pick(sizes, wanted), image_root or path, splits)
+
+
+def _is_prepared(path: Path, sizes: Mapping[str, int]) -> bool:
+    """Whether `prepare` has made the folder: what lies beside its data describes it."""
+    if MANIFEST not in sizes:
+        return False
+    try:
+        found = parse_json((path / MANIFEST).read_bytes())
+    except OSError:
+        return False
+    return isinstance(found, dict) and found.get("kind") == Manifest.KIND
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from interlace_cli.data.content import find_picture
 from interlace_cli.errors import UnusableRecordError
-from interlace_cli.io.file_records import FileRecorder
+from interlace_cli.io.file_records import IMAGES, MISSING, SOURCE, FileRecorder
 from interlace_cli.io.web import fetch
 
 WEB = "image is on the web: download it and name the file, or add --allow-download"
@@ -36,11 +36,13 @@ _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0
 @dataclass(frozen=True)
 class PictureReader:
     """Reads the pictures of a source. Paths are relative to `root` of the recorder's roots; None: the source has no
-    files beside it. `may_fetch`: whether the web is asked."""
+    files beside it. `may_fetch`: whether the web is asked. `folder`: of the file that the record is in, relative to the
+    root: a path is looked for there first."""
 
     files: FileRecorder
     root: str | None = None
     may_fetch: bool = False
+    folder: str = ""
 
     def __call__(self, picture: Any) -> bytes:
         """The picture's bytes. Raises UnusableRecordError."""
@@ -71,7 +73,20 @@ class PictureReader:
             os.fsencode(path)
         except UnicodeEncodeError as error:
             raise UnusableRecordError("image file cannot be read") from error
+        if self.folder:
+            try:
+                return self.files.read(self.root, os.path.join(self.folder, path))
+            except UnusableRecordError as error:
+                if str(error) != MISSING:
+                    raise
         return self.files.read(self.root, path)
+
+
+def find_folder(files: FileRecorder, path: str) -> str:
+    """The folder of the source's file `path`, relative to the root of the images; empty if it is that root itself, or
+    if the images lie elsewhere."""
+    is_one = files.roots.get(SOURCE) == files.roots.get(IMAGES)
+    return os.path.dirname(path) if is_one else ""
 
 
 def _decode_address(address: str) -> bytes:

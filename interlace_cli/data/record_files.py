@@ -7,6 +7,8 @@ A row is `(where, data)`, data being an UnusableRecordError for a line that cann
 from __future__ import annotations
 
 import codecs
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -74,8 +76,18 @@ def _parse_list(path: PurePath, data: bytes) -> list[Row]:
     found = parse_any_json(data)
     if isinstance(found, list):
         return _number(found)
+    spared = parse_any_json(data, "surrogateescape")
+    rows = [_refuse_bytes(item) for item in spared] if isinstance(spared, list) else []
+    if not all(isinstance(row, UnusableRecordError) for row in rows):
+        return _number(rows)
     decode_text(data)
     raise DatasetError(f"{path} begins like a JSON list and is broken: {found}.", "Correct the file.")
+
+
+def _refuse_bytes(item: Any) -> Any:
+    """The record; an UnusableRecordError if bytes that are no text, which now are halves of characters, are in it."""
+    is_broken = re.search("[\\udc80-\\udcff]", json.dumps(item, ensure_ascii=False))
+    return UnusableRecordError(NOT_UTF8) if is_broken else item
 
 
 def _parse_lines(path: PurePath, data: bytes) -> list[Row]:

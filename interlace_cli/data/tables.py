@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from interlace_cli.data.columns import build_conversation, find_images, read_references, read_text, read_texts
+from interlace_cli.data.columns import find_images
+from interlace_cli.data.conversations import read_record
 from interlace_cli.data.filters import check_ratings, keep_record
-from interlace_cli.data.pictures import PictureReader
+from interlace_cli.data.pictures import PictureReader, find_folder
 from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
@@ -36,20 +37,9 @@ class RowReader(Protocol):
         column. Raises UnusableRecordError if the row cannot be used."""
 
 
-def read_conversation(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
-    """The record of a row with a conversation in any of the layouts of `data/columns.py`."""
-    turns, pictures = build_conversation(row, images)
-    return [
-        RawRecord(
-            record,
-            pictures,
-            turns,
-            kind=read_text(row, "kind", "all"),
-            metric=read_text(row, "metric", "exact_match"),
-            answers=read_references(row),
-            choices=read_texts(row, "choices"),
-        )
-    ]
+def read_one(row: SourceRow, record: str, images: tuple[Any, ...]) -> list[RawRecord]:
+    """The one record of a row of any layout (`data/conversations.py`)."""
+    return [read_record(row, record, images)]
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ class TableSource:
     repository: Repository
     name: str
     defaults: TableDefaults = TableDefaults()
-    reader: RowReader = read_conversation
+    reader: RowReader = read_one
     image_root: Path | None = None
     notes: Sequence[str] = ()
 
@@ -115,7 +105,9 @@ class TableSource:
     def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
         """The records of the chosen rows of one file."""
         part, path, groups = unit.content
-        read = partial(self._read_row, files, selection, self._find_limits(selection), part)
+        root = IMAGES if self.image_root else None
+        pictures = PictureReader(files, root, selection.allow_download, find_folder(files, path))
+        read = partial(self._read_row, pictures, selection, self._find_limits(selection), part)
         files.note_opened([path])
         with self.repository.open(path) as file:
             for group, rows in groups:
@@ -128,7 +120,7 @@ class TableSource:
 
     def _read_row(
         self,
-        files: FileRecorder,
+        pictures: PictureReader,
         selection: Selection,
         limits: tuple[int | None, int | None],
         part: str,
@@ -138,8 +130,7 @@ class TableSource:
         try:
             check_ratings(row, selection)
             name = str(row["id"]) if row.get("id") is not None else record
-            read = PictureReader(files, IMAGES if self.image_root else None, selection.allow_download)
-            made = [one.read_images(read) for one in self.reader(row, name, tuple(find_images(row)))]
+            made = [one.read_images(pictures) for one in self.reader(row, name, tuple(find_images(row)))]
         except UnusableRecordError as error:
             yield Skipped(record=record, reason=str(error))
             return

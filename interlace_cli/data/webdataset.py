@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.data.captions import read_captioned
+from interlace_cli.data.conversations import read_beside
 from interlace_cli.data.filters import check_ratings, iter_kept
 from interlace_cli.data.image_names import PICTURES
 from interlace_cli.data.pictures import PictureReader
@@ -121,7 +121,7 @@ def _build_record(file: Any, files: FileRecorder, selection: Selection, where: s
         data = {**data, "txt": read_words(read("txt"))}
     check_ratings(data, selection)
     pictures = sorted(suffix for suffix in member.files if _classify(suffix) == "picture")
-    made = read_captioned(data, where, tuple(map(read, pictures)))
+    made = read_beside(data, where, tuple(map(read, pictures)))
     return made.read_images(PictureReader(files, None, selection.allow_download))
 
 

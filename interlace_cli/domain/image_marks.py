@@ -34,10 +34,11 @@ def split_marks(text: str) -> list[str | None]:
 
 def place_images(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
     """The turns in the one form that stands for them: without white space around them, `<image>\\n` for a mark at the
-    start of a turn, and no mark where all images stand before the first human turn. Placed twice they stay the same.
+    start of a turn, and no mark where all images stand before the text of the first human turn. Placed twice they stay
+    the same. A human turn may be images alone.
 
     Raises UnusableRecordError where the place of an image cannot be told: the marks in human turns are not as many as
-    the images, or the word stands where there can be no image. The same for a turn without text.
+    the images, or the word stands where there can be no image. The same for a turn of nothing.
     """
     marks = [turn.value.count(IMAGE_MARK) for turn in turns]
     is_human = [turn.speaker == "human" for turn in turns]
@@ -48,10 +49,10 @@ def place_images(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
     if any(marks) and sum(marks) != images:
         raise UnusableRecordError(f"{_count(sum(marks), f'{IMAGE_MARK} mark')}, {_count(images, 'image')}")
     parts = [split_marks(turn.value.strip()) for turn in turns]
-    if not all(any(part and part.strip() for part in own) for own in parts):
-        raise UnusableRecordError("a turn has no text beside the image" if any(marks) else "a turn has no text")
+    if not all(any(part is None or part.strip() for part in own) for own in parts):
+        raise UnusableRecordError("a turn has no text")
     first = is_human.index(True) if any(is_human) else 0
-    is_before = parts[first][:images] == [None] * images
+    is_before = len(parts[first]) > images and parts[first][:images] == [None] * images
     return tuple(
         turn.model_copy(update={"value": _join(own[images:] if is_before and index == first else own)})
         for index, (turn, own) in enumerate(zip(turns, parts, strict=True))

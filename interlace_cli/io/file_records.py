@@ -30,6 +30,7 @@ from interlace_cli.io.integrity import BLOCK, CHUNK
 from interlace_cli.io.paths import find_inside
 
 SOURCE, IMAGES = "source", "image"
+MISSING = "image file is missing"
 Roots = Mapping[str, Path]
 """SOURCE and IMAGES -> the folder that their names are relative to. Empty: nothing is read from local files."""
 MOST_DIGESTED = 64 << 20
@@ -109,7 +110,7 @@ class FileRecorder:
             data = file.read_bytes()
             known = found._replace(digest=digest_content(io.BytesIO(data)))
         except FileNotFoundError as error:
-            raise UnusableRecordError("image file is missing") from error
+            raise UnusableRecordError(MISSING) from error
         # A name with a null byte in it is a ValueError.
         except (OSError, ValueError) as error:
             raise UnusableRecordError("image file cannot be read") from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from interlace_cli.io.any_json import parse_any_json
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -70,13 +72,13 @@ def read_rows(file: BinaryIO, group: int, rows: Sequence[int]) -> Iterator[dict[
     if _is_arrow(file):
         mapped = _open_arrow(file)
         # One by one: a file is hundreds of MB, of which a row is a few.
-        yield from (mapped.slice(row, 1).to_pylist()[0] for row in rows)
+        yield from (row for index in rows for row in _to_rows(mapped.slice(index, 1)))
         return
     try:
         # The ranges of a group are joined and fetched together.
         table = pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
         for start in range(0, len(rows), BATCH):
-            yield from table.take(list(rows[start : start + BATCH])).to_pylist()
+            yield from _to_rows(table.take(list(rows[start : start + BATCH])))
     # Arrow raises OSError for broken pages; one of a connection is told apart by its errno or its own class.
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
@@ -90,6 +92,31 @@ def read_table(data: bytes) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        return list(pq.read_table(pa.BufferReader(data)).to_pylist())
+        return _to_rows(pq.read_table(pa.BufferReader(data)))
     except (pa.ArrowException, OSError) as error:
         raise TableError(str(error)) from error
+
+
+def _to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows as dictionaries; a class of `datasets` (`ClassLabel`), stored as a number, as its name."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for column, names in _find_classes(table.schema.metadata or {}).items():
+        for row in rows:
+            value = row.get(column)
+            if isinstance(value, int) and 0 <= value < len(names):
+                row[column] = names[value]
+    return rows
+
+
+def _find_classes(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Column -> the names of its classes, as `datasets` writes them into the schema."""
+    found: Any = parse_any_json(metadata.get(b"huggingface", b"{}"))
+    for name in ("info", "features"):
+        found = found.get(name) if isinstance(found, dict) else None
+    features = found if isinstance(found, dict) else {}
+    classes = {
+        str(column): feature.get("names")
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+    return {column: names for column, names in classes.items() if isinstance(names, list)}

@@ -59,7 +59,7 @@ def test_the_stored_form(values: list[str], images: int, stored: list[str]) -> N
         (["<image>\nWhat?", "A"], 8, "1 <image> mark, 8 images"),
         (["What is <image> in HTML?", "A"], 0, "<image> in the text of a record without images"),
         (["What?", "<image> it is"], 1, "<image> in a system turn or an answer"),
-        (["<image>", "A"], 1, "a turn has no text beside the image"),
+        (["<image>", " "], 1, "a turn has no text"),
         (["What?", " "], 1, "a turn has no text"),
     ],
 )
@@ -112,6 +112,7 @@ TALKS: dict[str, tuple[list[str], list[int]]] = {
     "no image": (["How many circles are there?", "three"], []),
     "later": (["<image>\nWhat is there?", "a red circle", "<image>\nAnd what is left of it?", "a blue circle"], [0, 1]),
     "only later": (["How many?", "two", "How many circles are in <image> and <image>?", "none", "And?", "17"], [1, 2]),
+    "alone": (["<image>\n", "a circle", "<image>\n", "a square"], [1, 0]),
     "between": (["Is <image> left of <image>?", "no", "What color?", "blue"], [2, 0]),
 }
 
@@ -141,7 +142,7 @@ def list_samples(folder: Path) -> dict[str, Sample]:
 
 
 def test_a_prepared_dataset_read_again_gives_the_same_samples(dataset: Path, tmp_path: Path) -> None:
-    make_dataset(dataset, tmp_path / "again", calibration=0.0, holdout=0.0)
+    assert make_dataset(dataset, tmp_path / "again", calibration=0.0, holdout=0.0).notes == []
     again, once = list_samples(tmp_path / "again"), list_samples(dataset)
     assert once.keys() == TALKS.keys()
     for name, sample in once.items():
@@ -241,7 +242,7 @@ def test_the_loss_that_is_measured_has_each_answer_once(dataset: Path) -> None:
     samples, model = list(list_samples(dataset).values()), load_model(CHECKPOINT)
     batcher = Batcher(build_processors()["demo"], dataset)
     parts = [keep_label_positions(batch) for sample in samples for batch in batcher.build_sequences(sample)]
-    assert len(parts) == len(samples) + 2
+    assert len(parts) == len(samples) + 3
     losses = [compute_loss(model, part) for part in parts]
     found = measure_quality(model, batcher, samples, 3, 2, lambda count: None, print)
     assert found.tokens == sum(count for _, count in losses)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from making import make_dataset
 from PIL import Image
 
-from interlace_cli.data.columns import build_conversation, find_images
+from interlace_cli.data.columns import NO_TALK, build_conversation, find_images
 from interlace_cli.data.content import NEXT, read_content
 from interlace_cli.data.filters import find_low_rating
 from interlace_cli.data.pictures import PictureReader
@@ -234,6 +234,32 @@ SEVERAL: dict[str, tuple[dict[str, Any], list[str], list[int]]] = {
         ["Which?", "Red."],
         [1],
     ),
+    "an image alone": (
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "1.png"}]}, SAY]},
+        ["<image>\n", "Red."],
+        [1],
+    ),
+    "images alone, and another": (
+        {"conversations": said("<image>\n<image>", "Red.", "<image>", "Blue."), "images": ["1.png", "0.png", "2.png"]},
+        ["<image>\n<image>\n", "Red.", "<image>\n", "Blue."],
+        [1, 0, 2],
+    ),
+    "an image and its caption": (
+        {"image": "1.png", "caption": " A dog. ", "kind": "x"},
+        ["Describe this image in one sentence.", "A dog."],
+        [1],
+    ),
+    "several captions": (
+        {"image": "1.png", "text": ["A dog.", "A cat."]},
+        ["Describe this image in one sentence.", "A dog."],
+        [1],
+    ),
+    "a number": ({"question": "How many?", "answer": 3, "image": "1.png"}, ["How many?", "3"], [1]),
+    "choices that the question says": (
+        {"question": "Which: (A) red, (B) blue?", "options": ["red", "blue"], "A": "red", "answer": "red"},
+        ["Which: (A) red, (B) blue?", "red"],
+        [],
+    ),
     "a word of HTML": (
         {"question": "What is an <img> or <img src='x'> tag?", "answer": "An image."},
         ["What is an <img> or <img src='x'> tag?", "An image."],
@@ -251,6 +277,9 @@ def test_what_goes_in_comes_out_in_its_place(folder: Path) -> None:
         assert [turn.value for turn in found[name].conversations] == values
         assert found[name].image == [names[number] for number in images], name
     assert found["a right answer of several"].references == ["Red.", "Rot."]
+    one, several = found["an image and its caption"], found["several captions"]
+    assert (one.metric, one.references, one.kind) == ("cider", ["A dog."], "x")
+    assert (several.metric, several.references) == ("cider", ["A dog.", "A cat."])
 
 
 def find_names(folder: Path) -> list[str]:
@@ -325,7 +354,21 @@ LEFT_OUT: list[tuple[dict[str, Any], str]] = [
         "field options belongs to the question and is not in it",
     ),
     ({"question": "Which?", "query": "What?", "answer": "Red."}, "fields question and query are both there"),
-    ({"question": "Which?", "answer": 3}, "a question or its answer is not text"),
+    ({"question": "Which?", "answer": 0.5}, "a question or its answer is neither text nor a whole number"),
+    ({"question": "Which?", "answer": True}, "a question or its answer is neither text nor a whole number"),
+    (
+        {"question": "Which? 0: red, 1: blue", "choices": ["red", "blue"], "answer": 1},
+        "a number is the answer beside field choices: give the text of the choice",
+    ),
+    (
+        {"question": "Which of 12?", "choices": ["1", "2"], "answer": "1"},
+        "field choices belongs to the question and is not in it",
+    ),
+    ({"image": "0.png", "caption": "A dog.", "text": "A cat."}, "fields caption and text are two captions"),
+    ({"images": ["0.png", "1.png"], "caption": "Two dogs."}, "a caption of several images"),
+    ({"image": "0.png", "caption": "A dog.", "question": "Who?"}, "field question beside a caption is not read"),
+    ({"text": "A text alone."}, NO_TALK),
+    ({"image": "0.png", "caption": " "}, NO_TALK),
     (
         {"question": "Which?", "A": "Red.", "B": "Blue.", "answer": "A"},
         "field A belongs to the question and is not in it",

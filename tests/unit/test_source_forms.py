@@ -374,3 +374,47 @@ def test_the_files_of_every_form_are_recorded(tmp_path: Path) -> None:
         staged = stage(tmp_path / name, tmp_path / f"out {name}")
         assert [file.path for file in staged.files_read] == files
         assert all(file.digest for file in staged.files_read)
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_images_are_looked_for_beside_the_file_that_names_them(form: str, tmp_path: Path) -> None:
+    """In folders of data sets, each with its own images; then in the folder that is the source, as before."""
+    folder = tmp_path / "in"
+    for number, part in enumerate(("a", "b")):
+        (folder / part / "images").mkdir(parents=True)
+        (folder / part / "images/0.png").write_bytes(make_image(number))
+    (folder / "shared.png").write_bytes(make_image(2))
+    for part in ("a", "b"):
+        names = ("images/0.png", "shared.png", "a/images/0.png", f"../{part}/images/0.png", "../../secret.png")
+        rows = [{"image": name, "question": "Who?", "answer": f"{part}{i}"} for i, name in enumerate(names)]
+        if form == "json":
+            (folder / part / "data.json").write_text(json.dumps(rows))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), folder / part / "data.parquet")
+    (tmp_path / "secret.png").write_bytes(make_image(3))
+    manifest = make_dataset(folder, tmp_path / "out", calibration=0.0, holdout=0.0)
+    assert manifest.skipped == {"image path leads out of the folder": 2}
+    shown = {sample.answer: sample.image for sample in load_split(tmp_path / "out", "train")}
+    a, b, both = shown["a0"], shown["b0"], shown["a1"]
+    assert len({*a, *b, *both}) == 3
+    assert shown == {**{f"a{i}": a for i in (0, 2, 3)}, "b0": b, "b3": b, "b2": a, "a1": both, "b1": both}
+
+
+def test_a_class_of_datasets_is_its_name(tmp_path: Path) -> None:
+    """It is stored as a number, which would be an answer of its own."""
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "answer": datasets.ClassLabel(names=["no", "yes"]),
+            "image": datasets.Image(),
+        }
+    )
+    images = [{"bytes": make_image(number), "path": None} for number in range(4)]
+    rows = {"question": [f"Is it {i}?" for i in range(4)], "answer": [0, 1, 1, 0], "image": images}
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.save_to_disk(str(tmp_path / "disk"))
+    made.to_parquet(str(tmp_path / "in.parquet"))
+    for source in ("disk", "in.parquet"):
+        make_dataset(tmp_path / source, tmp_path / f"{source}-out", calibration=0.0, holdout=0.0)
+        found = {s.question: s.answer for s in load_split(tmp_path / f"{source}-out", "train")}
+        assert found == {"Is it 0?": "no", "Is it 1?": "yes", "Is it 2?": "yes", "Is it 3?": "no"}

@@ -17,6 +17,7 @@ from making import make_dataset
 from PIL import Image
 
 from interlace_cli.core.prepare import draw_source
+from interlace_cli.data.columns import NO_TALK
 from interlace_cli.domain.dataset import SPLITS, Sample, SourceDraw
 from interlace_cli.errors import DatasetError, InterlaceError, MissingInputError, UsageError
 from interlace_cli.io.datasets import load_images, load_manifest, load_split
@@ -142,7 +143,7 @@ def test_broken_rows_are_counted_and_the_others_taken(mirror: Path, tmp_path: Pa
     manifest = make_dataset("finevision", tmp_path / "out", mirror=mirror, portion=1.0, subset=("yesbut",))
     assert manifest.skipped == {
         "more than 3 images": 1,
-        "there is none of conversations, messages, texts, and no question with its answer": 1,
+        NO_TALK: 1,
         "field texts is missing or empty": 1,
         "turns do not alternate, human first": 1,
         "a turn has no text": 1,
@@ -256,7 +257,7 @@ def test_webdataset(tmp_path: Path) -> None:
     write_tar(tmp_path / "shards/001.tar", {"0.png": make_image(60), "0.json": json.dumps(talk).encode()})
     manifest = make_dataset(tmp_path / "shards", tmp_path / "out")
     assert manifest.kinds == {"who": 7, "all": 1}
-    assert manifest.skipped == {"the JSON is not an object": 1, "there is neither a conversation nor a caption": 2}
+    assert manifest.skipped == {"the JSON is not an object": 1, NO_TALK: 2}
     found = {sample.id: sample for sample in every_sample(tmp_path / "out")}
     assert len(found["000.tar:a/5"].image) == 2
     caption = found["000.tar:6"]

@@ -93,6 +93,11 @@ def test_a_line_in_another_encoding_costs_that_line() -> None:
     assert (where, error.place) == ("line 3", "byte 11")
 
 
+def test_bytes_that_are_no_text_cost_the_record_of_a_list_that_they_are_in() -> None:
+    data = json.dumps([*ROWS, {"id": ["x", {"y": "caf\xe9"}]}, *ROWS], ensure_ascii=False).encode()
+    assert parse("a.json", data.replace("café".encode(), b"caf\xe9")) == [*ROWS, "text is not UTF-8", *ROWS]
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.csv"])
 def test_a_file_in_another_encoding_is_refused_with_its_byte(name: str) -> None:
     data = '[\n{"id": "café"}]'.encode("cp1252") if name == "a.json" else "id\ncafé\n".encode("cp1252")
