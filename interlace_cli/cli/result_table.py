@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interlace_cli.report.card import describe_samples
+from interlace_cli.report.caveats import describe_samples
 from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 if TYPE_CHECKING:

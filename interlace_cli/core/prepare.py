@@ -136,7 +136,7 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
         if line:
             progress.say(line)
     settings = build_settings(options)
-    key = hash_bytes(repr((settings, source.revision, describe_key(draw.units))).encode())[:16]
+    key = hash_bytes(repr((Manifest.SCHEMA, settings, source.revision, describe_key(draw.units))).encode())[:16]
     staging = Staging(out, key)
     staged = stage_units(source, draw, selection, staging, progress, options.threads)
     if not staged.samples:

@@ -20,7 +20,7 @@ from interlace_cli.io.datasets import MANIFEST
 from interlace_cli.io.files import write_atomically
 from interlace_cli.io.workspace import METADATA, Workspace
 from interlace_cli.options.report import ReportOptions
-from interlace_cli.report.card import describe_overlap
+from interlace_cli.report.caveats import describe_overlap
 from interlace_cli.report.html import Pieces, build_report
 
 REPORT_MARK, MARK_WITHIN = b"<title>interlace: ", 1024

@@ -116,10 +116,13 @@ class Manifest(Artifact):
     `selection` says how records were chosen (`data/sampling.py`); None means in the order of the source. `kinds` is
     kind -> samples. `skipped` counts records left out by reason; `skipped_records` names the first `LISTED` of them.
     `notes` are sentences on what was not read, and on splits of too few samples.
+
+    SCHEMA is raised when records are read otherwise, too: up to 2, parts of some were dropped, and all images stood
+    before the first turn.
     """
 
     KIND: ClassVar[str] = "interlace.dataset"
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     LISTED: ClassVar[int] = 1000
 
     source: str

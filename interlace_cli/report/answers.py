@@ -1,4 +1,4 @@
-"""Words on how answers were generated, and on those that came to nothing."""
+"""Words on how answers were generated."""
 
 from __future__ import annotations
 
@@ -10,15 +10,6 @@ def describe_answers(evaluation: Evaluation) -> str:
     """How the answers were generated, for use before "in percent"."""
     ways = {result.generation.config for result in evaluation.results if result.generation}
     return "answers by each model's own generation config" if MODEL in ways else "greedy answers"
-
-
-def describe_cuts(evaluation: Evaluation) -> list[str]:
-    """Which checkpoints' answers were cut at the limit of tokens, or are empty, a sentence each."""
-    count, lines = sum(evaluation.samples.values()), []
-    for result in evaluation.results:
-        found = {"were cut at the limit of tokens": result.cut, "are empty": result.empty}
-        lines += [f"{n} of {count} answers of {result.name} {what}." for what, n in found.items() if n]
-    return lines
 
 
 def describe_stops(evaluation: Evaluation) -> str:

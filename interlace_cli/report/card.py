@@ -9,7 +9,8 @@ from interlace_cli import __version__
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.evaluation import Evaluation, Result
 from interlace_cli.domain.layers import describe_layers
-from interlace_cli.report.answers import describe_answers, describe_cuts
+from interlace_cli.report.answers import describe_answers
+from interlace_cli.report.caveats import describe_caution, describe_caveats, describe_overlap, describe_samples
 from interlace_cli.report.cells import RESULT_COLUMNS, build_benchmark_lines, build_result_cells
 
 
@@ -99,7 +100,7 @@ def _healing(healing: Healing | None, is_text_only: bool) -> str:
         f"## Healing\n\nObjective {healing.recipe.get('objective', 'ce')} on {healing.samples} conversations ({data}),"
         f" {healing.steps} steps; loss {healing.losses[0]:.3f} → {healing.losses[1]:.3f};"
         f" {healing.trained_parameters:,} parameters trained; every other tensor is bit-identical."
-        f"\n\nRecipe: {recipe}."
+        f"\n\nRecipe: {recipe}." + "".join(f"\n\n**{describe_caution(caution)}**" for caution in healing.cautions)
     )
 
 
@@ -116,22 +117,8 @@ def _table(evaluation: Evaluation | None) -> str:
         f" {evaluation.results[0].name}."
         f" All rows were measured in one run on {evaluation.device}, {evaluation.dtype}."
     )
-    warnings = [*describe_overlap(evaluation), *describe_cuts(evaluation)]
+    warnings = [*describe_overlap(evaluation), *describe_caveats(evaluation)]
     return "\n".join([*head, *map(_row, evaluation.results), "", note, *(f"\n**{line}**" for line in warnings)])
-
-
-def describe_samples(evaluation: Evaluation) -> str:
-    """`held-out samples`, if no checkpoint has seen one of them."""
-    return "samples" if describe_overlap(evaluation) else "held-out samples"
-
-
-def describe_overlap(evaluation: Evaluation) -> list[str]:
-    """Which checkpoints had seen samples that they were judged on, a sentence each."""
-    count, lines = sum(evaluation.samples.values()), []
-    for result in evaluation.results:
-        seen = {"trained": result.trained_on, "calibrated": result.calibrated_on}
-        lines += [f"{result.name} was {how} on {n} of these {count} samples." for how, n in seen.items() if n]
-    return lines
 
 
 def _row(result: Result) -> str:

@@ -6,6 +6,7 @@ made. To add a section, write a function of `Pieces` and add it to `build_report
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -16,7 +17,8 @@ from interlace_cli.domain.dataset import Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.record import Artifact
-from interlace_cli.report.answers import describe_answers, describe_cuts, describe_stops
+from interlace_cli.report.answers import describe_answers, describe_stops
+from interlace_cli.report.caveats import describe_caution, describe_caveats
 from interlace_cli.report.curves import build_intervals, build_loss_curve
 from interlace_cli.report.drawing import Picture, build_palette, build_svg
 from interlace_cli.report.heatmap import build_heatmap, find_plan_rows, find_rows
@@ -117,6 +119,8 @@ def _layers(pieces: Pieces) -> str:
                 " highest value. Layers are numbered from 0, as in the dense model.",
             )
         )
+    if analysis:
+        parts.append(_notice(map(describe_caution, analysis.calibration.cautions)))
     return f"<h2>Layers</h2>\n{''.join(parts)}" if parts else ""
 
 
@@ -128,7 +132,7 @@ def _scores(pieces: Pieces) -> str:
     has_intervals = any(result.retention is not None for result in evaluation.results)
     versions = ", ".join(f"{name} {value}" for name, value in evaluation.versions.items())
     stops = f", ended by {escape(describe_stops(evaluation))}" if describe_stops(evaluation) else ""
-    notes = "".join(f"<p class='notice'>{escape(line)}</p>" for line in describe_cuts(evaluation))
+    notes = _notice(describe_caveats(evaluation))
     chart = _figure(build_intervals(evaluation.results)) if has_intervals else ""
     return (
         f"<h2>What it cost</h2>\n<p class='note'>{count} samples of {len(evaluation.samples)} kinds;"
@@ -164,7 +168,8 @@ def _healing(pieces: Pieces) -> str:
         f"<h2>Healing</h2>\n<p>Trained on {healing.samples:,} conversations of {escape(healing.dataset)}"
         f" for {healing.steps:,} steps;"
         f" {healing.trained_parameters:,} parameters trained; loss {healing.losses[0]:.3f} &rarr;"
-        f" {healing.losses[1]:.3f}.</p>\n{curve}<p class='note'>{recipe}</p>"
+        f" {healing.losses[1]:.3f}.</p>\n{curve}"
+        f"{_notice(map(describe_caution, healing.cautions))}<p class='note'>{recipe}</p>"
     )
 
 
@@ -192,6 +197,10 @@ def _origin(name: str, artifact: Artifact) -> str:
     rows = "".join(f"<dt>{escape(key)}</dt><dd><code>{escape(value)}</code></dd>" for key, value in entries.items())
     who = f"interlace {escape(origin.interlace)}, <code>{escape(origin.command)}</code>"
     return f"<details><summary>{name}: {who}</summary><dl>{rows}</dl></details>"
+
+
+def _notice(sentences: Iterable[str]) -> str:
+    return "".join(f"<p class='notice'>{escape(sentence)}</p>" for sentence in sentences)
 
 
 def _figure(picture: Picture, caption: str = "") -> str:

@@ -40,7 +40,7 @@ from interlace_cli.io.sample_keys import (
     load_keys,
     save_keys,
 )
-from interlace_cli.report.card import describe_overlap
+from interlace_cli.report.caveats import describe_overlap
 
 DENSE, OTHER = "a" * 64, "b" * 64
 CUT, RECUT = "c" * 64, "d" * 64

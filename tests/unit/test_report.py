@@ -8,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from interlace_cli.core.report import write_report
-from interlace_cli.domain.checkpoint import Healing
+from interlace_cli.domain.checkpoint import CheckpointCard, Healing
 from interlace_cli.domain.evaluation import BenchmarkRow, Benchmarks, Evaluation, Result, Speed
 from interlace_cli.domain.layers import Role
 from interlace_cli.domain.plan import Plan
@@ -27,9 +28,11 @@ from interlace_cli.io.artifacts import save_artifact
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options import AnalyzeOptions, PlanOptions
 from interlace_cli.options.option import Options
+from interlace_cli.report.card import build_card
 from interlace_cli.report.curves import build_intervals, build_loss_curve
 from interlace_cli.report.drawing import DARK, LIGHT, Picture, build_png, build_svg, contrast, heat
 from interlace_cli.report.heatmap import Rows, build_heatmap, scale_rows
+from interlace_cli.report.html import Pieces, build_report
 from interlace_cli.report.strip import build_strip
 
 ORIGIN = Origin(interlace="0", command="eval", settings={"seed": 0, "secret": None})
@@ -108,6 +111,20 @@ def make_plan() -> Plan:
     )
 
 
+def make_healing() -> Healing:
+    return Healing(
+        dataset="d",
+        recipe={},
+        steps=3,
+        samples=3,
+        first_loss=2.0,
+        last_loss=1.0,
+        curve=[(1, 2.0), (2, 1.5), (3, 1.0)],
+        trained_parameters=1,
+        frozen_sha256="",
+    )
+
+
 class Outline(HTMLParser):
     """Tags that are opened, and whether each is closed again."""
 
@@ -132,6 +149,25 @@ def read_page(text: str) -> Outline:
     outline.feed(text)
     assert outline.open == []
     return outline
+
+
+def test_what_qualifies_a_figure_stands_beside_it() -> None:
+    """On the page and in the model card, as the commands say it."""
+    few, left = "the scores rest on 5 samples", {"no place for <answers>": 3}
+    evaluation = make_evaluation().model_copy(update={"cautions": [few], "left_out": left})
+    unmoved = make_healing().model_copy(update={"cautions": ["healing has changed no weight"]})
+    healed = CheckpointCard.model_construct(healing=unmoved)
+    origins = {"created_by": ORIGIN, "inputs": {}}
+    page = build_report(Pieces(evaluation=evaluation, healed=healed.model_copy(update=origins)))
+    assert f"Careful: {few}" in page
+    assert "3 samples are left out: no place for &lt;answers&gt;." in page
+    assert "Careful: healing has changed no weight" in page
+    base = SimpleNamespace(name="x", model_type="y", num_layers=4)
+    facts = {"base": base, "dense_index": [0, 1], "dropped": [2, 3], "tune": [1], "strategy": "s", "ratio": 0.5}
+    card = build_card(healed.model_copy(update=facts), evaluation, "x", "y", "")
+    assert f"**Careful: {few}**" in card
+    assert "**Careful: healing has changed no weight**" in card
+    assert "**3 samples are left out: no place for <answers>.**" in card
 
 
 @pytest.fixture
@@ -217,17 +253,7 @@ def to_rgb(color: str) -> tuple[int, ...]:
 
 def pictures() -> list[Picture]:
     rows: Rows = [("S1", [0.4, 0.9, None, 0.99]), ("S2", [0.5, -0.02, 1.0])]
-    healing = Healing(
-        dataset="d",
-        recipe={},
-        steps=3,
-        samples=3,
-        first_loss=2.0,
-        last_loss=1.0,
-        curve=[(1, 2.0), (2, 1.5), (3, 1.0)],
-        trained_parameters=1,
-        frozen_sha256="",
-    )
+    healing = make_healing()
     results = make_evaluation().results
     heatmap = build_heatmap(rows, 4, "a <title> & more")
     return [heatmap, build_strip(make_plan()), build_loss_curve(healing), build_intervals(results)]

@@ -389,7 +389,8 @@ def test_an_earlier_schema_is_made_again(tmp_path: Path) -> None:
     old = from_version(make_manifest(schema=1), "0.1.0")
     said = refuse(old, Manifest, tmp_path)
     assert said == (
-        f"was written by an earlier interlace (0.1.0): its schema is 1, and this one ({__version__}) reads 2."
+        f"was written by an earlier interlace (0.1.0): its schema is 1, and this one ({__version__}) reads"
+        f" {Manifest.SCHEMA}."
         " Make it again: `interlace prepare --force`."
     )
     (tmp_path / "manifest.json").write_text(json.dumps(old))
@@ -415,7 +416,8 @@ def test_a_step_says_so_and_makes_it_again_when_told_to(tmp_path: Path) -> None:
 def test_an_earlier_schema_by_nobody_we_know(made: Any, tmp_path: Path) -> None:
     said = refuse(make_manifest(schema=1, created_by=made), Manifest, tmp_path)
     assert said == (
-        f"was written by an earlier interlace: its schema is 1, and this one ({__version__}) reads 2. Make it again."
+        f"was written by an earlier interlace: its schema is 1, and this one ({__version__}) reads"
+        f" {Manifest.SCHEMA}. Make it again."
     )
 
 
