@@ -19,6 +19,7 @@ from interlace_cli.data.columns import (
 )
 from interlace_cli.data.source import RawRecord
 from interlace_cli.errors import UnusableRecordError
+from interlace_cli.io.any_json import parse_any_json
 
 QUESTION = "Describe this image in one sentence."
 CAPTION_COLUMNS = ("caption", "captions", "text", "txt")
@@ -62,6 +63,8 @@ def _read_captions(row: Mapping[str, Any]) -> list[str]:
         raise UnusableRecordError(f"fields {columns[0]} and {other} are two captions")
     if not found or not all(found[0]):
         return []
+    if any(isinstance(parse_any_json(text.encode("utf-8", "surrogatepass")), (dict, list)) for text in found[0]):
+        raise UnusableRecordError(f"field {columns[0]} is JSON, and no caption")
     beside = find_filled(row, (*ASKED, *ANSWERED))
     if beside:
         raise UnusableRecordError(f"field {beside[0]} beside a caption is not read")

@@ -28,7 +28,7 @@ Render = Callable[[Sequence[Message], bool], str]
 """`(messages, whether the generation prompt follows) -> text`."""
 ANSWER = "interlace stands for the answer here"
 """The answer that shows where a template puts one."""
-_OPENED = re.compile(r"\s*<(\w+)>\s*")
+_OPENED = re.compile(r"<(\w+)>\s*$")
 
 
 class RenderingError(Exception):
@@ -96,7 +96,7 @@ def find_answer(messages: Sequence[Message], index: int, prompt: str, render: Re
     lead, own = "", text.strip()
     if header.startswith(prompt):
         lead = header[len(prompt) :]
-    elif prompt.startswith(header) and (opened := _OPENED.fullmatch(prompt[len(header) :])):
+    elif (opened := _OPENED.search(prompt)) and not header.rstrip().endswith(f"<{opened[1]}>"):
         tag = opened[1]
         if own.startswith(f"<{tag}>"):
             own = own.removeprefix(f"<{tag}>").lstrip("\n")

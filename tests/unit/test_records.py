@@ -368,6 +368,7 @@ LEFT_OUT: list[tuple[dict[str, Any], str]] = [
     ({"images": ["0.png", "1.png"], "caption": "Two dogs."}, "a caption of several images"),
     ({"image": "0.png", "caption": "A dog.", "question": "Who?"}, "field question beside a caption is not read"),
     ({"text": "A text alone."}, NO_TALK),
+    ({"image": "0.png", "text": '{"question": "Who?", "chosen": "A dog."}'}, "field text is JSON, and no caption"),
     ({"image": "0.png", "caption": " "}, NO_TALK),
     (
         {"question": "Which?", "A": "Red.", "B": "Blue.", "answer": "A"},

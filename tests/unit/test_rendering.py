@@ -226,3 +226,19 @@ def test_the_tokenizers_template_is_used_where_the_processor_has_none(small_data
     other = load_processor(CHECKPOINT)
     other.tokenizer.chat_template, other.chat_template = other.chat_template, None
     assert Batcher(other, small_dataset).render(sample) == wanted
+
+
+def test_thoughts_are_closed_where_the_whole_is_rendered_otherwise_than_the_prompt() -> None:
+    """Something at the head that only prompts have: no answer is then to be found behind the prompt in the whole."""
+
+    def render(messages: Any, is_prompt: bool) -> str:
+        said = "".join(f"[{m['role']}]{m['content'][0]['text']}[end]" for m in messages)
+        return f"(you answer) {said}[assistant]<think>\n" if is_prompt else said
+
+    def say(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}]}
+
+    answers = {"a": "\n</think>\n\na[end]", "<think>t</think>b": "t</think>b[end]", "t</think>c": "t</think>c[end]"}
+    for own, wanted in answers.items():
+        (sequence,) = render_sequences([say("user", "q"), say("assistant", own)], render)
+        assert [part.text for part in sequence.parts] == ["(you answer) [user]q[end][assistant]<think>\n", wanted]
