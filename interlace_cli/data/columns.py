@@ -42,6 +42,7 @@ BESIDE_QUESTION = ("choices", "context", "hint", "options", "passage")
 """Columns that a question cannot be answered without."""
 READ = (*TURN_COLUMNS, *IMAGE_COLUMNS, "system", "answers", "choices", "id", "kind", "metric")
 _OTHER_MARK = re.compile(r"<img>(?=[^<]*</img>)|<\|?(?:image|img[\w-])[\w -]{0,30}\|?>", re.IGNORECASE)
+_MEDIA_MARK = re.compile(r"<\|?(?:video|audio)(?:[_-]\w{1,20})?\|?>", re.IGNORECASE)
 _CHOICE = re.compile("[A-H]")
 """Columns of choices, as VLMEvalKit has them."""
 WHO, WHAT = ("role", "from"), ("content", "value")
@@ -83,20 +84,26 @@ def pair_images(places: Sequence[Any], column: Sequence[Any]) -> tuple[Any, ...]
 
 
 def check_turns(turns: Sequence[Turn]) -> None:
-    """Raises UnusableRecordError unless human and gpt alternate, human first, after at most one system turn."""
+    """Raises UnusableRecordError unless human and gpt alternate, human first and gpt last, after at most one system
+    turn."""
     spoken = [turn.speaker for turn in turns if turn.speaker != "system"]
     if spoken[:2] != ["human", "gpt"] or any(a == b for a, b in pairwise(spoken)):
         raise UnusableRecordError("turns do not alternate, human first")
+    if spoken[-1] != "gpt":
+        raise UnusableRecordError("the last turn is a question without an answer")
     if any(turn.speaker == "system" for turn in turns[1:]):
         raise UnusableRecordError("a system turn is not the first")
 
 
 def check_marks(questions: Sequence[str]) -> None:
     """Raises UnusableRecordError for the image marks of other tools (`<|image_1|>`, `<image 1>`, Qwen-VL's
-    `<img>a.png</img>`), whose images are not found."""
+    `<img>a.png</img>`), whose images are not found, and for marks of films and sounds."""
     found = next((mark for text in questions for mark in _OTHER_MARK.findall(text) if mark != IMAGE_MARK), None)
     if found is not None:
         raise UnusableRecordError(f"an image mark of another form than {IMAGE_MARK}: {show(found)}")
+    found = next((mark[0] for text in questions if (mark := _MEDIA_MARK.search(text))), None)
+    if found is not None:
+        raise UnusableRecordError(f"a mark of a kind that is not read: {show(found)}")
 
 
 def find_images(row: Mapping[str, Any]) -> list[Any]:

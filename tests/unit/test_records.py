@@ -368,6 +368,12 @@ LEFT_OUT: list[tuple[dict[str, Any], str]] = [
     ({"images": ["0.png", "1.png"], "caption": "Two dogs."}, "a caption of several images"),
     ({"image": "0.png", "caption": "A dog.", "question": "Who?"}, "field question beside a caption is not read"),
     ({"text": "A text alone."}, NO_TALK),
+    (
+        {"messages": [*PLAIN["messages"], {"role": "user", "content": "And?"}]},
+        "the last turn is a question without an answer",
+    ),
+    ({"query": "<video>What happens?", "response": "Much."}, "a mark of a kind that is not read: <video>"),
+    ({"query": "<|audio_pad|>Who?", "response": "He."}, "a mark of a kind that is not read: <|audio_pad|>"),
     ({"image": "0.png", "text": '{"question": "Who?", "chosen": "A dog."}'}, "field text is JSON, and no caption"),
     ({"image": "0.png", "caption": " "}, NO_TALK),
     (
