@@ -14,8 +14,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from interlace_cli.data.batches import IGNORE
+from interlace_cli.data.rows import CACHE, count_bytes
 from interlace_cli.domain.checkpoint import HealingEstimate
 from interlace_cli.domain.progress import Advance, Progress
+from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.heal import Healer
 from interlace_cli.healing.state import State
 
@@ -61,7 +64,7 @@ def estimate(healer: Healer, loading: float, progress: Progress) -> HealingEstim
     plan, how, seconds, saving, encoded = healer.plan, healer.how, loading, 0.0, 0
     each: list[float] = []
     trials = [
-        (stage, steps, [healer.find_heaviest(steps), *steps[: WARM_UP - 1 + TIMED]]) for stage, steps in plan if steps
+        (stage, steps, [_find_heaviest(healer, steps), *steps[: WARM_UP - 1 + TIMED]]) for stage, steps in plan if steps
     ]
     total = sum(len(trial) for _, _, trial in trials)
     with (
@@ -77,11 +80,11 @@ def estimate(healer: Healer, loading: float, progress: Progress) -> HealingEstim
             saving = time.perf_counter() - clock.times[-1]
             timed = clock.times[min(WARM_UP, len(clock.times) - 2) :]
             each.append((timed[-1] - timed[0]) / (len(timed) - 1))
-            repeated, held = healer.count_repeated(len(steps))
+            repeated, held = _count_repeated(healer, len(steps))
             seconds += each[-1] * len(steps) - repeated * _time_encoding(healer, steps[:TIMED])
             encoded = max(encoded, held)
             seconds += saving * (1 if stage.is_local else len(steps) // how.choose_save_every(len(steps)))
-    work = healer.count_work(plan[0][1][:TIMED])
+    work = _count_work(healer, plan[0][1][:TIMED])
     return HealingEstimate(
         steps=sum(len(steps) for _, steps in plan),
         seconds=seconds,
@@ -94,6 +97,44 @@ def estimate(healer: Healer, loading: float, progress: Progress) -> HealingEstim
         labels_per_step=work.labels,
         flops_per_step=work.flops,
         released_flops_per_step=work.released_flops,
+    )
+
+
+def _find_heaviest(healer: Healer, steps: Sequence[Sequence[int]]) -> list[int]:
+    """The step (indices of its samples) with the most characters of text."""
+    length = [sum(len(turn.value) for turn in sample.conversations) for sample in healer.samples]
+    return list(max(steps, key=lambda step: sum(length[i] for i in step)))
+
+
+def _count_repeated(healer: Healer, steps: int) -> tuple[int, int]:
+    """Of a stage of `steps` steps: how many find their samples in the cache of encoded samples (those of later
+    epochs), and the cache's bytes. (0, 0) if there is no cache: on GPUs, or if it would be larger than CACHE."""
+    repeated = max(steps - len(healer.samples) // healer.recipe.step_samples, 0)
+    held = count_bytes(healer.source(steps=[[0]])[0]) * min(repeated * healer.recipe.step_samples, len(healer.samples))
+    return (repeated, held) if healer.device.type == "cpu" and held < CACHE else (0, 0)
+
+
+def _count_work(healer: Healer, steps: Sequence[Sequence[int]]) -> Workload:
+    """The size of an optimizer step, averaged over `steps`. The vision tower is not counted."""
+    source = healer.source(steps=steps)
+    samples = [sample for i in range(len(source)) for sample in source[i] if sample.length]
+    text = healer.student.model.config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    layers, tuned = healer.student.layers, set(healer.student.tuned)
+    sizes = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in layers]
+    first = min(tuned)
+    head = healer.student.model.get_output_embeddings()
+    return Workload(
+        below=sum(sizes[:first]),
+        frozen=sum(size for position, size in enumerate(sizes) if position > first and position not in tuned),
+        tuned=sum(sizes[position] for position in tuned),
+        head=head.weight.numel() if head is not None else 0,
+        tokens=sum(sample.length for sample in samples) // len(steps),
+        labels=sum(int((sample.targets_T != IGNORE).sum()) for sample in samples) // len(steps),
+        pairs=sum(sample.length**2 for sample in samples) // len(steps),
+        width=text.num_attention_heads * head_dim,
+        layers_below=first,
+        layers_above=len(layers) - first,
     )
 
 

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from interlace_cli.data.batches import IGNORE, Batcher
-from interlace_cli.data.rows import CACHE, Encoded, EncodedSteps, PackedRow, build_rows, count_bytes
+from interlace_cli.data.batches import Batcher
+from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
 from interlace_cli.families.modules import find_prefix
 from interlace_cli.families.packing import find_positions
-from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.history import History, mean
 from interlace_cli.healing.layer_pairs import LocalSpan, find_anchors, find_local_spans
@@ -124,41 +123,6 @@ class Healer:
                 run = self._learn_locally if stage.is_local else self._train
                 losses.append(run(number, stage, steps, advance))
         return History(losses, self.measured.before, self.measured.after)
-
-    def find_heaviest(self, steps: Sequence[Sequence[int]]) -> list[int]:
-        """The step (indices of its samples) with the most characters of text."""
-        length = [sum(len(turn.value) for turn in sample.conversations) for sample in self.samples]
-        return list(max(steps, key=lambda step: sum(length[i] for i in step)))
-
-    def count_repeated(self, steps: int) -> tuple[int, int]:
-        """Of a stage of `steps` steps: how many find their samples in the cache of encoded samples (those of later
-        epochs), and the cache's bytes. (0, 0) if there is no cache: on GPUs, or if it would be larger than CACHE."""
-        repeated = max(steps - len(self.samples) // self.recipe.step_samples, 0)
-        held = count_bytes(self.source(steps=[[0]])[0]) * min(repeated * self.recipe.step_samples, len(self.samples))
-        return (repeated, held) if self.device.type == "cpu" and held < CACHE else (0, 0)
-
-    def count_work(self, steps: Sequence[Sequence[int]]) -> Workload:
-        """The size of an optimizer step, averaged over `steps`. The vision tower is not counted."""
-        source = self.source(steps=steps)
-        samples = [sample for i in range(len(source)) for sample in source[i] if sample.length]
-        text = self.student.model.config.get_text_config()
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        layers, tuned = self.student.layers, set(self.student.tuned)
-        sizes = [sum(p.numel() for p in layer.parameters() if p.ndim == 2) for layer in layers]
-        first = min(tuned)
-        head = self.student.model.get_output_embeddings()
-        return Workload(
-            below=sum(sizes[:first]),
-            frozen=sum(size for position, size in enumerate(sizes) if position > first and position not in tuned),
-            tuned=sum(sizes[position] for position in tuned),
-            head=head.weight.numel() if head is not None else 0,
-            tokens=sum(sample.length for sample in samples) // len(steps),
-            labels=sum(int((sample.targets_T != IGNORE).sum()) for sample in samples) // len(steps),
-            pairs=sum(sample.length**2 for sample in samples) // len(steps),
-            width=text.num_attention_heads * head_dim,
-            layers_below=first,
-            layers_above=len(layers) - first,
-        )
 
     def _save_memory(self) -> bool:
         """Switches on gradient checkpointing after an out-of-memory error. Returns False if it is on already, or not
