@@ -9,18 +9,18 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from interlace_cli.data.files_read import hash_files_read
-from interlace_cli.data.source import MOST_IMAGES, Draw, RawRecord, Selection, Source
-from interlace_cli.domain.dataset import Sample, Skipped
-from interlace_cli.domain.image_marks import place_images
+from interlace_cli.data.samples import build_sample, to_text
+from interlace_cli.data.source import Draw, RawRecord, Selection, Source
+from interlace_cli.domain.dataset import Skipped
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Record
-from interlace_cli.errors import ArtifactError, UnusableRecordError
+from interlace_cli.errors import ArtifactError
 from interlace_cli.io.artifacts import load_record, to_json
 from interlace_cli.io.file_records import (
     FileRead,
@@ -32,14 +32,9 @@ from interlace_cli.io.file_records import (
     look_again,
 )
 from interlace_cli.io.files import explained, hash_bytes, write_atomically
-from interlace_cli.io.images import inspect_image
 from interlace_cli.io.integrity import digest_files
 from interlace_cli.io.sample_keys import list_keys
-from interlace_cli.io.sample_tables import NAME_DIGITS, SampleWriter, read_outline
-
-MOST_TURNS, MOST_TEXT = 400, 100_000
-"""Of a record: turns, characters. A chat template is rendered for each answer, so the time grows with the
-square of the turns."""
+from interlace_cli.io.sample_tables import SampleWriter, read_outline
 
 
 class StagedUnit(Record):
@@ -190,9 +185,9 @@ class _UnitReader:
         unit, staging = self.draw.units[number], self.staging
         writer, files = staging.open_writer(number), FileRecorder(self.source.roots)
         for record in self.source.iter_records(unit, self.selection, files):
-            made = record if isinstance(record, Skipped) else _build_sample(record, self.source.name)
+            made = record if isinstance(record, Skipped) else build_sample(record, self.source.name)
             if isinstance(made, Skipped):
-                skipped.append(made.model_copy(update={"record": _to_text(made.record)}))
+                skipped.append(made.model_copy(update={"record": to_text(made.record)}))
                 continue
             if isinstance(record, RawRecord):
                 splits += [record.split] if record.split else []
@@ -228,56 +223,6 @@ def _read_in_threads(
                 number = running.pop(future)
                 yield number, future.result()
                 running |= {pool.submit(reader.read, following): following for following in islice(waiting, 1)}
-
-
-def _build_sample(record: RawRecord, source: str) -> tuple[Sample, dict[str, bytes]] | Skipped:
-    """The record as a sample, and its images named by content; or why it cannot be used."""
-    # Names of files, whose bytes need not be a text.
-    record = replace(record, id=_to_text(record.id), part=record.part and _to_text(record.part))
-    if len(record.images) > MOST_IMAGES:
-        return Skipped(record=record.id, reason=f"more than {MOST_IMAGES} images")
-    if len(record.conversations) > MOST_TURNS:
-        return Skipped(record=record.id, reason=f"more than {MOST_TURNS} turns")
-    if sum(len(turn.value) for turn in record.conversations) > MOST_TEXT:
-        return Skipped(record=record.id, reason=f"more than {MOST_TEXT:,} characters of text")
-    texts = (*(turn.value for turn in record.conversations), *record.answers, *record.choices)
-    if not all(map(_is_unicode, (*texts, record.kind, record.metric))):
-        return Skipped(record=record.id, reason="text with half of a character (a lone surrogate)")
-    try:
-        turns = place_images(record.conversations, len(record.images))
-    except UnusableRecordError as error:
-        return Skipped(record=record.id, reason=str(error))
-    images: dict[str, bytes] = {}
-    names = []
-    for data in record.images:
-        suffix, reason = inspect_image(data)
-        if suffix is None:
-            return Skipped(record=record.id, reason=reason)
-        names.append(f"{hash_bytes(data)[:NAME_DIGITS]}.{suffix}")
-        images[names[-1]] = data
-    sample = Sample(
-        id=record.id,
-        image=names,
-        conversations=list(turns),
-        source=record.part or source,
-        kind=record.kind,
-        metric=record.metric,
-        answers=list(record.answers),
-        choices=list(record.choices),
-    )
-    return sample, images
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _to_text(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()
 
 
 def _join(staging: Staging, units: list[StagedUnit], files_read: list[FileRead]) -> Staged:
