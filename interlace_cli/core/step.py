@@ -170,7 +170,12 @@ def describe_differences(artifact: Artifact, settings: Settings, inputs: Mapping
             continue
         what = INPUTS.get(name, name)
         is_digest = max(len(old or ""), len(new or "")) >= 32
-        reasons.append(f"{what} changed" if is_digest else f"{what}: {old or 'none'} then, {new or 'none'} now")
+        if not is_digest:
+            reasons.append(f"{what}: {old or 'none'} then, {new or 'none'} now")
+        elif old is not None and new is not None:
+            reasons.append(f"{what} changed")
+        else:
+            reasons.append(f"it was made {'without' if old is None else 'from'} {what}")
     if not reasons and origin.interlace != __version__:
         reasons.append(f"interlace {origin.interlace} made it, and this is {__version__}")
     return reasons

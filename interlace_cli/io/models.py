@@ -227,12 +227,6 @@ def _load_part(path: Path, what: str, auto: Any) -> Any:
     try:
         return auto.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
-        if "'video_processor'" in str(error) and importlib.util.find_spec("torchvision") is None:
-            # A class that cannot do without the part that `_do_without_video_processors` leaves out.
-            raise CheckpointError(
-                f"the {what} of {path} needs its video part, which needs torchvision.",
-                "Install what this model needs: pip install torchvision.",
-            ) from error
         what_is_wrong = f"transformers cannot load the {what} of {path}: {_describe(error).rstrip('.')}."
         raise CheckpointError(what_is_wrong, advise(error)) from error
 
@@ -346,17 +340,42 @@ def _do_without_video_processors() -> None:
     """Lets processors with a video part work on images where torchvision, which only that part needs, is missing.
 
     `ProcessorMixin` builds every part that its constructor names, and fails on the video part. With `video_processor`
-    off that list, loading, chat templates, batches of images and saving work, also on folders that were written with
-    torchvision. `tests/unit/test_models.py` fails when this is no longer needed.
+    off that list, and none given to the constructor, loading, chat templates, batches of images and saving work, also
+    on folders that were written with torchvision. Some read settings of the part that they never use on images: each
+    is None. `tests/unit/test_models.py` fails when this is no longer needed.
     """
     from transformers import ProcessorMixin
 
-    original = ProcessorMixin.get_attributes.__func__
+    original, part = ProcessorMixin.get_attributes.__func__, "video_processor"
     if getattr(original, "_without_video", False):
         return
+    build, begin = ProcessorMixin.from_args_and_dict.__func__, ProcessorMixin.__init__
 
     def get_attributes(cls: type) -> list[str]:
-        return [name for name in original(cls) if name != "video_processor"]
+        return [name for name in original(cls) if name != part]
+
+    def from_args_and_dict(cls: type[Any], /, args: list[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        names, rest = original(cls), {name: value for name, value in processor_dict.items() if name != part}
+        if part in names:
+            place = names.index(part)
+            args = [*args[:place], None, *args[place:]]
+        return build(cls, args, rest, **kwargs)
+
+    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop(part, None)
+        begin(self, *[arg for name, arg in zip(original(type(self)), args, strict=False) if name != part], **kwargs)
 
     get_attributes._without_video = True  # type: ignore[attr-defined]
     ProcessorMixin.get_attributes = classmethod(get_attributes)
+    ProcessorMixin.from_args_and_dict = classmethod(from_args_and_dict)
+    ProcessorMixin.__init__ = initialize
+    # Of the class, so that no processor is saved with it.
+    ProcessorMixin.video_processor = _NoVideo()
+
+
+class _NoVideo:
+    """Stands where a processor has its video part; every setting of it is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)

@@ -165,7 +165,7 @@ def change(words: list[str], **options: str) -> list[str]:
         ({"compensation_samples": "9"}, "compensation_samples was 128, and is 9 now"),
         ({"protect": "3"}, "protect was not set, and is 3 now"),
         ({"stack": "vision"}, "stack was language, and is vision now"),
-        ({"tasks": "TASKS"}, "the held-out samples changed; task world"),
+        ({"tasks": "TASKS"}, "it was made from the held-out samples; it was made without task world"),
         ({"max_samples": "150"}, "max_samples was 160, and is 150 now"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -95,16 +95,46 @@ def test_the_package_that_a_models_files_need_is_found(error: Exception, package
     assert find_missing_package(error) == package
 
 
-def test_a_processor_that_needs_a_package_says_which(tmp_path: Path) -> None:
-    """SmolVLM's, which needs two."""
+@pytest.fixture
+def smolvlm_processor(qwen3_processor: Path) -> Path:
+    """A folder whose processor is SmolVLM's, as it is written with torchvision. Its constructor has to be given a video
+    part, and its template asks that part for numbers of frames."""
+    image = {"image_processor_type": "SmolVLMImageProcessorPil", "size": {"longest_edge": 64}}
+    parts = {
+        "image_processor": {**image, "max_image_size": {"longest_edge": 32}},
+        "video_processor": {"video_processor_type": "SmolVLMVideoProcessor"},
+    }
+    config = {"processor_class": "SmolVLMProcessor", "image_seq_len": 4, **parts}
+    (qwen3_processor / "processor_config.json").write_text(json.dumps(config))
+    return qwen3_processor
+
+
+def test_a_processor_that_needs_a_package_says_which(smolvlm_processor: Path) -> None:
     if importlib.util.find_spec("num2words") is not None:
         pytest.skip("num2words is installed here")
-    shutil.copytree(CHECKPOINT, tmp_path / "model")
-    file = tmp_path / "model/processor_config.json"
-    image = {"image_processor_type": "SmolVLMImageProcessorPil"}
-    file.write_text(json.dumps({"processor_class": "SmolVLMProcessor", "image_processor": image}))
-    with pytest.raises(CheckpointError, match=f"pip install {'num2words' if HAS_TORCHVISION else 'torchvision'}"):
-        load_processor(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="pip install num2words"):
+        load_processor(smolvlm_processor)
+
+
+@pytest.mark.skipif(HAS_TORCHVISION, reason="the video part can be built where torchvision is")
+def test_a_processor_that_has_to_be_given_a_video_part_works_on_images(
+    smolvlm_processor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_transformers()
+    from PIL import Image
+    from transformers.models.smolvlm import processing_smolvlm
+
+    monkeypatch.setattr(processing_smolvlm, "num2words", str, raising=False)
+    processor = load_processor(smolvlm_processor)
+    assert (type(processor).__name__, processor.image_seq_len) == ("SmolVLMProcessor", 4)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    assert "What?" in processor.apply_chat_template([turn], tokenize=False)
+    pictures = [[Image.new("RGB", (64, 64), (200, 9, 40))]]
+    found = processor(text=[f"{processor.image_token} What?"], images=pictures, return_tensors="pt")
+    assert found["pixel_values"].equal(processor.image_processor(pictures, return_tensors="pt")["pixel_values"])
+    processor.save_pretrained(tmp_path / "saved")
+    assert "video_processor" not in json.loads((tmp_path / "saved/processor_config.json").read_text())
+    assert load_processor(tmp_path / "saved").image_seq_len == 4
 
 
 def test_a_tokenizer_without_pad_and_eos_is_the_models_fault(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_its_own_result_is_current(step: Step[CheckpointCard]) -> None:
         ({"settings": {"ratio": 0.25, "layers": [3, 5]}}, None),
         ({"inputs": {**INPUTS, "model": "b" * 64}}, "the model changed"),
         ({"inputs": {**INPUTS, "drop": "3"}}, "the layers that the plan drops: 3, 5 then, 3 now"),
-        ({"inputs": {**INPUTS, "train": "c" * 64}}, "the training samples changed"),
+        ({"inputs": {**INPUTS, "train": "c" * 64}}, "it was made without the training samples"),
         ({"inputs": {"model": "a" * 64}}, "the layers that the plan drops: 3, 5 then, none now"),
     ],
 )
@@ -323,6 +323,8 @@ def test_differences_are_between_what_was_and_what_would_be() -> None:
         "layers was 3,5, and is not set now",
         "ratio was 0.25, and is not set now",
         "the layers that the plan drops: 3, 5 then, none now",
-        "the model changed",
+        "it was made from the model",
     ]
+    more = {**INPUTS, "train": "c" * 64}
+    assert describe_differences(card, SETTINGS, more) == ["it was made without the training samples"]
     assert json.loads(json.dumps(card.created_by.settings)) == SETTINGS
