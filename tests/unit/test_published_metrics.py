@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from metric_replies import build_answers, build_captions, build_choices, build_yes_no
+from metric_replies import CHOICES, build_answers, build_captions, build_choices, build_yes_no
 from published_metrics import GOLDEN, PUBLISHED
 
 from interlace_cli.domain.dataset import Sample
@@ -215,3 +215,20 @@ def test_thoughts_are_taken_off_for_every_metric(metric: str) -> None:
 
 def test_an_accent_is_one_however_it_is_written() -> None:
     assert score_answers(["Cafe\u0301"], [build_sample("exact_match", ["caf\u00e9"])]).points == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("Option A: red car - no. Option B: blue car - yes.", 1),
+        ("A. red car (incorrect)\nB. blue car (correct)", 1),
+        ("A) red car ❌\nB) blue car ✅", 1),
+        ("A. red car is wrong. B. blue car is the right one.", 1),
+        ("A. red car\nB. blue car\nYes, that is a car. The answer is A.", 0),
+        ("A: red car. B: blue car. Correct answer: A", 0),
+        ("A. red car - yes.\nB. blue car - yes.", None),
+        ("A. red car\nB. blue car", None),
+    ],
+)
+def test_a_list_of_the_choices_names_the_one_that_it_calls_right(reply: str, right: int | None) -> None:
+    assert find_choice(reply, CHOICES[0]) == right

@@ -8,7 +8,8 @@ same, but for what its substring tests get wrong. Here
 - a letter is a word: not the `A` of `CPU A` inside `NASA is`, nor the article of "A car moves";
 - an answer that says that it is one ("the answer is B", `\\boxed{B}`, "B is correct", `<answer>B</answer>`) goes before
   letters that stand anywhere, and so does a letter that the reply begins with;
-- letters and texts that are ruled out do not count ("not A", "(A) is wrong"), nor does a list of the choices;
+- letters and texts that are ruled out do not count ("not A", "(A) is wrong"), nor does a list of the choices, but
+  for the one that it calls right ("A: red - no. B: blue - yes.");
 - bold letters, letters of other widths, and small ones where nothing else can be meant are read;
 - the text of a choice is looked for as whole words, and also in short replies.
 """
@@ -35,6 +36,11 @@ _NO_NOUN = (
     r"could|should|must|can|may|might|will|instead|unlike|too|also|\w*[a-hj-rtv-z]s"
 )
 _RIGHT = r"(?:the\s+|definitely\s+|clearly\s+|probably\s+)*(?:most\s+)?(?:correct|right|best|true|answer|accurate)"
+_JUDGED = re.compile(
+    rf"(?<!\.){_CLOSE}[^\w\n.]{{0,4}}(?:(?:is|yes)\W+)?(?:yes\b|{_RIGHT}(?!\s+\w+\s*:)\b|[✓✔✅☑])", re.IGNORECASE
+)
+"""What follows a choice in a list and calls it right, in the same sentence."""
+
 _WRONG = r"(?:is|are|was|isn['’]?t)?\s*(?::|-)?\s*(?:clearly\s+|also\s+)?(?:not|wrong|incorrect|false|no\b)"
 _VERB = r"(?:is|was|are|would\s+be|should\s+be|must\s+be|has\s+to\s+be|be|是|为|:|=|-+>?|→)"
 _SAYS = (
@@ -101,9 +107,14 @@ def _find(said: str, letters: Sequence[str], choices: Sequence[str]) -> int | No
     alike = [i for i, form in enumerate(forms) if form and form[1] in (None, letters[i % 26].lower())]
     if len(alike) == 1:
         return alike[0]
-    rest = _hide_texts(_drop_list(said, letters, choices), choices, one)
-    finders = (_find_declared, _find_called_right, _find_bracketed, _find_first, _find_alone, _find_small)
-    found = next((letter for finder in finders if (letter := finder(rest, one)) is not None), None)
+    listed = _find_listed(said, letters, choices)
+    rest = _hide_texts(_drop(said, list(listed.values())), choices, one)
+    finders = (_find_called_right, _find_bracketed, _find_first, _find_alone, _find_small)
+    declared = _find_declared(rest, one)
+    judged = [index for index, (_, end) in listed.items() if _JUDGED.match(said, end)]
+    if declared is None and len(judged) == 1:
+        return judged[0]
+    found = declared or next((letter for finder in finders if (letter := finder(rest, one)) is not None), None)
     return letters.index(found) if found is not None else _find_text(rest, choices)
 
 
@@ -165,15 +176,18 @@ def _find_text(said: str, choices: Sequence[str]) -> int | None:
     return max(outer)[2] if outer else None
 
 
-def _drop_list(said: str, letters: Sequence[str], choices: Sequence[str]) -> str:
-    """The reply without the choices that it repeats, each with its letter, where there is more than one."""
-    spans = []
-    for letter, choice in zip(letters, choices, strict=False):
+def _find_listed(said: str, letters: Sequence[str], choices: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """Choice -> where it stands with its letter, if the reply so repeats more than one of them."""
+    spans = {}
+    for index, (letter, choice) in enumerate(zip(letters, choices, strict=False)):
         own = r"\s+".join(map(re.escape, _clean(choice).split()))
         found = re.search(rf"{_BEFORE}\(?{letter}[.):]\s*{own}(?!\w)[.,;]?", said, re.IGNORECASE) if own else None
-        spans += [found.span()] if found else []
-    if len(spans) < 2:
-        return said
+        if found:
+            spans[index] = found.span()
+    return spans if len(spans) > 1 else {}
+
+
+def _drop(said: str, spans: Iterable[tuple[int, int]]) -> str:
     for start, end in sorted(spans, reverse=True):
         said = f"{said[:start]} {said[end:]}"
     return said.strip()
