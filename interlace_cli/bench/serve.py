@@ -17,7 +17,9 @@ from interlace_cli.bench.depth import Depth
 from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
 from interlace_cli.data.batches import Batcher, Inputs, to_device
 from interlace_cli.domain.benchmark import Case
+from interlace_cli.evaluation.generation import build_timed_config, generate
 from interlace_cli.io.datasets import load_split
+from interlace_cli.options.evaluate import GREEDY
 from interlace_cli.runtime.memory import measure_peak
 
 SHARE = 0.9
@@ -64,11 +66,13 @@ def _weigh(depth: Depth, count: int) -> float:
 def _generate(depth: Depth, count: int, inputs: Inputs, tokens: int) -> Callable[[], None]:
     """A function that generates exactly `tokens` tokens with `count` layers."""
 
+    model = depth.model
+    config = build_timed_config(model, GREEDY, tokens)
+
     @torch.inference_mode()
     def run() -> None:
         depth.use(count)
-        model = depth.model
-        model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0)
+        generate(model, inputs, config)
         if model.device.type == "cuda":
             torch.cuda.synchronize()
 
