@@ -2,7 +2,8 @@
 
 Most models do: their attention is masked, and their positions are relative. A model with absolute positions counts the
 padding unless it is given positions that do not (`position_ids` from the attention mask, as `generate` does:
-HunYuan-VL, GIT). It is found out by a trial on two samples of different lengths: no architecture has to be listed.
+HunYuan-VL, GIT). One may also treat a sample without pictures otherwise beside one with pictures (Llama 3.2 Vision).
+It is found out by a trial on two or three samples: no architecture has to be listed.
 
 Shape legend: B samples, T tokens.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
 from interlace_cli.domain.dataset import Sample
+from interlace_cli.errors import UnusableSampleError
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
 """Largest relative difference of the logits, |padded - alone| / |alone|, in float32 and in 16 bits."""
@@ -50,19 +52,34 @@ def add_positions(inputs: Inputs) -> Inputs:
 
 
 def find_padding(model: Any, batcher: Batcher, samples: Sequence[Sample], say: Callable[[str], None]) -> Padding:
-    """Runs the longest and the shortest of the samples alone and together. `say` gets a line if they have to be run one
-    by one."""
-    order = order_by_length(samples)
-    if len(order) < 2 or model.config.is_encoder_decoder or not model.can_generate():
+    """Runs the longest and the shortest of the samples alone and together; where some samples have pictures and some
+    have none, both kinds are among them. `say` gets a line if samples have to be run one by one."""
+    if len(samples) < 2 or model.config.is_encoder_decoder or not model.can_generate():
         return Padding()
-    pair = [samples[order[0]], samples[order[-1]]]
-    alone, together = [batcher.build_prompts([one]) for one in pair], batcher.build_prompts(pair)
-    if bool(together["attention_mask"].all()):
-        return Padding()
-    found = choose_padding(model, alone, together)
+    chosen = [samples[i] for i in choose_trial(samples)]
+    alone = [batcher.build_prompts([one]) for one in chosen]
+    try:
+        together = batcher.build_prompts(chosen)
+    # Each can be encoded alone.
+    except UnusableSampleError:
+        found, why = Padding(is_harmless=False), f"{type(batcher.processor).__name__} cannot encode them together"
+    else:
+        if len({bool(one.image) for one in chosen}) == 1 and bool(together["attention_mask"].all()):
+            return Padding()
+        found = choose_padding(model, alone, together)
+        why = f"{type(model).__name__} computes something else in a batch than alone"
     if not found.is_harmless:
-        say(f"{type(model).__name__} computes something else in a padded batch: samples are run one by one")
+        say(f"{why}: samples are run one by one")
     return found
+
+
+def choose_trial(samples: Sequence[Sample]) -> list[int]:
+    """Indices of the longest and the shortest sample, and of the longest of the samples with pictures, or without, if
+    neither is one of them."""
+    order = order_by_length(samples)
+    found = [order[0], order[-1]]
+    kinds = {bool(samples[i].image) for i in found}
+    return found + [i for i in order if bool(samples[i].image) not in kinds][:1]
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,14 +56,18 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
         if packed.shape == alone.shape and _differ(packed, alone) < TOLERANCE[dtype]:
             return Layout(attention)
     _set_attention(model, "sdpa", original)
-    return Layout("padded", _choose_padding(model, probe, alone, dtype))
+    return Layout("padded", _choose_padding(model, [sample for sample in samples if sample.length], dtype))
 
 
-def _choose_padding(model: Any, samples: Sequence[Encoded], alone: Tensor, dtype: torch.dtype) -> Padding:
-    """What leaves the logits as they are: nothing, positions from the mask, or one sample a batch."""
-    if len({sample.fields for sample in samples}) > 1:
+def _choose_padding(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) -> Padding:
+    """What leaves the logits as they are: nothing, positions from the mask, or one sample a batch. Samples with the
+    same fields alone share a batch."""
+    fields = Counter(sample.fields for sample in samples).most_common(1)[0][0]
+    probe = [sample for sample in samples if sample.fields == fields][:SAMPLES]
+    if len(probe) < 2:
         return Padding(is_harmless=False)
-    row = pad(samples)
+    alone = torch.cat([_run(model, pad([sample]), dtype) for sample in probe])
+    row = pad(probe)
     for padding in (HARMLESS, Padding(needs_positions=True)):
         try:
             error = _differ(_run(model, complete_row(row, padding), dtype), alone)

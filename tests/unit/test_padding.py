@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import zoo
+from making import make_dataset
+from mllama import save_mllama_chain_model
+from workspaces import write_source
 from zoo_chain import ZooProcessor
 
-from interlace_cli.data.padding import HARMLESS, Padding, choose_padding
+from interlace_cli.data.batches import Batcher
+from interlace_cli.data.padding import HARMLESS, Padding, choose_padding, choose_trial, find_padding
+from interlace_cli.errors import UnusableSampleError
 from interlace_cli.families.architectures import NEEDS
+from interlace_cli.io.datasets import load_split
+from interlace_cli.io.models import load_model, load_processor
 
 QUICK = {
     "llava": HARMLESS,
@@ -42,3 +51,38 @@ def test_a_row_is_in_a_batch_what_it_is_alone(name: str) -> None:
             torch.testing.assert_close(logits[row, -len(wanted) :], wanted, atol=1e-4, rtol=1e-4)
             plain = model(**inputs, use_cache=False).logits[0]
             torch.testing.assert_close(wanted, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_samples_with_and_without_pictures_are_tried_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 3.2 Vision runs its cross-attention on a text beside a picture, and not on one alone. Here the longest and
+    the shortest sample are texts."""
+    save_mllama_chain_model(tmp_path / "model")
+    make_dataset(write_source(tmp_path / "source", count=16, texts=8), tmp_path / "dataset")
+    samples = load_split(tmp_path / "dataset", "train")
+    texts, pictures = ([one for one in samples if bool(one.image) is kind] for kind in (False, True))
+    question, answer = texts[0].conversations
+    short = texts[0].model_copy(
+        update={"conversations": [question.model_copy(update={"value": "?"}), answer], "id": "short"}
+    )
+    mixed = [short, pictures[0], texts[1]]
+    assert [mixed[i].id for i in choose_trial(mixed)] == [texts[1].id, "short", pictures[0].id]
+    assert len(choose_trial(pictures)) == len(choose_trial(texts)) == 2
+    model, said = load_model(tmp_path / "model", "float32", "cpu"), []
+    batcher = Batcher(load_processor(tmp_path / "model"), tmp_path / "dataset")
+    assert find_padding(model, batcher, pictures, said.append) == HARMLESS
+    assert find_padding(model, batcher, texts, said.append) == HARMLESS
+    assert not said
+    assert find_padding(model, batcher, mixed, said.append) == Padding(is_harmless=False)
+    assert "samples are run one by one" in said.pop()
+
+    # Some processors refuse such a batch.
+    plain = batcher.build_prompts
+
+    def build(chosen: list) -> dict[str, torch.Tensor]:
+        if len({bool(one.image) for one in chosen}) > 1:
+            raise UnusableSampleError(chosen[0].id, "mixed")
+        return plain(chosen)
+
+    monkeypatch.setattr(batcher, "build_prompts", build)
+    assert find_padding(model, batcher, mixed, said.append) == Padding(is_harmless=False)
+    assert "cannot encode them together" in said.pop()
