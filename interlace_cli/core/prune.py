@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -326,10 +327,11 @@ def _compensate(
     tell_format(processor, progress.say)
     batcher = Batcher(processor, _find_dataset(options))
     samples = find_usable(batcher, samples, "calibration samples", progress).samples
-    inputs = list(iter_calibration(batcher, samples, options.batch_size, model, keep_label_positions))
-    if not can_replay(model, layers, {name: value for name, value in inputs[0].items() if name != "labels"}):
+    batches = iter_calibration(batcher, samples, options.batch_size, model, keep_label_positions)
+    first = next(batches)
+    if not can_replay(model, layers, {name: value for name, value in first.items() if name != "labels"}):
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")
     with progress.task("compensate", len(gaps), "gaps") as advance:
-        changed = compensate(model, layers, drop, inputs, advance)
+        changed = compensate(model, layers, drop, chain([first], batches), advance)
     stored = collect_stored(opened, model, layers, changed, "cpu")
     return {name: to_bytes(value) for name, value in stored.items()}, changed

@@ -17,7 +17,7 @@ Shape legend: B samples, T tokens, N tokens that are not padding, H hidden size,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,20 +59,23 @@ def find_gaps(drop: Sequence[int]) -> list[Gap]:
 
 @torch.no_grad()
 def compensate(
-    model: nn.Module, layers: nn.ModuleList, drop: Sequence[int], batches: Sequence[Inputs], advance: Advance
+    model: nn.Module, layers: nn.ModuleList, drop: Sequence[int], batches: Iterable[Inputs], advance: Advance
 ) -> list[int]:
     """Changes, in place, the last linear map of each layer in front of a gap where that lowers the loss of the held-out
     batches. Returns the dense indices of the changed layers.
 
     `batches` need an `attention_mask`, and `labels` [B, K] for the logits that they ask for. Raises
-    UnsupportedModelError if the output of a layer in front of a gap is not a sum of a linear map's output and a rest.
+    UnsupportedModelError, after the first batch, if the output of a layer in front of a gap is not a sum of a linear
+    map's output and a rest.
     """
-    gaps = find_gaps(drop)
     changed = []
     with Replay(model, layers) as replay:
-        state = _State(replay, batches, drop)
-        for gap in gaps:
-            if state.close(gap):
+        rest = iter(batches)
+        first = next(rest)
+        linears = _find_linears(replay, first, [gap.front for gap in find_gaps(drop)])
+        state = _State(replay, [first, *rest], drop)
+        for gap in find_gaps(drop):
+            if state.close(gap, linears[gap.front]):
                 changed.append(gap.front)
             advance(1)
     return changed
@@ -96,14 +99,14 @@ class _State:
         last = len(batches) - 1
         self.unseen = [i for i in range(len(batches)) if i % UNSEEN == UNSEEN - 1] or [last]
 
-    def close(self, gap: Gap) -> bool:
-        """Compensates the gap, and moves all states behind it. Returns whether the layer in front of it was changed."""
+    def close(self, gap: Gap, linear: nn.Module) -> bool:
+        """Compensates the gap in `linear`, the last linear map of the layer in front of it, and moves all states behind
+        it. Returns whether the map was changed."""
         replay, behind = self.replay, gap.last + 1
         for i, recording in enumerate(self.recordings):
             self.dense[i] = replay.run(recording, self.index, self.dense[i], stop=behind)
             self.short[i] = replay.run(recording, self.index, self.short[i], self.drop, stop=gap.front)
         self._check_finite(gap, self.short[0].double().sum() + self.dense[0].double().sum())
-        linear = _find_last_linear(replay, self.recordings[0], gap.front, self.short[0])
         seen, unseen = self._sum(gap, linear)
         self._check_finite(gap, (seen + unseen).gram.sum() + (seen + unseen).target.sum())
         original = [parameter.clone() for parameter in linear.parameters()]
@@ -112,7 +115,7 @@ class _State:
             _fold(linear, original, seen.solve(ridge))
             losses[ridge] = self._measure(gap.front)
         best = min(losses, key=lambda ridge: losses[ridge] if math.isfinite(losses[ridge]) else math.inf)
-        eye = torch.eye(linear.out_features, dtype=torch.float64, device=linear.weight.device)
+        eye = torch.eye(len(seen.gram), dtype=torch.float64, device=seen.gram.device)
         _fold(linear, original, eye if best is None else (seen + unseen).solve(best))
         for i, recording in enumerate(self.recordings):
             self.short[i] = replay.run(recording, gap.front, self.short[i], self.drop, stop=behind)
@@ -125,8 +128,9 @@ class _State:
             inputs, replay = self.recordings[0].inputs, self.replay
             raise explain_not_finite(replay.model, replay.layers, inputs, f"a hidden state behind layer {gap.front}")
 
-    def _sum(self, gap: Gap, linear: nn.Linear) -> tuple[_Sums, _Sums]:
-        seen, unseen = (_Sums.begin(linear.out_features, linear.weight.device) for _ in range(2))
+    def _sum(self, gap: Gap, linear: nn.Module) -> tuple[_Sums, _Sums]:
+        device = next(linear.parameters()).device
+        seen, unseen = (_Sums.begin(self.short[0].shape[-1], device) for _ in range(2))
         for i, recording in enumerate(self.recordings):
             out, made = _run_layer(self.replay, recording, gap.front, self.short[i], linear)
             mask_BT = recording.inputs["attention_mask"].bool()
@@ -176,7 +180,7 @@ class _Sums:
 
 
 def _run_layer(
-    replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor, linear: nn.Linear
+    replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor, linear: nn.Module
 ) -> tuple[Tensor, Tensor]:
     """The output of the layer, and the output of its linear map `linear`; both [B, T, H]."""
     made: list[Tensor] = []
@@ -186,26 +190,51 @@ def _run_layer(
     return out, made[0].reshape(out.shape)
 
 
-def _find_last_linear(replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor) -> nn.Linear:
+def _find_linears(replay: Replay, batch: Inputs, fronts: Sequence[int]) -> dict[int, nn.Module]:
+    """Layer -> its last linear map (`_find_last_linear`), from one batch: before all the others are run."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int, hidden: Tensor) -> None:
+        if layer in fronts:
+            kept[layer] = hidden
+
+    recording, _ = replay.record({name: value for name, value in batch.items() if name != "labels"}, keep=keep)
+    return {layer: _find_last_linear(replay, recording, layer, kept.get(layer)) for layer in fronts}
+
+
+def _find_last_linear(replay: Replay, recording: Recording, layer: int, hidden_BTH: Tensor | None) -> nn.Module:
     """The linear map whose output the layer adds to the rest at its end. It is found by a trial: a change of its output
-    changes the layer's output by the same amount. Raises UnsupportedModelError if there is none."""
-    width = hidden_BTH.shape[-1]
-    plain = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
-    change_H = plain.std() * torch.linspace(-1, 1, width, dtype=plain.dtype, device=plain.device)
-    maps = [m for m in replay.layers[layer].modules() if isinstance(m, nn.Linear) and m.out_features == width]
-    for linear in reversed(maps):
-        handle = linear.register_forward_hook(lambda module, args, output: output + change_H)
-        changed = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
-        handle.remove()
-        if torch.allclose(changed, plain + change_H, rtol=1e-2, atol=float(1e-2 * change_H.abs().max())):
-            return linear
+    changes what the layer passes on by the same amount. `hidden_BTH` enters it, None if it did not run. Raises
+    UnsupportedModelError if there is none."""
+    maps = [] if hidden_BTH is None else _list_linears(replay.layers[layer], hidden_BTH.shape[-1])
+    if hidden_BTH is not None and maps:
+        plain = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
+        change_H = plain.std() * torch.linspace(-1, 1, plain.shape[-1], dtype=plain.dtype, device=plain.device)
+        for linear in reversed(maps):
+            handle = linear.register_forward_hook(lambda module, args, output: output + change_H)
+            changed = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
+            handle.remove()
+            if torch.allclose(changed, plain + change_H, rtol=1e-2, atol=float(1e-2 * change_H.abs().max())):
+                return linear
     raise UnsupportedModelError(
-        f"layer {layer} of {type(replay.model).__name__} does not end with a linear map that is added to the rest.",
-        "Its drop cannot be compensated; leave out --compensate.",
+        f"layer {layer} of {type(replay.model).__name__} cannot make up for layers behind it: it does not end with a"
+        " linear map that is added to the rest, but with a norm, a gate, experts or cross-attention.",
+        "Leave out --compensate.",
     )
 
 
-def _fold(linear: nn.Linear, original: Sequence[Tensor], map_HH: Tensor) -> None:
-    """Sets the weight to T' W and the bias to T' bias, since M T = m W' T (+ bias' T). `original` are the old ones."""
+def _list_linears(layer: nn.Module, width: int) -> list[nn.Module]:
+    """Its linear maps with `width` outputs; GPT-2's are called convolutions."""
+    from transformers.pytorch_utils import Conv1D
+
+    counts = {module: getattr(module, "out_features", getattr(module, "nf", None)) for module in layer.modules()}
+    return [m for m, count in counts.items() if isinstance(m, (nn.Linear, Conv1D)) and count == width]
+
+
+def _fold(linear: nn.Module, original: Sequence[Tensor], map_HH: Tensor) -> None:
+    """Sets the weight W to T' W and the bias to T' bias, since M T = m W' T (+ bias' T). `original` are the old ones. A
+    weight that is stored as W' becomes W' T."""
+    is_stored_across = not isinstance(linear, nn.Linear)
     for parameter, value in zip(linear.parameters(), original, strict=True):
-        parameter.copy_((map_HH.T @ value.double()).to(parameter.dtype))
+        new = value.double() @ map_HH if is_stored_across and value.ndim == 2 else map_HH.T @ value.double()
+        parameter.copy_(new.to(parameter.dtype))

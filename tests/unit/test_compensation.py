@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import zoo
 from safetensors.torch import load_file
 from tiny import TINY
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from interlace_cli.data.batches import Batcher
 from interlace_cli.data.labels import keep_label_positions, sum_losses
 from interlace_cli.data.prefetch import iter_calibration
 from interlace_cli.demo import CHECKPOINT
+from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.families.replay import Replay
 from interlace_cli.healing.compensation import Gap, _find_last_linear, _fold, _Sums, compensate, find_gaps
@@ -56,6 +59,41 @@ def test_a_map_behind_a_linear_layer_is_folded_into_it(bias: bool) -> None:
         wanted = linear(inputs) @ after
         _fold(linear, [parameter.clone() for parameter in linear.parameters()], after.double())
         torch.testing.assert_close(linear(inputs), wanted)
+
+
+def test_a_map_is_folded_into_a_weight_that_is_stored_across() -> None:
+    """GPT-2's."""
+    from transformers.pytorch_utils import Conv1D
+
+    linear, inputs, after = Conv1D(4, 5), torch.randn(7, 5), torch.randn(4, 4)
+    with torch.no_grad():
+        linear.bias.copy_(torch.randn(4))
+        wanted = linear(inputs) @ after
+        _fold(linear, [parameter.clone() for parameter in linear.parameters()], after.double())
+        torch.testing.assert_close(linear(inputs), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("gpt2", "mlp.c_proj"), ("gemma3_text", None), ("qwen3_moe", None), ("olmo2", None), ("opt", "fc2")],
+)
+def test_the_last_linear_map_of_a_language_model_is_found_or_refused(name: str, wanted: str | None) -> None:
+    """Gemma 3 and OLMo 2 end with a norm, and Qwen3-MoE with its experts; all of it is known from the first batch."""
+    config = zoo.build_config(name)
+    model, inputs = zoo.build_model(config), zoo.build_inputs(name, config)
+
+    def fetch() -> Iterator[dict[str, torch.Tensor]]:
+        yield {**inputs, "labels": inputs["input_ids"]}
+        raise AssertionError("the second batch")
+
+    layers = find_layers(model)
+    if wanted is None:
+        with pytest.raises(UnsupportedModelError, match=r"layer 3 of .* cannot make up for layers behind it"):
+            compensate(model, layers, [4], fetch(), lambda *_: None)
+        return
+    with torch.no_grad(), Replay(model, layers) as replay:
+        recording, hidden = replay.record(inputs, stop=3)
+        assert _find_last_linear(replay, recording, 3, hidden) is layers[3].get_submodule(wanted)
 
 
 @pytest.mark.parametrize("name", TINY)
