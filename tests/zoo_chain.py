@@ -21,12 +21,19 @@ from torch import Tensor
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
 from interlace_cli.io.models import import_transformers
+from interlace_cli.io.text_processor import TextProcessor
 
 WORDS = [f"w{number}" for number in range(10, 50)]
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}"
     "{{ c.text }}{% endif %}{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+TEXT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""Of a language model, whose turns are texts."""
 
 
 def build_tokenizer() -> Any:
@@ -89,22 +96,34 @@ class ZooProcessor:
         return list(self.tokenizer.batch_decode(ids, **options))
 
 
-def write_samples(folder: Path) -> Path:
-    """Questions and answers of different lengths, each with a picture."""
+def build_processor(name: str, config: Any) -> Any:
+    """Stands in for the processor of the architecture; a language model's is the tokenizer."""
+    if name not in zoo.TEXT_NAMES:
+        return ZooProcessor(name, config)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEXT_TEMPLATE
+    return TextProcessor(tokenizer)
+
+
+def write_samples(folder: Path, has_pictures: bool) -> Path:
+    """Questions and answers of different lengths, each with a picture, or none."""
     folder.mkdir(parents=True)
-    records = []
+    records: list[dict[str, Any]] = []
     for number in range(30):
-        Image.new("RGB", (16, 16), (8 * number, 40, 90)).save(folder / f"{number}.png")
         question = " ".join(WORDS[(number * 7 + i * 3) % 40] for i in range(4 + number % 5))
         answer = " ".join(WORDS[(number * 5 + i) % 40] for i in range(1 + number % 3))
-        turns = [{"from": "human", "value": f"<image>{question}"}, {"from": "gpt", "value": answer}]
-        records.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        records.append({"id": str(number), "conversations": turns})
+        if has_pictures:
+            Image.new("RGB", (16, 16), (8 * number, 40, 90)).save(folder / f"{number}.png")
+            turns[0]["value"] = f"<image>{question}"
+            records[-1]["image"] = f"{number}.png"
     (folder / "data.json").write_text(json.dumps(records))
     return folder / "data.json"
 
 
-def make_zoo_dataset(folder: Path) -> Path:
-    make_dataset(write_samples(folder / "source"), folder / "dataset", calibration=0.2, holdout=0.2)
+def make_zoo_dataset(folder: Path, has_pictures: bool) -> Path:
+    make_dataset(write_samples(folder / "source", has_pictures), folder / "dataset", calibration=0.2, holdout=0.2)
     return folder / "dataset"
 
 

@@ -6,37 +6,44 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zoo
-from zoo_chain import STEPS, Chain, ZooProcessor, describe, make_zoo_dataset
+from zoo_chain import STEPS, Chain, build_processor, describe, make_zoo_dataset
 
-from interlace_cli.families.architectures import ARCHITECTURES, NEEDS
+from interlace_cli.families.architectures import ARCHITECTURES, LANGUAGE_MODELS, NEEDS
 from interlace_cli.io.models import import_transformers
 
 UNKNOWN = f"{'| ' * (len(STEPS) + 1)}not run: a package that it needs was missing |"
 TABLE = Path(__file__).parents[2] / ".github" / "architectures.md"
 
 
+TITLES = {"architecture": ARCHITECTURES, "language model": LANGUAGE_MODELS}
+"""First column of a table -> the names in it."""
+
+
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_zoo_dataset(tmp_path_factory.mktemp("zoo"))
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Whether it has pictures -> the dataset."""
+    root = tmp_path_factory.mktemp("zoo")
+    return {kind: make_zoo_dataset(root / str(kind), kind) for kind in (False, True)}
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize("name", [*zoo.NAMES, *zoo.TEXT_NAMES])
 def test_every_step_does_what_the_table_says(
-    name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, datasets: dict[bool, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     if name not in import_transformers().CONFIG_MAPPING:
         pytest.skip("this transformers does not have it")
-    chain = Chain(name, tmp_path, dataset)
+    chain = Chain(name, tmp_path, datasets[name in ARCHITECTURES])
     config = chain.save_model()
 
-    def load(*words: object) -> ZooProcessor:
-        return ZooProcessor(name, config)
+    def load(*words: object) -> Any:
+        return build_processor(name, config)
 
     monkeypatch.setattr("interlace_cli.io.models.load_processor", load)
     monkeypatch.setattr("interlace_cli.evaluation.fidelity.load_processor", load)
@@ -47,11 +54,12 @@ def test_every_step_does_what_the_table_says(
     assert read_rows().get(name) == row
 
 
-def test_the_table_has_every_architecture() -> None:
+def test_the_tables_have_every_architecture() -> None:
     """Also those whose packages are missing here."""
-    assert list(read_rows()) == sorted(ARCHITECTURES, key=lambda name: ARCHITECTURES[name].lower())
-    header = TABLE.read_text().split("\n| architecture | ", 1)[1].split(" | why not |", 1)[0]
-    assert tuple(header.split(" | ")) == STEPS
+    assert list(read_rows()) == [name for names in TITLES.values() for name in sort_names(names)]
+    for title in TITLES:
+        header = TABLE.read_text().split(f"\n| {title} | ", 1)[1].split(" | why not |", 1)[0]
+        assert tuple(header.split(" | ")) == STEPS
 
 
 def read_rows() -> dict[str, str]:
@@ -66,10 +74,14 @@ def read_rows() -> dict[str, str]:
 
 def write_row(name: str, row: str) -> None:
     text = TABLE.read_text()
-    rows = {**dict.fromkeys(ARCHITECTURES, UNKNOWN), **read_rows(), name: row}
-    head = text[: text.index("| architecture |")]
-    lines = [f"| architecture | {' | '.join(STEPS)} | why not |", "|---" * (len(STEPS) + 2) + "|"]
-    order = sorted(ARCHITECTURES, key=lambda one: ARCHITECTURES[one].lower())
-    TABLE.write_text(
-        head + "\n".join([*lines, *(f"| {ARCHITECTURES[one]} (`{one}`) {rows[one]}" for one in order)]) + "\n"
-    )
+    rows = {**read_rows(), name: row}
+    lines = [text[: text.index("| architecture |")].rstrip()]
+    for title, names in TITLES.items():
+        lines += ["", f"| {title} | {' | '.join(STEPS)} | why not |", "|---" * (len(STEPS) + 2) + "|"]
+        lines += [f"| {names[one]} (`{one}`) {rows.get(one, UNKNOWN)}" for one in sort_names(names)]
+    TABLE.write_text("\n".join(lines) + "\n")
+
+
+def sort_names(names: dict[str, str]) -> list[str]:
+    """Types of models in the order of what people call them."""
+    return sorted(names, key=lambda name: names[name].lower())
