@@ -11,14 +11,17 @@ from interlace_cli.runtime.processes import find_processes
 
 
 def check_machine(options: RunOptions | CompareOptions) -> None:
-    """Raises CheckpointError for a model that cannot be loaded, UsageError or InterlaceError for a device, a way
-    to attend, an engine, an optimizer or a tracker that is not here."""
+    """Raises CheckpointError for a model that cannot be loaded, UnsupportedModelError for one that cannot be healed,
+    UsageError or InterlaceError for a device, a way to attend, an engine, an optimizer or a tracker that is not
+    here."""
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.trainer import check_arguments
-    from interlace_cli.io.models import check_attention, check_loadable, choose_device
+    from interlace_cli.io.models import check_attention, check_goes_on_from_prompt, check_loadable, choose_device
 
     if options.model is not None:
-        check_loadable(read_config(options.model)[1])
+        path = read_config(options.model)[1]
+        check_loadable(path)
+        check_goes_on_from_prompt(path, "healing")
     for step in (options.analyze, options.evaluate):
         choose_device(step.device)
         check_attention(step.attention)

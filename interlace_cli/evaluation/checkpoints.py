@@ -109,9 +109,8 @@ def _describe_device(device: str) -> str:
 
 
 def _load(path: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Any]:
-    from interlace_cli.io.models import check_goes_on_from_prompt, load_model, load_processor
+    from interlace_cli.io.models import load_model, load_processor
 
-    check_goes_on_from_prompt(path, "eval")
     model = load_model(path, options.dtype, options.device, options.attention)
     return model, load_processor(path, options.min_pixels, options.max_pixels)
 

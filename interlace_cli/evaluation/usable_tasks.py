@@ -17,10 +17,17 @@ def keep_usable_tasks(
 ) -> tuple[list[EvalTask], dict[str, int]]:
     """The tasks with the samples that each model's chat template and processor take, and how many were left out, by
     reason; `progress` is told. Models with the same processor files are asked once. Dual encoders have no template: for
-    them the tasks stay. Raises an InterlaceError if a task has no sample left."""
+    them the tasks stay. Raises UnsupportedModelError for an encoder with a decoder, and an InterlaceError if a task has
+    no sample left."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import find_usable
-    from interlace_cli.io.models import CAUSAL_LM, IMAGE_TEXT_TO_TEXT, choose_auto_class, load_processor
+    from interlace_cli.io.models import (
+        CAUSAL_LM,
+        IMAGE_TEXT_TO_TEXT,
+        check_goes_on_from_prompt,
+        choose_auto_class,
+        load_processor,
+    )
 
     left_out: Counter[str] = Counter()
     asked: set[str] = set()
@@ -29,6 +36,7 @@ def keep_usable_tasks(
         answers = choose_auto_class(model.facts.model_type) in (IMAGE_TEXT_TO_TEXT, CAUSAL_LM)
         if not answers or model.facts.processor in asked:
             continue
+        check_goes_on_from_prompt(model.checkpoint.path, "eval")
         asked.add(model.facts.processor)
         processor = load_processor(model.checkpoint.path, options.min_pixels, options.max_pixels)
         for number, task in enumerate(kept):

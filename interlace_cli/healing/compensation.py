@@ -106,9 +106,12 @@ class _State:
         for i, recording in enumerate(self.recordings):
             self.dense[i] = replay.run(recording, self.index, self.dense[i], stop=behind)
             self.short[i] = replay.run(recording, self.index, self.short[i], self.drop, stop=gap.front)
-        self._check_finite(gap, self.short[0].double().sum() + self.dense[0].double().sum())
+        _check_finite(
+            replay, self.recordings[0], gap.front, self.short[0].double().sum() + self.dense[0].double().sum()
+        )
         seen, unseen = self._sum(gap, linear)
-        self._check_finite(gap, (seen + unseen).gram.sum() + (seen + unseen).target.sum())
+        both = seen + unseen
+        _check_finite(replay, self.recordings[0], gap.front, both.gram.sum() + both.target.sum())
         original = [parameter.clone() for parameter in linear.parameters()]
         losses: dict[float | None, float] = {None: self._measure(gap.front)}
         for ridge in RIDGES:
@@ -116,17 +119,11 @@ class _State:
             losses[ridge] = self._measure(gap.front)
         best = min(losses, key=lambda ridge: losses[ridge] if math.isfinite(losses[ridge]) else math.inf)
         eye = torch.eye(len(seen.gram), dtype=torch.float64, device=seen.gram.device)
-        _fold(linear, original, eye if best is None else (seen + unseen).solve(best))
+        _fold(linear, original, eye if best is None else both.solve(best))
         for i, recording in enumerate(self.recordings):
             self.short[i] = replay.run(recording, gap.front, self.short[i], self.drop, stop=behind)
         self.index = behind
         return best is not None
-
-    def _check_finite(self, gap: Gap, total: Tensor) -> None:
-        """Raises NotFiniteError if a sum over hidden states is NaN or infinite."""
-        if not bool(torch.isfinite(total)):
-            inputs, replay = self.recordings[0].inputs, self.replay
-            raise explain_not_finite(replay.model, replay.layers, inputs, f"a hidden state behind layer {gap.front}")
 
     def _sum(self, gap: Gap, linear: nn.Module) -> tuple[_Sums, _Sums]:
         device = next(linear.parameters()).device
@@ -190,6 +187,13 @@ def _run_layer(
     return out, made[0].reshape(out.shape)
 
 
+def _check_finite(replay: Replay, recording: Recording, layer: int, values: Tensor) -> None:
+    """Raises NotFiniteError if hidden states behind `layer`, or a sum over them, are NaN or infinite."""
+    if not bool(torch.isfinite(values).all()):
+        what = f"a hidden state behind layer {layer}"
+        raise explain_not_finite(replay.model, replay.layers, recording.inputs, what)
+
+
 def _find_linears(replay: Replay, batch: Inputs, fronts: Sequence[int]) -> dict[int, nn.Module]:
     """Layer -> its last linear map (`_find_last_linear`), from one batch: before all the others are run."""
     kept: dict[int, Tensor] = {}
@@ -199,6 +203,8 @@ def _find_linears(replay: Replay, batch: Inputs, fronts: Sequence[int]) -> dict[
             kept[layer] = hidden
 
     recording, _ = replay.record({name: value for name, value in batch.items() if name != "labels"}, keep=keep)
+    for layer, hidden in kept.items():
+        _check_finite(replay, recording, layer, hidden)
     return {layer: _find_last_linear(replay, recording, layer, kept.get(layer)) for layer in fronts}
 
 

@@ -264,7 +264,13 @@ class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-define
 
 
 def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -> None:
-    """Raises UsageError for an `--optim` or `--report-to` that the Trainer does not know or that is not installed."""
+    """Raises UsageError for an `--optim` or `--report-to` that the Trainer does not know or that is not installed, and
+    for float16 on a CPU."""
+    if device == "cpu" and recipe.dtype == "float16":
+        raise UsageError(
+            "healing in float16 needs a GPU: the Trainer scales its losses there alone.",
+            "Give --dtype bfloat16 or float32.",
+        )
     try:
         arguments = build_arguments(recipe, how, 1, folder, device)
         transformers.Trainer.get_optimizer_cls_and_kwargs(arguments)

@@ -221,6 +221,19 @@ def test_layers_that_return_tuples_are_dropped_before_they_have_run() -> None:
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["florence2", "pix2struct"])
+def test_an_encoder_with_a_decoder_is_refused_before_anything_is_made(name: str, finished: Own, tmp_path: Path) -> None:
+    """By what cannot be done with it, not by what its processor says on the way."""
+    folder, text = tmp_path / name, "an encoder with a decoder of its own"
+    zoo.build_model(zoo.build_config(name)).save_pretrained(folder)
+    words = ["run", folder, "--data", finished.data, "-w", tmp_path / "w", *to_words(RECIPE), "--ratio", "0.25"]
+    assert text in refuse(*words)
+    assert not (tmp_path / "w").exists()
+    assert f"eval is for models that go on from their prompt, and {name} is {text}" in refuse(
+        "eval", folder, "--dataset", finished.space / "dataset", "-w", tmp_path / "w"
+    )
+
+
 def test_other_kinds_of_models_are_refused_by_what_they_are(tmp_path: Path) -> None:
     transformers = import_transformers()
     tiny = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 4, "num_heads": 2, "vocab_size": 300}

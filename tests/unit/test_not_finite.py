@@ -12,7 +12,7 @@ from making import make_analysis, make_cut, make_healed
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.labels import keep_label_positions
 from interlace_cli.data.prefetch import iter_calibration
-from interlace_cli.errors import NotFiniteError
+from interlace_cli.errors import NotFiniteError, UsageError
 from interlace_cli.evaluation.quality import compute_loss
 from interlace_cli.families.modules import find_layers
 from interlace_cli.importance.loss import Limits, search_by_loss
@@ -67,6 +67,14 @@ def test_a_compensation_names_it_too(too_large: Path, small_dataset: Path, tmp_p
     with pytest.raises(NotFiniteError, match="layer 3 is the first"):
         make_cut(too_large, [5], tmp_path / "pruned", **options)
     assert not (tmp_path / "pruned").exists()
+
+
+def test_float16_is_no_dtype_to_heal_in_on_a_cpu(chain_model: Path, small_dataset: Path, tmp_path: Path) -> None:
+    make_cut(chain_model, [4], tmp_path / "pruned")
+    options: dict[str, Any] = {"device": "cpu", "tune_layers": (5,), "dtype": "float16"}
+    with pytest.raises(UsageError, match=r"float16 needs a GPU.*bfloat16 or float32"):
+        make_healed(tmp_path / "pruned", small_dataset, tmp_path / "healed", **options)
+    assert not (tmp_path / "healed").exists()
 
 
 def test_healing_stops_at_the_step_and_keeps_what_was_saved_before(
