@@ -203,7 +203,7 @@ class Batcher:
                 for sample, sequence in zip(samples, sequences, strict=True):
                     self._encode_prompts([sample], [sequence])
             raise UnusableSampleError(
-                samples[0].id, f"{type(self.processor).__name__} cannot encode it: {first_line(error)}"
+                samples[0].id, f"{type(self.processor).__name__} cannot encode it: {first_line(error).rstrip('.')}"
             ) from error
         if "input_ids" not in encoded:
             raise UnsupportedModelError(

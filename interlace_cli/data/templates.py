@@ -66,7 +66,7 @@ class ChatTemplate:
             return str(self.processor.apply_chat_template(list(messages), **options))
         # Templates are programs of their own.
         except Exception as error:
-            raise RenderingError(f"the chat template fails: {first_line(error)}") from error
+            raise RenderingError(f"the chat template fails: {first_line(error).rstrip('.')}") from error
 
     def _check_parts(self, messages: Sequence[Message]) -> None:
         """Raises CheckpointError if the template of a model that sees is one for texts alone. It is tried on the first
