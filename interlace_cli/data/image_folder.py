@@ -26,6 +26,9 @@ from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder, Roots
 from interlace_cli.io.split_names import TRAIN, describe_others, find_split_folder, to_split
 from interlace_cli.io.tables import TableError, read_table
 
+NAMES = ("file_name", "file_names")
+"""Columns with the names of a row's images."""
+
 
 @dataclass(frozen=True)
 class ImageFolderSource:
@@ -86,12 +89,13 @@ def _build_record(selection: Selection, files: FileRecorder, where: str, row: An
     names = _find_names(row)
     if names is None:
         raise UnusableRecordError("field file_name is missing")
-    return read_beside(row, where, tuple(names)).read_images(PictureReader(files, SOURCE, selection.allow_download))
+    said = {column: value for column, value in row.items() if column not in NAMES}
+    return read_beside(said, where, tuple(names)).read_images(PictureReader(files, SOURCE, selection.allow_download))
 
 
 def _find_names(row: dict[str, Any]) -> list[str] | None:
     """The names of the row's images; None where there is none, or something else."""
-    names = row.get("file_name", row.get("file_names"))
+    names = next((row[column] for column in NAMES if column in row), None)
     names = [names] if isinstance(names, str) else names
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 

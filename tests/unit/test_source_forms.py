@@ -19,6 +19,7 @@ from making import make_dataset
 from PIL import Image
 from test_files_read import ask, prepare, stage
 
+from interlace_cli.data.columns import NO_TALK
 from interlace_cli.data.sources import SourceLocation, open_source
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
 from interlace_cli.errors import DatasetError, MissingInputError, UsageError
@@ -418,3 +419,13 @@ def test_a_class_of_datasets_is_its_name(tmp_path: Path) -> None:
         make_dataset(tmp_path / source, tmp_path / f"{source}-out", calibration=0.0, holdout=0.0)
         found = {s.question: s.answer for s in load_split(tmp_path / f"{source}-out", "train")}
         assert found == {"Is it 0?": "no", "Is it 1?": "yes", "Is it 2?": "yes", "Is it 3?": "no"}
+
+
+def test_a_picture_of_which_nothing_is_said_is_left_out_for_that(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"caption": "A dog."}, {"label": "dog"}, {"caption": ""}, {"file_names": ["0.png"]}]
+    for number, row in enumerate(rows):
+        (tmp_path / f"{number}.png").write_bytes(make_image(number))
+        row.setdefault("file_names" if "file_names" in row else "file_name", f"{number}.png")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    manifest = make_dataset(tmp_path, tmp_path / "out", calibration=0.0, holdout=0.0)
+    assert (manifest.splits["train"].samples, manifest.skipped) == (1, {NO_TALK: 3})
