@@ -231,7 +231,8 @@ def _compare_lists(dense: Built, pruned: Built, kept: Sequence[int]) -> str | No
             before, after = _to_plain(value), _to_plain(now.get(name))
             if name.startswith("_") or name in NOT_PER_LAYER or "token_id" in name:
                 continue
-            if not isinstance(before, tuple) or len(before) != total:
+            # A mapping with as many names as there are layers is no list of theirs: rope_parameters of four.
+            if isinstance(value, Mapping) or not isinstance(before, tuple) or len(before) != total:
                 continue
             sliced = tuple(before[layer] for layer in kept)
             right = [sliced]

@@ -38,7 +38,9 @@ def needs_resolution(config: Config, stack: Stack) -> bool:
         return True
     inner = stack.describe_in(config)
     kind = inner.get("model_type", config.get("model_type"))
-    if kind in DEEPSTACK_BESIDE.split() and not (config.get("vision_config") or {}).get("deepstack_visual_indexes"):
+    vision = config.get("vision_config")
+    has_deepstack = isinstance(vision, dict) and vision.get("deepstack_visual_indexes")
+    if kind in DEEPSTACK_BESIDE.split() and not has_deepstack:
         return True
     if kind in UNIFORM_UNLESS_SLIDING.split():
         return bool(inner.get("use_sliding_window"))

@@ -140,7 +140,7 @@ TEXTS: dict[str, str | bytes] = {
     "cut off": "seed: [",
     "a tab": "\tseed: 1",
     "no UTF-8": b"seed: \xff\xfe",
-    "UTF-16": "seed: 1\n".encode("utf-16"),
+    "UTF-16 without its mark": "seed: 1\n".encode("utf-16-le"),
     "control characters": "seed: \x00\x07",
     "a binary file": bytes(range(256)),
     "code": "!!python/object/apply:os.mkdir ['ran']",
