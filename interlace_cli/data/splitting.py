@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from interlace_cli.data.source import Selection
+from interlace_cli.domain.cautions import FEW_CALIBRATION, FEW_HELDOUT
 from interlace_cli.errors import DatasetError
 
 LEAST_SPLIT = 3
 """One or two samples are a look at the format, and cannot be three splits."""
-LEAST_HELDOUT = 30
-"""A share of 30 answers has a 95 % interval of up to 18 points to each side."""
-LEAST_CALIBRATION = 16
-"""The error of a mean over 16 samples is a quarter of the spread between samples."""
 _NAMES = {"heldout": "held-out"}
 _OPTIONS = {"heldout": "--holdout", "calibration": "--calibration"}
 
@@ -70,16 +67,16 @@ def describe_small(counts: Mapping[str, int], selection: Selection) -> list[str]
     empty = [split for split, share in wanted.items() if share > 0 and not counts.get(split, 0)]
     notes = [f"No {_NAMES.get(split, split)} samples: there are too few records to split." for split in empty]
     heldout, calibration = counts.get("heldout", 0), counts.get("calibration", 0)
-    if 0 < heldout < LEAST_HELDOUT:
+    if 0 < heldout < FEW_HELDOUT:
         points = round(196 * (0.25 / heldout) ** 0.5)
         notes.append(
             f"Only {_count(heldout, 'held-out sample')}: a score over them is uncertain by up to"
-            f" {min(points, 100)} points. Take {LEAST_HELDOUT} or more: a larger --holdout, or more records."
+            f" {min(points, 100)} points. Take {FEW_HELDOUT} or more: a larger --holdout, or more records."
         )
-    if 0 < calibration < LEAST_CALIBRATION:
+    if 0 < calibration < FEW_CALIBRATION:
         notes.append(
             f"Only {_count(calibration, 'calibration sample')}: which layers are dropped then depends on these few."
-            f" Take {LEAST_CALIBRATION} or more: a larger --calibration, or more records."
+            f" Take {FEW_CALIBRATION} or more: a larger --calibration, or more records."
         )
     return notes
 
