@@ -15,6 +15,8 @@ import pytest
 from forkserver import ForkServer
 from steps import STEPS, list_files
 
+pytestmark = pytest.mark.faults
+
 Stages = dict[str, tuple[Path, Path, float]]
 
 

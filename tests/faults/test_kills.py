@@ -13,6 +13,8 @@ import pytest
 from forkserver import ForkServer
 from steps import STEPS, list_files
 
+pytestmark = pytest.mark.faults
+
 Stages = dict[str, tuple[Path, Path, float]]
 SOAK = int(os.environ.get("INTERLACE_KILLS", "18"))
 """Kills of each step under `soak`."""

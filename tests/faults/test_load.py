@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+pytestmark = pytest.mark.faults
+
 RECORDS = int(os.environ.get("INTERLACE_RECORDS", "1000000"))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from forkserver import ForkServer
 
+pytestmark = pytest.mark.faults
+
 Stages = dict[str, tuple[Path, Path, float]]
 
 

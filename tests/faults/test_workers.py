@@ -29,6 +29,8 @@ import sys
 from interlace_cli.runtime import launch
 launch.SILENCE, launch.GRACE = 3.0, 2.0
 from interlace_cli.cli.app import main
+
+pytestmark = pytest.mark.faults
 sys.argv = ["interlace", *sys.argv[1:]]
 main()
 """
