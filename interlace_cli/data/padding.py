@@ -88,14 +88,14 @@ def choose_padding(model: Any, alone: Sequence[Inputs], together: Inputs) -> Pad
     that fails, or for which there is no memory, says nothing: what fails in it is raised where it is needed."""
     try:
         wanted = torch.cat([_run(model, inputs) for inputs in alone])
-        plain = _differ(_run(model, together), wanted)
+        plain = differ(_run(model, together), wanted)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
         return Padding()
     tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
     if plain <= TOLERANCE / 10 or not plain < float("inf"):
         return Padding()
     try:
-        counted = _differ(_run(model, add_positions(together)), wanted)
+        counted = differ(_run(model, add_positions(together)), wanted)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
         counted = plain
     if counted < plain / 2:
@@ -111,5 +111,6 @@ def _run(model: Any, inputs: Inputs) -> Tensor:
     return logits[:, -1].float()
 
 
-def _differ(found_BV: Tensor, wanted_BV: Tensor) -> float:
-    return float((found_BV - wanted_BV).norm() / wanted_BV.norm().clamp(min=1e-12))
+def differ(found: Tensor, wanted: Tensor) -> float:
+    """|found - wanted| / |wanted|, of tensors of one shape."""
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-12))

@@ -18,6 +18,7 @@ import torch
 
 from interlace_cli.data.batches import Batcher, Inputs, to_device
 from interlace_cli.data.end_of_turn import count_answer_tokens, find_special_ids
+from interlace_cli.data.padding import HALF_TOLERANCE, TOLERANCE, differ
 from interlace_cli.domain.evaluation import Generation
 from interlace_cli.errors import CheckpointError, first_line
 from interlace_cli.evaluation.thoughts import find_open_mark, is_thought_mark
@@ -187,6 +188,22 @@ def generate(model: PreTrainedModel, inputs: Inputs, config: GenerationConfig, t
     with replaced(model, config):
         generated: torch.Tensor = model.generate(**inputs, generation_config=config, **more)
     return generated
+
+
+@torch.inference_mode()
+def generates_alike(model: PreTrainedModel, alone: Sequence[Inputs], together: Inputs) -> bool:
+    """Whether the logits of two generated tokens are in a batch what they are for each prompt alone. Some models' own
+    `generate` counts padding though their forward can be told not to (GIT behind its first token, BLIP)."""
+    config = build_timed_config(model, GREEDY, 2)
+    config.return_dict_in_generate = config.output_logits = True
+
+    def run(prompts: Inputs) -> torch.Tensor:
+        made: Any = generate(model, to_device(prompts, model.device, model.dtype), config)
+        return torch.stack(made.logits, 1).float()
+
+    wanted_B2V = torch.cat([run(prompts) for prompts in alone])
+    tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
+    return differ(run(together), wanted_B2V) <= tolerance
 
 
 def cut_prompt(generated: torch.Tensor, prompt: torch.Tensor, is_encoder_decoder: bool) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +13,11 @@ import torch
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_device
 from interlace_cli.data.labels import answer_loss, keep_label_positions
 from interlace_cli.data.oom import Halving
-from interlace_cli.data.padding import Padding, find_padding
+from interlace_cli.data.padding import Padding, choose_trial, find_padding
 from interlace_cli.data.prefetch import cut, read_ahead
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
-from interlace_cli.evaluation.generation import Generator, Reply
+from interlace_cli.evaluation.generation import Generator, Reply, generates_alike
 from interlace_cli.families.finite import explain_not_finite
 from interlace_cli.families.modules import find_layers
 
@@ -57,7 +57,7 @@ def measure_quality(
     asked = generator or Generator(model, batcher)
     replies: dict[int, Reply] = {}
     total, tokens = 0.0, 0
-    padding = find_padding(model, batcher, samples, say) if batch_size > 1 else Padding()
+    padding = _find_padding(model, batcher, samples, say) if batch_size > 1 else Padding()
     batches = cut(order_by_length(samples), padding.limit(batch_size))
 
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, ...]:
@@ -78,6 +78,20 @@ def measure_quality(
             advance(len(chosen))
     answers = [replies[index].text for index in range(len(samples))]
     return Quality(answers, total / max(tokens, 1), tokens, sum(reply.is_cut for reply in replies.values()))
+
+
+def _find_padding(
+    model: PreTrainedModel, batcher: Batcher, samples: Sequence[Sample], say: Callable[[str], None]
+) -> Padding:
+    """`find_padding`, and that `generate` gets it right too, of models that need something for their padding."""
+    padding = find_padding(model, batcher, samples, say)
+    if not (padding.needs_positions and padding.is_harmless):
+        return padding
+    chosen = [samples[i] for i in choose_trial(samples)]
+    if generates_alike(model, [batcher.build_prompts([one]) for one in chosen], batcher.build_prompts(chosen)):
+        return padding
+    say(f"{type(model).__name__} generates something else in a batch than alone: samples are run one by one")
+    return replace(padding, is_harmless=False)
 
 
 @torch.inference_mode()

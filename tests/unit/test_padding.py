@@ -10,11 +10,12 @@ import zoo
 from making import make_dataset
 from mllama import save_mllama_chain_model
 from workspaces import write_source
-from zoo_chain import ZooProcessor
+from zoo_chain import ZooProcessor, build_processor, make_zoo_dataset
 
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.padding import HARMLESS, Padding, choose_padding, choose_trial, find_padding
 from interlace_cli.errors import UnusableSampleError
+from interlace_cli.evaluation.quality import measure_quality
 from interlace_cli.families.architectures import NEEDS
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
@@ -51,6 +52,22 @@ def test_a_row_is_in_a_batch_what_it_is_alone(name: str) -> None:
             torch.testing.assert_close(logits[row, -len(wanted) :], wanted, atol=1e-4, rtol=1e-4)
             plain = model(**inputs, use_cache=False).logits[0]
             torch.testing.assert_close(wanted, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_said"), [("git", True), ("blip", True), ("hunyuan_vl", False), ("gpt2", False), ("llava", False)]
+)
+def test_a_reply_is_in_a_batch_what_it_is_alone(name: str, is_said: bool, tmp_path: Path) -> None:
+    """GIT's and BLIP's own `generate` count padding."""
+    config = zoo.build_config(name)
+    model, folder = zoo.build_model(config), make_zoo_dataset(tmp_path, name in zoo.NAMES)
+    batcher, samples, said = Batcher(build_processor(name, config), folder), load_split(folder, "train")[:10], []
+    alone, together = (
+        measure_quality(model, batcher, samples, size, 5, lambda *done: None, said.append) for size in (1, 8)
+    )
+    assert together.answers == alone.answers
+    assert together.loss == pytest.approx(alone.loss, abs=1e-5)
+    assert bool(said) is is_said
 
 
 def test_samples_with_and_without_pictures_are_tried_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
