@@ -132,7 +132,7 @@ def _cross_attention_groups(inner: Config, layers: int) -> Iterator[Limit]:
     def are_whole_groups(drop: Drop) -> bool:
         return all(set(range(g, min(g + interval, layers))) <= drop for g in {i - i % interval for i in drop})
 
-    reason = f"cross-attention stands before every {interval}th layer, so only whole groups of {interval} can go"
+    reason = f"cross-attention stands before one layer in {interval}, so only whole groups of {interval} can go"
     yield Limit(frozenset(range(layers)), reason, are_whole_groups)
 
 
