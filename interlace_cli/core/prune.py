@@ -3,13 +3,14 @@ weights are dropped (`prune_weights.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from interlace_cli.core.inputs import hash_model, hash_split
+from interlace_cli.core.cuts import Cut, find_cut, hash_cut
+from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import find_lacking_keys
 from interlace_cli.core.prune_weights import build_sparse_step
 from interlace_cli.core.step import Condition, Step
@@ -18,13 +19,12 @@ from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.cautions import check_compensation
 from interlace_cli.domain.checkpoint import CheckpointCard, Fidelity, PruneDraft, PruneOutcome
 from interlace_cli.domain.layers import describe_layers, kept_layers
-from interlace_cli.domain.plan import Plan
-from interlace_cli.domain.progress import Progress
+from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import CheckpointError, InterlaceError, PlanMismatchError, UsageError
+from interlace_cli.errors import CheckpointError, InterlaceError, UsageError
 from interlace_cli.families.cut import compare_configs, cut_config, edit_side_files, select_cut
 from interlace_cli.families.limits import check_drop
-from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
+from interlace_cli.families.model_files import OpenedModel, collect_stored
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.io.arrays import load_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
@@ -48,18 +48,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_KEYS = "sample_keys"
 """Name of the array of an analysis that holds the keys of its samples."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What is cut of what: `drop` and `tune` are dense indices of layers that go and that are to be tuned, `strategy`
-    says who chose them. `plan` None: they were named by hand."""
-
-    opened: OpenedModel
-    drop: tuple[int, ...]
-    tune: tuple[int, ...]
-    strategy: str
-    plan: Plan | None = None
 
 
 def prune(options: PruneOptions, progress: Progress) -> PruneOutcome:
@@ -121,39 +109,6 @@ def build_settings(options: PruneOptions, stack: str) -> Settings:
     return {"stack": stack, "compensate": options.compensate, **how}
 
 
-def hash_cut(cut: Cut) -> dict[str, str]:
-    """The model, and the layers by their dense indices."""
-    return {
-        **hash_model(cut.opened.facts),
-        "drop": describe_layers(cut.drop),
-        "tune": describe_layers(cut.tune),
-    }
-
-
-def find_cut(options: PruneOptions) -> Cut:
-    """Of --drop-layers, or of the plan. Raises UsageError, MissingInputError or PlanMismatchError."""
-    if options.drop_layers is not None:
-        assert options.model is not None
-        opened = open_model(options.model, options.stack or LANGUAGE)
-        _check_layers(options.drop_layers, opened.facts.num_layers)
-        return Cut(opened, options.drop_layers, (), "by hand")
-    plan = load_artifact(require(options.plan or Workspace(options.workspace).plan), Plan)
-    if options.model is None and plan.model is None:
-        raise UsageError("the plan was made without a model's weights, and names no model.", "Give MODEL.")
-    location = options.model or (plan.model.pinned if plan.model else "")
-    opened = open_model(location, plan.stack)
-    check_plan_fits(plan, opened, options.allow_mismatch)
-    return Cut(opened, tuple(plan.drop), tuple(plan.tune), plan.strategy, plan)
-
-
-def _check_layers(drop: Sequence[int], layers: int) -> None:
-    if not drop or len(drop) >= layers or drop[-1] >= layers:
-        raise UsageError(
-            f"--drop-layers {describe_layers(drop)} does not fit a model with layers 0 to {layers - 1}.",
-            "Name at least one layer, and leave at least one.",
-        )
-
-
 def draft(options: PruneOptions) -> PruneDraft:
     """What the cut would write, from the config and the headers of the files alone."""
     cut = find_cut(options)
@@ -202,22 +157,6 @@ def verify(options: PruneOptions, card: CheckpointCard, out: Path, progress: Pro
     return found
 
 
-def check_plan_fits(plan: Plan, opened: OpenedModel, is_allowed: bool) -> None:
-    """Raises PlanMismatchError unless the plan was made for this very model."""
-    facts = opened.facts
-    if plan.num_layers != facts.num_layers:
-        raise PlanMismatchError(
-            f"the plan is for a model of {plan.num_layers} layers, and {facts.name} has {facts.num_layers}.",
-            "Run `interlace analyze` and `interlace plan` for this model.",
-        )
-    if plan.model is not None and plan.model.fingerprint != facts.fingerprint and not is_allowed:
-        raise PlanMismatchError(
-            f"the plan was made for {plan.model.name} ({plan.model.fingerprint[:12]}), and {facts.name} is another"
-            f" model ({facts.fingerprint[:12]}).",
-            "Run `interlace analyze` and `interlace plan` for this model, or add --allow-mismatch.",
-        )
-
-
 def _write(
     options: PruneOptions, cut: Cut, inputs: Mapping[str, str], out: Path, progress: Progress, may_replace: bool
 ) -> CheckpointCard:
@@ -226,21 +165,61 @@ def _write(
     check_free(out, may_replace)
     check_drop(opened.config, opened.stack, facts.num_layers, cut.drop)
     check_files(checkpoint.path)
-    config, notes = cut_config(opened, cut.drop)
-    replaced, changed = _compensate(opened, cut.drop, options, progress) if options.is_compensated else ({}, [])
-    tensors = select_cut(opened, cut.drop, replaced)
     edited = edit_side_files(opened, cut.drop)
+    # transformers is asked about the cut, in a process of its own, while the files are copied.
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(cut_config, opened, cut.drop)
+        replaced: dict[str, bytes] = {}
+        changed: list[int] = []
+        if options.is_compensated:
+            answer.result()
+            replaced, changed = _compensate(opened, cut.drop, options, progress)
+        tensors = select_cut(opened, cut.drop, replaced)
+        total = sum(tensor.bytes for tensor in tensors)
+        with folder_being_made(out, may_replace) as draft:
+            with progress.task("prune", total, "bytes") as advance:
+                side = copy_side_files(checkpoint, draft, edited)
+                write_tensors(checkpoint, draft, tensors, _stop_if_refused(answer, advance))
+                config, notes = answer.result()
+            write_config(config, draft)
+            keys = _find_keys(options, cut) or load_keys(checkpoint.path)
+            if keys:
+                save_keys(draft, keys)
+            card = _build_card(options, cut, inputs, changed, notes).model_copy(
+                update={"left": side.left, "files": record_files(draft)}
+            )
+            save_artifact(card, draft / METADATA)
+    for line in (*checkpoint.remarks, *card.notes, *filter(None, [side.describe()])):
+        progress.say(line)
+    return card
+
+
+def _stop_if_refused(answer: Future[Any], advance: Advance) -> Callable[[float], None]:
+    """`advance`, which raises what the cut is refused for as soon as that is known."""
+
+    def go_on(done: float) -> None:
+        if answer.done():
+            answer.result()
+        advance(done)
+
+    return go_on
+
+
+def _build_card(
+    options: PruneOptions, cut: Cut, inputs: Mapping[str, str], changed: Sequence[int], notes: Sequence[str]
+) -> CheckpointCard:
+    """The card, but for the files. `changed`: dense layers that make up for dropped ones."""
+    facts, stack = cut.opened.facts, cut.opened.stack
+    about = []
     if changed:
-        notes.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
+        about.append(f"The last linear maps of layers {describe_layers(changed)} make up for the dropped ones behind.")
     if options.is_compensated:
-        notes += check_compensation(_count_gaps(cut.drop), len(changed))
-    for note in (*checkpoint.remarks, *notes):
-        progress.say(note)
+        about += check_compensation(_count_gaps(cut.drop), len(changed))
     kept = kept_layers(cut.drop, facts.num_layers)
-    card = CheckpointCard(
+    return CheckpointCard(
         kind=CheckpointCard.KIND,
         schema_version=CheckpointCard.SCHEMA,
-        created_by=build_origin("prune", build_settings(options, opened.stack.name)),
+        created_by=build_origin("prune", build_settings(options, stack.name)),
         inputs=dict(inputs),
         stage="pruned",
         base=facts,
@@ -251,21 +230,8 @@ def _write(
         dropped=list(cut.drop),
         tune=[kept.index(layer) for layer in cut.tune],
         compensated=[kept.index(layer) for layer in changed],
-        notes=notes,
+        notes=[*notes, *about],
     )
-    total = sum(tensor.bytes for tensor in tensors)
-    with folder_being_made(out, may_replace) as draft, progress.task("prune", total, "bytes") as advance:
-        write_config(config, draft)
-        side = copy_side_files(checkpoint, draft, edited)
-        write_tensors(checkpoint, draft, tensors, advance)
-        keys = _find_keys(options, cut) or load_keys(checkpoint.path)
-        if keys:
-            save_keys(draft, keys)
-        card = card.model_copy(update={"left": side.left, "files": record_files(draft)})
-        save_artifact(card, draft / METADATA)
-    if side.left:
-        progress.say(side.describe())
-    return card
 
 
 def _count_gaps(drop: Sequence[int]) -> int:

@@ -4,7 +4,9 @@ and what people should know of it."""
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from interlace_cli.domain.layers import describe_layers, kept_layers
@@ -18,11 +20,13 @@ from interlace_cli.families.resolve import check_cut, take_out_filled
 from interlace_cli.families.stacks import Config
 from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
 from interlace_cli.io.child import ask
+from interlace_cli.io.expected_tensors import compare_with_class
 from interlace_cli.io.files import parse_json
 from interlace_cli.io.links import find_inside
 from interlace_cli.io.model_json import to_canonical_json
+from interlace_cli.io.saved_names import describe_lack
 from interlace_cli.io.side_files import is_processor_file
-from interlace_cli.io.surgery import NewTensor, Slices, select_tensors
+from interlace_cli.io.surgery import NewTensor, Slices, select_tensors, write_config
 
 
 def select_cut(
@@ -42,7 +46,8 @@ def select_cut(
 def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[str]]:
     """The new config, as close to config.json as it can be, and what people should know of the cut, a sentence each.
 
-    Raises UnsupportedModelError if a layer that stays would be another one in the pruned model."""
+    Raises UnsupportedModelError if a layer that stays would be another one in the pruned model, and CheckpointError if
+    tensors are missing."""
     stack, layers = opened.stack, opened.facts.num_layers
     kept, path = kept_layers(drop, layers), opened.checkpoint.path
     config = edit_config(opened.config, stack, kept, layers)
@@ -55,8 +60,26 @@ def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[s
     config, doubt = check_cut(path, lean, config, stack.name, kept, layers)
     if doubt and not is_tested(opened.facts.model_type, stack.name):
         check_general_rules(opened.config, stack, kept, layers)
+    check_whole(opened, config, drop)
     notes = [f"The layers' properties could not be compared without weights: {doubt}."] if doubt else []
     return config, describe_cut(opened, drop) + notes
+
+
+def check_whole(opened: OpenedModel, config: Config, drop: Sequence[int]) -> None:
+    """Raises CheckpointError where transformers would not find a tensor of the pruned model with the new `config`, nor
+    of the dense one, and would fill it with random values; UnsupportedModelError where it is the cut that loses it."""
+    new = {tensor.name: (tensor.source.dtype, tensor.shape) for tensor in select_cut(opened, drop)}
+    with tempfile.TemporaryDirectory() as scratch:
+        write_config(config, Path(scratch))
+        found = compare_with_class(Path(scratch), new)
+    if found is None or found.is_whole:
+        return
+    path, stored = opened.checkpoint.path, opened.checkpoint.tensors.values()
+    dense = compare_with_class(path, {tensor.name: (tensor.dtype, tensor.shape) for tensor in stored})
+    if dense is not None and not dense.is_whole:
+        raise describe_lack(path, dense)
+    lack = describe_lack(Path("the pruned checkpoint"), found)
+    raise UnsupportedModelError(f"the cut would not be whole: {lack.what}", "Report the architecture.")
 
 
 def edit_side_files(opened: OpenedModel, drop: Sequence[int]) -> dict[str, bytes]:

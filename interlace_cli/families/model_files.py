@@ -23,15 +23,14 @@ from interlace_cli.families.edit import is_tied
 from interlace_cli.families.feature_layers import count_deepstack
 from interlace_cli.families.limits import find_locked
 from interlace_cli.families.resolve import needs_resolution, resolve
-from interlace_cli.families.saved_names import check_expected, check_saved_names
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.tensors import find_fitting_prefixes, find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.families.validate import MOST_LAYERS, check_fields
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
-from interlace_cli.io.expected_tensors import compare_with_class
 from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.paths import expand_home
+from interlace_cli.io.saved_names import check_saved_names
 from interlace_cli.io.workspace import METADATA
 
 if TYPE_CHECKING:
@@ -84,7 +83,6 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
             f"{checkpoint.path} has no {stack.name} tensors numbered 0 to {layers - 1}, as its config says.",
             "Its files have to be whole, and its weights and config.json of one model.",
         )
-    check_expected(checkpoint.path, checkpoint.tensors, understood.config, stack, compare_with_class)
     _check_choice(find_fitting_prefixes(sizes, stack, layers, extra), understood)
     extra = max(find_numbered_groups(sizes)[prefix]) + 1 - layers
     facts = _count_facts(checkpoint, understood, prefix)

@@ -3,59 +3,50 @@ the headers alone. It knows the older names of each architecture, and how tensor
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from interlace_cli.errors import InterlaceError
-from interlace_cli.io.checkpoints import Checkpoint, open_checkpoint
 from interlace_cli.io.child import ask
 from interlace_cli.io.models import choose_auto_class, import_transformers, load_config
+from interlace_cli.io.saved_names import Comparison, read_failure, read_report
+
+_QUANTIZATION = "quantization_config"
+Headers = Mapping[str, tuple[str, Sequence[int]]]
+"""Name -> dtype as safetensors has it, and shape."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """`expected`: how many tensors the model has. `missing`: those that the files do not have; `unexpected`: those of
-    the files that it does not have, both by name. `mismatched`: name, shape in the files, shape by the config."""
-
-    expected: int
-    missing: list[str]
-    unexpected: list[str]
-    mismatched: list[tuple[str, list[int], list[int]]]
-
-
-def compare_with_class(path: Path) -> Comparison | None:
-    """None where transformers does not know the architecture, or cannot build it here."""
-    found = ask("interlace_cli.io.expected_tensors:describe_comparison", str(path))
+def compare_with_class(path: Path, headers: Headers) -> Comparison | None:
+    """What the config in the folder `path` makes transformers look for, beside the tensors of `headers`. None where it
+    does not know the architecture, or cannot build it here."""
+    found = ask("interlace_cli.io.expected_tensors:describe_comparison", str(path), headers)
     if found is None:
         return None
     mismatched = [(name, stored, wanted) for name, stored, wanted in found.pop("mismatched")]
     return Comparison(**found, mismatched=mismatched)
 
 
-def describe_comparison(path: str) -> dict[str, Any] | None:
+def describe_comparison(path: str, headers: Headers) -> dict[str, Any] | None:
     """The fields of the comparison, for who asks through `io/child.py`."""
-    found = _compare(open_checkpoint(path))
-    return None if found is None else asdict(found)
-
-
-def _compare(checkpoint: Checkpoint) -> Comparison | None:
-    transformers = import_transformers()
     import torch
 
     try:
-        config = load_config(checkpoint.path)
-        known = getattr(transformers, choose_auto_class(config.model_type))._model_mapping
-        model_class = known[type(config)]
-    except (InterlaceError, KeyError):
+        config = load_config(Path(path))
+    except InterlaceError:
         return None
+    is_quantized = hasattr(config, _QUANTIZATION)
+    if is_quantized:
+        # Its modules are made by the quantizer's own package.
+        delattr(config, _QUANTIZATION)
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     held = {
-        name: torch.empty(tensor.shape, dtype=dtypes.get(tensor.dtype, torch.float32), device="meta")
-        for name, tensor in checkpoint.tensors.items()
+        name: torch.empty(tuple(shape), dtype=dtypes.get(dtype, torch.float32), device="meta")
+        for name, (dtype, shape) in headers.items()
     }
     try:
-        model, report = model_class.from_pretrained(
+        model, report = _choose_class(config).from_pretrained(
             None,
             config=config,
             state_dict=held,
@@ -64,16 +55,32 @@ def _compare(checkpoint: Checkpoint) -> Comparison | None:
             output_loading_info=True,
         )
     # What the classes of all makers raise, for want of a package among others, is told when the model is loaded.
-    except Exception:
-        return None
-    return Comparison(
-        expected=len(model.state_dict()),
-        missing=sorted(report["missing_keys"]),
-        unexpected=sorted(report["unexpected_keys"]),
-        mismatched=sorted(_read_mismatch(entry) for entry in report["mismatched_keys"]),
-    )
+    except Exception as error:
+        failure = read_failure(error, headers)
+        return asdict(failure) if failure else None
+    found = read_report(len(model.state_dict()), report)
+    return asdict(_without_quantized(found, headers) if is_quantized else found)
 
 
-def _read_mismatch(entry: Any) -> tuple[str, list[int], list[int]]:
-    name, stored, wanted = entry
-    return name, list(stored), list(wanted)
+def _choose_class(config: Any) -> Any:
+    """The class that config.json names; of a name that is not transformers' own, for a head of another kind, the model
+    without a head. Without a name the one that loads it here."""
+    transformers = import_transformers()
+    names = config.architectures or []
+    named = getattr(transformers, names[0], None) if names else None
+    own = getattr(named, "config_class", None)
+    if own is not None and isinstance(config, own):
+        return named
+    bare = transformers.AutoModel._model_mapping
+    if names and type(config) in bare:
+        return bare[type(config)]
+    return getattr(transformers, choose_auto_class(config.model_type))._model_mapping[type(config)]
+
+
+def _without_quantized(found: Comparison, headers: Headers) -> Comparison:
+    """Without the modules that are in the files in another form (`qweight` and `scales` in place of `weight`)."""
+    floats = {name for name, (dtype, _) in headers.items() if dtype in ("F32", "BF16", "F16")}
+    modules = {name[:end] for name in found.unexpected for end, letter in enumerate(name) if letter == "."}
+    missing = [name for name in found.missing if name.rpartition(".")[0] not in modules]
+    mismatched = [entry for entry in found.mismatched if entry[0] in floats]
+    return Comparison(found.expected, missing, found.unexpected, mismatched)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlace_cli.errors import CheckpointError, InterlaceError, UnsupportedModelError, UsageError, first_line
+from interlace_cli.io.checkpoints import open_checkpoint
 from interlace_cli.io.integrity import check_files
 from interlace_cli.io.missing_packages import advise
 from interlace_cli.io.model_json import parse_model_json
+from interlace_cli.io.saved_names import describe_lack, read_failure, read_report
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -89,19 +91,21 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
             dtype=wanted,
             trust_remote_code=False,
             attn_implementation=attention,
+            # It is told of below, by name.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        failure = read_failure(error, open_checkpoint(path).tensors)
+        if failure is not None:
+            raise describe_lack(path, failure) from error
         raise CheckpointError(f"transformers cannot load {path}: {_describe(error)}") from error
-    missing = sorted(report["missing_keys"]) + sorted(report["mismatched_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks weights for {missing[0]} and {len(missing) - 1} more.",
-            "Its files have to be whole, and its weights and config.json of one model.",
-        )
+    found = read_report(len(model.state_dict()), report)
+    if not found.is_whole:
+        raise describe_lack(path, found)
     return model.to(device).eval()
 
 

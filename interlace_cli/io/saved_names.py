@@ -9,13 +9,14 @@ a wrapper may be unmerged or partial too, and the dense model could not be measu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from interlace_cli.errors import CheckpointError
-from interlace_cli.families.stacks import Config, Stack
-from interlace_cli.families.towers import is_tower
-from interlace_cli.io.expected_tensors import Comparison
 from interlace_cli.io.headers import TensorInfo
 
 _UNWRAP = "Save the model itself, not its wrapper: accelerator.unwrap_model(model).save_pretrained(...)."
@@ -39,6 +40,56 @@ WRAPPERS = {
 """Part of a name that a training tool puts in front -> what to do."""
 _FLOATING = ("F", "BF")
 _MOST_SHOWN = 120
+_LAST_NUMBER = re.compile(r"(?P<list>.*\.)(?P<number>\d+)(?P<rest>\..*)")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What transformers looks for, beside what the files hold. `expected`: how many tensors the model has. `missing`:
+    those that the files do not have; `unexpected`: those of the files that it does not have, both by name.
+    `mismatched`: name, shape in the files, shape by the config."""
+
+    expected: int
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[tuple[str, list[int], list[int]]]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every tensor of the model is in the files, in its shape."""
+        return not self.missing and not self.mismatched
+
+
+def read_report(expected: int, report: Mapping[str, Any]) -> Comparison:
+    """Of the report that `from_pretrained` gives of a model of `expected` tensors."""
+    return Comparison(
+        expected=expected,
+        missing=sorted(report["missing_keys"]),
+        unexpected=sorted(report["unexpected_keys"]),
+        mismatched=sorted((name, list(stored), list(wanted)) for name, stored, wanted in report["mismatched_keys"]),
+    )
+
+
+def read_failure(error: Exception, names: Collection[str]) -> Comparison | None:
+    """Of the error of `from_pretrained` where tensors cannot be joined, as an expert's is missing among those `names`;
+    None if it is about something else, or all are there."""
+    gaps = find_gaps(names) if "conversion of the weights" in str(error) else []
+    return Comparison(len(names) + len(gaps), gaps, [], []) if gaps else None
+
+
+def find_gaps(names: Iterable[str]) -> list[str]:
+    """Names that modules of one list lack beside each other. Example: `experts.0.up`, `experts.0.down`, `experts.1.up`
+    -> `experts.1.down`."""
+    held: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name in names:
+        match = _LAST_NUMBER.fullmatch(name)
+        if match:
+            held[match["list"]][match["rest"]].add(match["number"])
+    gaps = []
+    for prefix, members in held.items():
+        numbers = set().union(*members.values())
+        gaps += [f"{prefix}{number}{rest}" for rest, found in members.items() for number in numbers - found]
+    return sorted(gaps)
 
 
 def check_saved_names(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
@@ -47,39 +98,28 @@ def check_saved_names(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
     _check_no_wrapper(path, tensors)
 
 
-def check_expected(
-    path: Path,
-    tensors: Mapping[str, TensorInfo],
-    config: Config,
-    stack: Stack,
-    compare: Callable[[Path], Comparison | None],
-) -> None:
-    """Raises CheckpointError where transformers would not find these tensors. `compare` asks it, which takes seconds:
-    only where something about the names or shapes is out of the ordinary."""
-    # Quantized modules have names of their own, which only the quantizer knows.
-    if "quantization_config" in config or not is_suspicious(tensors, config, stack):
-        return
-    found = compare(path)
-    if found is not None and (found.missing or found.mismatched):
-        raise _describe(path, found)
-
-
-def is_suspicious(tensors: Mapping[str, TensorInfo], config: Config, stack: Stack) -> bool:
-    """Whether transformers is to be asked: all names have another beginning in common than `model.`, or even the head
-    lies under it; what an adapter wraps is among them; a config with a vision tower has none; the input embedding is of
-    another size than the config says."""
-    beginnings = {name.partition(".")[0] for name in tensors}
-    parts = {part for name in tensors for part in name.split(".")}
-    common = len(beginnings) == 1
-    has_inner_head = common and any(name.split(".")[1:2] == ["lm_head"] for name in tensors)
-    lacks_tower = isinstance(config.get("vision_config"), dict) and not any(map(is_tower, tensors))
-    return (
-        (common and beginnings != {"model"})
-        or has_inner_head
-        or "base_layer" in parts
-        or lacks_tower
-        or find_common(tensors).startswith("model.model.")
-        or _has_other_embedding(tensors, stack.describe_in(config))
+def describe_lack(path: Path, found: Comparison) -> CheckpointError:
+    """What is missing, or of another shape, and whether a beginning of all names is to blame."""
+    common = find_common(found.unexpected)
+    missing = set(found.missing)
+    while common:
+        if sum(name.removeprefix(common) in missing for name in found.unexpected) * 2 > len(found.unexpected):
+            fix = WRAPPERS.get(common.split(".")[0], _WHOLE)
+            return _describe_prefix(path, common, found.unexpected[0], fix)
+        common = common[: common[:-1].rfind(".") + 1]
+    if found.missing:
+        beside = (
+            f" The files have {_shorten(found.unexpected[0])}, which it does not look for." if found.unexpected else ""
+        )
+        return CheckpointError(
+            f"{path} lacks {len(found.missing)} of the {found.expected} tensors that transformers looks for,"
+            f" {found.missing[0]} for one.{beside}",
+            _WHOLE if found.unexpected else "Its files have to be whole, and its weights and config.json of one model.",
+        )
+    name, stored, wanted = found.mismatched[0]
+    return CheckpointError(
+        f"{path}: tensor {name} has the shape {stored}, and by config.json it would have {wanted}.",
+        "Take the config.json that was saved with the weights.",
     )
 
 
@@ -92,14 +132,6 @@ def find_common(names: Iterable[str]) -> str:
     first, last = min(listed), max(listed)
     shared = next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
     return first[: first.rfind(".", 0, shared) + 1]
-
-
-def _has_other_embedding(tensors: Mapping[str, TensorInfo], inner: Config) -> bool:
-    rows = inner.get("vocab_size")
-    shapes = [
-        tensor.shape for name, tensor in tensors.items() if name.endswith("embed_tokens.weight") and not is_tower(name)
-    ]
-    return isinstance(rows, int) and len(shapes) == 1 and shapes[0][:1] != (rows,)
 
 
 def _check_no_empty(tensors: Mapping[str, TensorInfo]) -> None:
@@ -124,31 +156,6 @@ def _check_no_wrapper(path: Path, tensors: Collection[str]) -> None:
             raise CheckpointError(
                 f"{path}: {_shorten(inner)} has `{wrapper}.` in its name, so that transformers would not find it.", fix
             )
-
-
-def _describe(path: Path, found: Comparison) -> CheckpointError:
-    """What is missing, and whether a beginning of all names is to blame."""
-    common = find_common(found.unexpected)
-    missing = set(found.missing)
-    while common:
-        if sum(name.removeprefix(common) in missing for name in found.unexpected) * 2 > len(found.unexpected):
-            fix = WRAPPERS.get(common.split(".")[0], _WHOLE)
-            return _describe_prefix(path, common, found.unexpected[0], fix)
-        common = common[: common[:-1].rfind(".") + 1]
-    if found.missing:
-        beside = (
-            f" The files have {_shorten(found.unexpected[0])}, which it does not look for." if found.unexpected else ""
-        )
-        return CheckpointError(
-            f"{path} lacks {len(found.missing)} of the {found.expected} tensors that transformers looks for,"
-            f" {found.missing[0]} for one.{beside}",
-            _WHOLE,
-        )
-    name, stored, wanted = found.mismatched[0]
-    return CheckpointError(
-        f"{path}: tensor {name} has the shape {stored}, and by config.json it would have {wanted}.",
-        "Take the config.json that was saved with the weights.",
-    )
 
 
 def _describe_prefix(path: Path, common: str, example: str, fix: str) -> CheckpointError:
