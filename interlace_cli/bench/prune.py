@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ from typing import Any
 from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.io.artifacts import to_json_text
+from interlace_cli.io.child import ask
+from interlace_cli.io.models import choose_auto_class, import_transformers, load_config
 
-LAYERS, DROP, HIDDEN = 36, "3,6,9,12,15,18,21,24,27", 2048
+LAYERS, DROP, HIDDEN = 36, "3,6,9,12,15,18,21,24,27", 1024
 GOAL = 1.0
 """Times as long as `cp -r`."""
 REST = 3.0
@@ -34,13 +37,9 @@ be a small process."""
 
 def write_checkpoint(folder: Path, gigabytes: float, shards: int = 4) -> None:
     """Writes a Qwen3-VL of 36 layers with random bytes as bfloat16 weights: about `gigabytes` GB in `shards` files."""
-    inner = int(gigabytes * 1e9 / 2 / LAYERS / HIDDEN / 3.6)
-    layer = {"self_attn.q_proj": HIDDEN, "mlp.gate_proj": inner, "mlp.up_proj": inner, "mlp.down_proj": inner}
-    tensors = {"model.language_model.embed_tokens.weight": (8 * inner, HIDDEN)}
-    for number in range(LAYERS):
-        tensors |= {f"model.language_model.layers.{number}.{n}.weight": (s, HIDDEN) for n, s in layer.items()}
-    tensors |= {f"model.visual.blocks.{number}.attn.qkv.weight": (inner // 8, HIDDEN) for number in range(24)}
-    sizes = {name: 2 * rows * columns for name, (rows, columns) in tensors.items()}
+    (folder / "config.json").write_text(to_json_text(build_config(gigabytes)))
+    tensors = ask("interlace_cli.bench.prune:list_tensors", str(folder))
+    sizes = {name: 2 * math.prod(shape) for name, shape in tensors.items()}
     files: list[list[str]] = [[]]
     limit, filled = sum(sizes.values()) / shards, 0
     for name, size in sizes.items():
@@ -55,8 +54,7 @@ def write_checkpoint(folder: Path, gigabytes: float, shards: int = 4) -> None:
         header: dict[str, Any] = {}
         end = 0
         for name in names:
-            shape = list(tensors[name])
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + sizes[name]]}
+            header[name] = {"dtype": "BF16", "shape": tensors[name], "data_offsets": [end, end + sizes[name]]}
             end += sizes[name]
             weight_map[name] = path.name
         encoded = to_json_text(header).encode()
@@ -66,9 +64,44 @@ def write_checkpoint(folder: Path, gigabytes: float, shards: int = 4) -> None:
                 file.write(block[: end - start])
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(to_json_text(index))
-    text = {"model_type": "qwen3_vl_text", "num_hidden_layers": LAYERS}
-    config = {"model_type": "qwen3_vl", "text_config": text, "vision_config": {"depth": 24}}
-    (folder / "config.json").write_text(to_json_text(config))
+
+
+def build_config(gigabytes: float) -> dict[str, Any]:
+    """Its MLPs and its vocabulary are as wide as the size asks, and its vision tower is small."""
+    heads, width = HIDDEN // 128, 512
+    attention = 2 * HIDDEN * (heads + heads // 2) * 128
+    inner = (gigabytes * 1e9 / 2 - LAYERS * attention) / HIDDEN / (3 * LAYERS + 8)
+    inner = max(int(inner) // 128, 1) * 128
+    text = {
+        "model_type": "qwen3_vl_text",
+        "num_hidden_layers": LAYERS,
+        "hidden_size": HIDDEN,
+        "head_dim": 128,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+        "intermediate_size": inner,
+        "vocab_size": 8 * inner,
+    }
+    vision = {
+        "depth": 24,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_heads": 8,
+        "out_hidden_size": HIDDEN,
+        "deepstack_visual_indexes": [5, 11, 17],
+    }
+    return {"model_type": "qwen3_vl", "text_config": text, "vision_config": vision, "tie_word_embeddings": True}
+
+
+def list_tensors(folder: str) -> dict[str, list[int]]:
+    """Name -> shape of what the config in the folder makes."""
+    transformers = import_transformers()
+    import torch
+
+    config = load_config(Path(folder))
+    with torch.device("meta"):
+        model = getattr(transformers, choose_auto_class(config.model_type)).from_config(config)
+    return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _run(*command: str | Path) -> tuple[float, int]:

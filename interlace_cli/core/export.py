@@ -222,7 +222,7 @@ def _find_manifest(options: ExportOptions, evaluation: Evaluation | None) -> Man
 def _find_licence(base_location: str) -> str:
     """From the base model's own card, if it is at hand; else `other`, which the Hub asks to be explained."""
     try:
-        card = resolve_location(base_location)[0] / "README.md"
+        card = resolve_location(base_location, only="README.md")[0] / "README.md"
         match = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)
     except (OSError, InterlaceError):
         match = None

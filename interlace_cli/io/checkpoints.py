@@ -69,7 +69,7 @@ class Checkpoint:
 
 def read_config(location: str) -> tuple[dict[str, Any], Path]:
     """The config of `demo`, a local folder or a Hub id, and the folder it lies in. Nothing else is downloaded."""
-    path = resolve_location(location, config_only=True)[0]
+    path = resolve_location(location, only="config.json")[0]
     check_no_adapter(str(path), _list_names(path))
     return _read_json(path / "config.json"), path
 
@@ -101,8 +101,9 @@ def open_checkpoint(location: str | Path) -> Checkpoint:
     return Checkpoint(name, stored, path, config, tensors, shards, metadata, files)
 
 
-def resolve_location(location: str, config_only: bool = False) -> tuple[Path, str]:
-    """The folder of a model, downloaded if need be, and how to name it in an artifact."""
+def resolve_location(location: str, only: str | None = None) -> tuple[Path, str]:
+    """The folder of a model, downloaded if need be (`only` one file of it, if that is given), and how to name it in an
+    artifact."""
     if location == DEMO:
         return BUILT_IN[DEMO], DEMO
     path = expand_home(location)
@@ -114,7 +115,7 @@ def resolve_location(location: str, config_only: bool = False) -> tuple[Path, st
     if not at and looks_like_path(location, (*WEIGHTS, ".json")):
         raise MissingInputError(f"there is no model folder {location}.", suggest_path(location, "@main"))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and not location.startswith((".", "/")):
-        return download_model(repo, revision if at else None, config_only), location
+        return download_model(repo, revision if at else None, only), location
     raise MissingInputError(
         f"there is no model folder {location}.", "Give a local folder, a Hub id (`owner/name@revision`), or `demo`."
     )

@@ -18,9 +18,9 @@ NOT_DOWNLOADED = (
 """Weights in other forms, some of them a second copy in safetensors, and pictures for the card."""
 
 
-def download_model(repo: str, revision: str | None, config_only: bool) -> Path:
-    """The folder in the Hub's cache. Raises CheckpointError for a repository that has no weights which can be cut,
-    before it is fetched, and MissingInputError where it cannot be fetched."""
+def download_model(repo: str, revision: str | None, only: str | None = None) -> Path:
+    """The folder in the Hub's cache; `only` one file of it, if that is given. Raises CheckpointError for a repository
+    that has no weights which can be cut, before it is fetched, and MissingInputError where it cannot be fetched."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -31,13 +31,13 @@ def download_model(repo: str, revision: str | None, config_only: bool) -> Path:
     )
 
     try:
-        unneeded = _choose_unneeded(repo, revision, config_only)
+        unneeded = _choose_unneeded(repo, revision, only is not None)
         return Path(
             snapshot_download(
                 repo,
                 revision=revision,
                 ignore_patterns=[*NOT_DOWNLOADED, *unneeded],
-                allow_patterns="config.json" if config_only else None,
+                allow_patterns=only,
             )
         )
     except GatedRepoError as error:
@@ -62,7 +62,7 @@ def download_model(repo: str, revision: str | None, config_only: bool) -> Path:
         ) from error
 
 
-def _choose_unneeded(repo: str, revision: str | None, config_only: bool) -> list[str]:
+def _choose_unneeded(repo: str, revision: str | None, is_one_file: bool) -> list[str]:
     """The repository's safetensors files that nobody reads, such as those of training states or of an older save; none
     where the Hub cannot be asked, and what is in the cache has to do."""
     listed = _list_files(repo, revision)
@@ -70,7 +70,7 @@ def _choose_unneeded(repo: str, revision: str | None, config_only: bool) -> list
         return []
     names, commit = listed
     check_no_adapter(repo, names)
-    if config_only:
+    if is_one_file:
         return []
 
     def read(name: str) -> Any:

@@ -206,3 +206,17 @@ def test_without_a_model_the_recorded_commit_is_cut(hub: Hub, chain_model: Path,
     assert done.returncode == 0, done.stderr
     base = json.loads(done.stdout)["checkpoint"]["base"]
     assert (base["location"], base["revision"]) == (f"someone/tiny@{SHA}", SHA)
+
+
+def test_of_the_base_model_export_fetches_its_card_alone(hub: Hub, chain_model: Path, tmp_path: Path) -> None:
+    """For the licence; where the weights have gone from the cache."""
+    hub.models["someone/tiny"] = Path(shutil.copytree(chain_model, tmp_path / "repository"))
+    (tmp_path / "repository/README.md").write_text("---\nlicense: bsd-3-clause\n---\n")
+    short = str(tmp_path / "short")
+    assert run(hub, tmp_path, "prune", "someone/tiny", "--drop-layers", "3", "--out", short).returncode == 0
+    shutil.rmtree(tmp_path / "home")
+    hub.served.clear()
+    done = run(hub, tmp_path, "export", short, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "license: bsd-3-clause" in (tmp_path / "out/README.md").read_text()
+    assert hub.served == {"README.md"}
