@@ -16,8 +16,8 @@ from interlace_cli.families.edit import edit_config
 from interlace_cli.families.general import check_general_rules
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.families.quantization import Renumbering
-from interlace_cli.families.resolve import check_cut, take_out_filled
-from interlace_cli.families.stacks import Config
+from interlace_cli.families.resolve import check_cut, inner_folder, put_inner, take_out_filled
+from interlace_cli.families.stacks import Config, find_stack
 from interlace_cli.families.tensors import COLUMNS, build_numbering, build_renaming, build_side_modules, find_stacked
 from interlace_cli.io.child import ask
 from interlace_cli.io.expected_tensors import compare_with_class
@@ -55,7 +55,8 @@ def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[s
     config = _build_names(opened, numbering).edit_config(config)
     if not _is_known(opened):
         check_general_rules(opened.config, stack, kept, layers)
-        return config, describe_cut(opened, drop)
+        config, notes = _check_inner(opened, config, kept)
+        return config, describe_cut(opened, drop) + notes
     lean = take_out_filled(config, opened.checkpoint.config, opened.config)
     config, doubt = check_cut(path, lean, config, stack.name, kept, layers)
     if doubt and not is_tested(opened.facts.model_type, stack.name):
@@ -63,6 +64,27 @@ def cut_config(opened: OpenedModel, drop: Sequence[int]) -> tuple[Config, list[s
     check_whole(opened, config, drop)
     notes = [f"The layers' properties could not be compared without weights: {doubt}."] if doubt else []
     return config, describe_cut(opened, drop) + notes
+
+
+def _check_inner(opened: OpenedModel, config: Config, kept: Sequence[int]) -> tuple[Config, list[str]]:
+    """Of a model that transformers does not know: the new config, and what came of comparing the language model inside,
+    where transformers knows that. Custom code takes its classes."""
+    stack, written = opened.stack, opened.checkpoint.config
+    lean = take_out_filled(config, written, opened.config)
+    # transformers may complete what it reads, so it is given what was published.
+    with inner_folder(written, find_stack(written, stack.name)) as folder:
+        if folder is None or not ask("interlace_cli.io.models:knows", str(folder)):
+            return config, []
+        inner, full = stack.describe_in(lean), stack.describe_in(config)
+        chosen, doubt = check_cut(folder, inner, full, stack.name, kept, opened.facts.num_layers)
+    kind = chosen.get("model_type")
+    if doubt:
+        return put_inner(config, stack, chosen), []
+    notes = [f"Its language model's layers were compared as those of transformers' {kind}."]
+    if chosen != inner:
+        added = ", ".join(name for name in chosen if chosen[name] != inner.get(name))
+        notes.append(f"Its config.json now has {added}: code that does not read that would make another model of it.")
+    return put_inner(lean, stack, chosen), notes
 
 
 def check_whole(opened: OpenedModel, config: Config, drop: Sequence[int]) -> None:
@@ -132,7 +154,7 @@ def _describe_untested(opened: OpenedModel) -> list[str]:
     if not _is_known(opened):
         return [
             f"transformers does not know {kind} models of this layout: the {stack} stack was cut by general rules, by"
-            " its files alone, and compared with nothing. Try it with its own code."
+            " its files alone, and its tensors were compared with nothing. Try it with its own code."
         ]
     if is_tested(kind, stack):
         return []

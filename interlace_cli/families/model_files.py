@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class OpenedConfig:
     """`config` is config.json with what it left to its class; `stack` is the one that is to be cut; `experts` are those
-    of its layers."""
+    of its layers; `model_type` is that of custom code that names none, the name of its class."""
 
+    model_type: str
     config: Config
     stack: Stack
     num_layers: int
@@ -92,7 +93,7 @@ def open_model(location: str | Path, stack_name: str = LANGUAGE) -> OpenedModel:
 def _check_choice(fitting: Sequence[str], understood: OpenedConfig) -> None:
     """Raises UnsupportedModelError if more than one list of layers may be meant. Of a tested architecture it is known
     which."""
-    model_type, stack = understood.config["model_type"], understood.stack.name
+    model_type, stack = understood.model_type, understood.stack.name
     if len(fitting) > 1 and not is_tested(model_type, stack):
         first, second, *_ = sorted(fitting)
         raise UnsupportedModelError(
@@ -146,7 +147,8 @@ def collect_stored(
 
 
 def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
-    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
+    model_type = _find_type(config)
+    if not model_type:
         raise CheckpointError(f"{path / 'config.json'} names no model_type.", "Fetch the checkpoint again.")
     check_fields(config, str(path / "config.json"))
     stack = find_stack(config, stack_name)
@@ -162,7 +164,14 @@ def _understand(config: Config, path: Path, stack_name: str) -> OpenedConfig:
     by_reason = groupby(sorted(locked, key=lambda layer: (locked[layer], layer)), key=locked.__getitem__)
     locks = [Lock(layers=list(layers), reason=reason) for reason, layers in by_reason]
     deepstack = count_deepstack(config) if stack.name in (LANGUAGE, "text") else 0
-    return OpenedConfig(config, stack, stack.num_layers, locks, deepstack, experts)
+    return OpenedConfig(model_type, config, stack, stack.num_layers, locks, deepstack, experts)
+
+
+def _find_type(config: Config) -> str | None:
+    """Custom code may go without a type (CogVLM 2); its class stands for it."""
+    names = config.get("architectures") if "auto_map" in config else None
+    model_type = config.get("model_type") or (names[0] if isinstance(names, list) and names else None)
+    return model_type if isinstance(model_type, str) else None
 
 
 def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) -> ModelFacts:
@@ -185,7 +194,7 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         revision=checkpoint.revision,
         fingerprint=fingerprint(checkpoint),
         processor=hash_processor(checkpoint.path),
-        model_type=understood.config["model_type"],
+        model_type=understood.model_type,
         layer_parameters=layer_parameters,
         layer_active=active if active != layer_parameters else None,
         layer_bytes=[sum(tensor.bytes for tensor in tensors) for tensors in by_layer],

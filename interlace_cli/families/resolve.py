@@ -7,15 +7,18 @@ Each field is filled by itself. A field of the file that says something stays as
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from interlace_cli.errors import UnsupportedModelError
+from interlace_cli.errors import CheckpointError, UnsupportedModelError
 from interlace_cli.families.edit import depends_on_layers
 from interlace_cli.families.feature_layers import FEATURE_LAYERS, FEATURE_OWNERS, VISION_FEATURES
-from interlace_cli.families.stacks import COUNTS, DECODER_COUNTS, ENCODER_COUNTS, Config, Stack, find_stack
+from interlace_cli.families.stacks import COUNTS, DECODER_COUNTS, ENCODER_COUNTS, LANGUAGE, Config, Stack, find_stack
 from interlace_cli.io.child import ask
+from interlace_cli.io.surgery import write_config
 
 UNIFORM = """
     llama mistral ministral3 gemma phi opt bloom cohere granite persimmon qwen3_vl_text cosmos3_edge_text glm4v_text
@@ -49,12 +52,41 @@ def needs_resolution(config: Config, stack: Stack) -> bool:
 
 def resolve(config: Config, path: Path, stack_name: str) -> tuple[Config, Config]:
     """A copy of `config`, the config.json in the folder `path`, with what transformers completes it by, and all that
-    transformers knows of the stack. `config` itself and its own description of the stack if transformers does not know
-    the architecture. Raises CheckpointError if it cannot read the config of one that it knows."""
+    transformers knows of the stack. Where it does not know the architecture, it is asked of the language model inside;
+    what it does not know either is returned as it is. Raises CheckpointError if it cannot read the config of one that
+    it knows."""
     resolved = ask("interlace_cli.io.models:resolve_config", str(path))
     if resolved is None:
-        return config, find_stack(config, stack_name).describe_in(config)
+        stack = find_stack(config, stack_name)
+        inner = stack.describe_in(config)
+        found = None
+        # What transformers cannot read, the code of the whole may.
+        with inner_folder(config, stack) as folder, suppress(CheckpointError):
+            found = ask("interlace_cli.io.models:resolve_config", str(folder)) if folder else None
+        if found is None:
+            return config, inner
+        return put_inner(config, stack, merge_resolved(inner, found, LANGUAGE)), found
     return merge_resolved(config, resolved, stack_name), find_stack(resolved, stack_name).describe_in(resolved)
+
+
+@contextmanager
+def inner_folder(config: Config, stack: Stack) -> Iterator[Path | None]:
+    """A folder with the config of the language model inside another model; None where there is none that may be one of
+    transformers' own."""
+    inner = stack.describe_in(config)
+    if not stack.path or stack.name != LANGUAGE or stack.is_half or "auto_map" in inner or "model_type" not in inner:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        write_config(inner, Path(scratch))
+        yield Path(scratch)
+
+
+def put_inner(config: Config, stack: Stack, inner: Config) -> Config:
+    """A copy of `config` with `inner` as its description of the stack."""
+    new = copy.deepcopy(config)
+    Stack(stack.name, stack.path[:-1], None, None).describe_in(new)[stack.path[-1]] = inner
+    return new
 
 
 def merge_resolved(config: Config, resolved: Config, stack_name: str) -> Config:

@@ -80,7 +80,7 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     weights are missing, do not fit, or are not what interlace wrote."""
     check_files(path)
     transformers = import_transformers()
-    if _read_config(path).get("model_type"):
+    if _read_config(path).keys() & {"model_type", "auto_map"}:
         check_loadable(path)
     device = choose_device(device)
     wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
@@ -170,14 +170,17 @@ def check_loadable(path: Path) -> None:
 
 
 def check_known(path: Path) -> None:
-    """Raises CheckpointError for a model that transformers does not know. One without a type is another matter."""
+    """Raises CheckpointError for a model that transformers does not know. One with neither a type nor code of its own
+    is another matter."""
     config = _read_config(path)
-    if not isinstance(config.get("model_type"), str) or knows(str(path)):
+    kind = config.get("model_type")
+    if knows(str(path)) if isinstance(kind, str) else "auto_map" not in config:
         return
     version, names = import_transformers().__version__, config.get("architectures")
+    what = f"{kind} models" if kind else "models"
     written_for = f" written for {names[0]}" if isinstance(names, list) and names else ""
     raise CheckpointError(
-        f"the model cannot be loaded: transformers {version} does not know {config['model_type']} models{written_for},"
+        f"the model cannot be loaded: transformers {version} does not know {what}{written_for},"
         " and code from a checkpoint is never run.",
         ON_FILES_ALONE,
     )

@@ -72,6 +72,47 @@ def test_layers_go_by_their_names_and_counts_wherever_they_stand(name: str, tmp_
     assert read_config(tmp_path / "pruned") == config
 
 
+@pytest.mark.parametrize(("width", "is_read"), [(4, True), (4, False)], ids=["read", "unreadable"])
+def test_kinds_of_layers_that_the_language_model_inside_leaves_out(width: int, is_read: bool, tmp_path: Path) -> None:
+    """Ovis 1.6: every second layer of Gemma 2 has a window, by its number alone."""
+
+    def change(config: Config) -> None:
+        config["llm_config"] = {
+            "model_type": "gemma2",
+            "num_hidden_layers": LAYERS,
+            "hidden_size": width,
+            "head_dim": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2 if is_read else "two",
+            "vocab_size": 4,
+        }
+
+    LAYOUTS["ovis"].save(tmp_path / "dense", change)
+    done = prune(tmp_path / "dense", tmp_path / "pruned")
+    assert done.code == 0, done.err
+    inner = read_config(tmp_path / "pruned")["llm_config"]
+    if is_read:
+        # Of 0 to 5, where every even one slides, 0, 2, 4 and 5 stay.
+        assert inner["layer_types"] == ["sliding_attention"] * 3 + ["full_attention"]
+        assert "compared as those of transformers' gemma2" in done.said
+        assert "now has layer_types" in done.said
+    else:
+        assert "layer_types" not in inner
+        assert "compared as those" not in done.said
+
+
+def test_custom_code_may_name_no_type(tmp_path: Path) -> None:
+    """CogVLM 2. Its class stands for it, and config.json gets no type that it did not have."""
+    dense = tmp_path / "dense"
+    LAYOUTS["minicpmv"].save(dense, lambda config: void(config.pop("model_type")))
+    done = prune(dense, tmp_path / "pruned")
+    assert done.code == 0, done.err
+    assert "transformers does not know MiniCPMV models of this layout" in done.said
+    assert "model_type" not in read_config(tmp_path / "pruned")
+    sentence = "does not know models written for MiniCPMV, and code from a checkpoint is never run"
+    assert sentence in refuse("prune", dense, "--drop-layers", "1", "--verify", "--out", tmp_path / "out")
+
+
 def test_counts_and_lists_inside_follow(tmp_path: Path) -> None:
     def change(config: Config) -> None:
         config["language_config"] |= {"first_k_dense_replace": 2, "rope_kinds": list("abcdef")}
