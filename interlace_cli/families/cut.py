@@ -4,6 +4,7 @@ and what people should know of it."""
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,7 +147,20 @@ def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], path: str = 
 
 def describe_cut(opened: OpenedModel, drop: Sequence[int]) -> list[str]:
     """What is not as somebody may think, a sentence each."""
-    return _describe_deepstack(drop, opened.facts.deepstack_layers) + _describe_untested(opened)
+    deepstack = _describe_deepstack(drop, opened.facts.deepstack_layers)
+    return deepstack + _describe_untested(opened) + _describe_code(opened)
+
+
+def _describe_code(opened: OpenedModel) -> list[str]:
+    """Python that goes with the model is not edited."""
+    layer = re.compile(rf"\b{re.escape(opened.layer_prefix.rpartition('.')[2])}\.\d+\b")
+    notes = []
+    for file in opened.checkpoint.find_side_files().carried:
+        if file.endswith(".py"):
+            found = layer.search(find_inside(opened.checkpoint.path, file).read_text(errors="replace"))
+            if found:
+                notes.append(f"{file} names a layer by its old number ({found[0]}): look whether it is right.")
+    return notes
 
 
 def _describe_untested(opened: OpenedModel) -> list[str]:

@@ -113,6 +113,17 @@ def test_custom_code_may_name_no_type(tmp_path: Path) -> None:
     assert sentence in refuse("prune", dense, "--drop-layers", "1", "--verify", "--out", tmp_path / "out")
 
 
+def test_code_that_names_a_layer_is_told_of(tmp_path: Path) -> None:
+    dense = tmp_path / "dense"
+    LAYOUTS["minicpmv"].save(dense)
+    (dense / "modeling.py").write_text("WIDE = ['llm.model.layers.4.mlp']\nx = layers[3].mlp\n")
+    (dense / "configuration.py").write_text("layers = 4.5\n")
+    done = prune(dense, tmp_path / "pruned")
+    assert "modeling.py names a layer by its old number (layers.4)" in done.said
+    assert "configuration.py names" not in done.said
+    assert (tmp_path / "pruned/modeling.py").read_bytes() == (dense / "modeling.py").read_bytes()
+
+
 def test_counts_and_lists_inside_follow(tmp_path: Path) -> None:
     def change(config: Config) -> None:
         config["language_config"] |= {"first_k_dense_replace": 2, "rope_kinds": list("abcdef")}
