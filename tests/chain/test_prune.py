@@ -75,7 +75,7 @@ def test_score_files_are_bound_by_the_models_limits(tmp_path: Path) -> None:
         files[-1].write_text(json.dumps({str(i): [0.5 + i / 100] for i in range(8 - p)}))
     words = ["plan", "--drop", "1", "--scores", *files, "-w", tmp_path / "w"]
     free = call(*words, "--protect", "")
-    refuse(1, "it was made without what the model's config allows", *words, "--protect", "", "--model", tmp_path / "model")
+    refuse(1, "made without what the model's config allows", *words, "--protect", "", "--model", tmp_path / "model")
     bound = call(*words, "--protect", "", "--model", tmp_path / "model", "--force")
     assert free["locked"] == [] != bound["locked"]
     assert not set(bound["drop"]) & {layer for lock in bound["locked"] for layer in lock["layers"]}
