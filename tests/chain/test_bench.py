@@ -16,6 +16,8 @@ from interlace_cli.domain.benchmark import Benchmark
 from interlace_cli.errors import InterlaceError
 from interlace_cli.report.benchmark import build_markdown
 
+pytestmark = pytest.mark.long
+
 ANALYZE = [
     "analyze: all spans in one pass",
     "analyze: what measuring adds",

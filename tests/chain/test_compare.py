@@ -23,6 +23,8 @@ from interlace_cli.evaluation.statistics import find_deviation, find_interval, r
 from interlace_cli.evaluation.table import Measured, build_rows
 from interlace_cli.io.artifacts import build_origin
 
+pytestmark = pytest.mark.long
+
 GRID = ["--strategies", "interlace,shortgpt,interlace/loss", "--ratios", "0.25,0.375", "--seeds", "0,1"]
 SMALL = ["--max-samples", "160", "--epochs", "1", "--more-seeds-at", "0.25", "--no-speed"]
 

@@ -13,7 +13,7 @@ import pytest
 from forkserver import ForkServer
 from steps import STEPS, list_files
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.long
 
 Stages = dict[str, tuple[Path, Path, float]]
 SOAK = int(os.environ.get("INTERLACE_KILLS", "18"))

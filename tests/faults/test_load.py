@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.long
 
 RECORDS = int(os.environ.get("INTERLACE_RECORDS", "1000000"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from forkserver import ForkServer
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.long
 
 Stages = dict[str, tuple[Path, Path, float]]
 

@@ -24,13 +24,12 @@ from interlace_cli.evaluation.quality import measure_quality
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
+pytestmark = pytest.mark.long
 LAUNCH = """
 import sys
 from interlace_cli.runtime import launch
 launch.SILENCE, launch.GRACE = 3.0, 2.0
 from interlace_cli.cli.app import main
-
-pytestmark = pytest.mark.faults
 sys.argv = ["interlace", *sys.argv[1:]]
 main()
 """
