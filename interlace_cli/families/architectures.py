@@ -8,6 +8,8 @@ This is a list of names only. The per-layer config fields of an architecture are
 
 from __future__ import annotations
 
+import textwrap
+
 ARCHITECTURES = {
     "aria": "Aria",
     "aya_vision": "Aya Vision",
@@ -164,5 +166,6 @@ def build_table() -> str:
     lines += ["| " + " | ".join(cells[i : i + columns]) + " |" for i in range(0, len(cells), columns)]
     others = [f"`--stack {stack}`: {', '.join(models.values())}." for stack, models in OTHER_STACKS.items()]
     needed = " and ".join(sorted(set(NEEDS.values())))
-    texts = f"Language models without images: {', '.join(f'{n} (`{t}`)' for t, n in LANGUAGE_MODELS.items())}."
+    listed = f"Language models without images: {', '.join(f'{n} (`{t}`)' for t, n in LANGUAGE_MODELS.items())}."
+    texts = textwrap.fill(listed, 120, break_long_words=False, break_on_hyphens=False)
     return "\n".join([*lines, "", f"† tested where {needed} are installed.", "", texts, "", *others])
