@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forkserver import ForkServer
-from steps import STEPS
+from steps import STEPS, list_files
 
 WATCH = """
 import os, socket
@@ -73,8 +73,15 @@ def space(place: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def outside() -> set[str]:
+    """What the undisturbed chain has left in its homes and caches and among the temporary files. One that is
+    killed may leave some."""
+    return set()
+
+
+@pytest.fixture(scope="session")
 def stages(
-    server: ForkServer, place: Path, tmp_path_factory: pytest.TempPathFactory
+    server: ForkServer, place: Path, surroundings: Path, outside: set[str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, Path, float]]:
     """Step -> the workspace in front of it and behind it, undisturbed, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("stages")
@@ -84,9 +91,10 @@ def stages(
     for name, words in STEPS.items():
         after = folder / name
         shutil.copytree(before, place)
-        began = time.monotonic()
+        earlier, began = set(list_files(surroundings)), time.monotonic()
         code, said = server.run(*words, "-w", place, "-q")
         assert code == 0, said
+        outside |= set(list_files(surroundings)) - earlier
         place.rename(after)
         found[name] = (before, after, time.monotonic() - began)
         before = after
