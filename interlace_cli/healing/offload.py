@@ -5,12 +5,12 @@ What is held where, with P parameters in the tuned layers, P_l in the largest of
 
     device  D P       weights, in the compute dtype; frozen ones and activations as with other engines
             D P_l     gradients: at most those of one layer, on their way to the host
-            nothing   of master weights, of moments, of summed gradients, of autocast's casts, and of the optimizer's step
+            nothing   of master weights, moments, summed gradients, autocast's casts, and of the optimizer's step
     host    4 P       master weights, float32
             4 P       gradients, summed over the rows of a step in float32
             8 P       AdamW's moments
-            3 D P_l   pinned: one layer's gradients on their way out, two layers' weights on their way back (torch rounds
-                      each tensor up to a power of two)
+            3 D P_l   pinned: one layer's gradients on their way out, two layers' weights on their way back (torch
+                      rounds each tensor up to a power of two)
 
 The weights are those of other engines to rounding: autocast would give the same casts of the master weights to the same
 kernels, gradients are summed in float32, and clipping and AdamW are torch's.
