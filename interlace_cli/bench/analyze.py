@@ -32,6 +32,7 @@ from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.rows import measure_rows
 from interlace_cli.importance.similarity import SPANS, ForwardDone, SpanHook
 from interlace_cli.io.datasets import load_split
+from interlace_cli.runtime.accelerator import synchronize
 from interlace_cli.runtime.memory import measure_peak
 
 GOAL = 6.0
@@ -168,8 +169,7 @@ class _Work:
         for batch in self.batches:
             with suppress(ForwardDone):
                 self.model(**to_device(batch, self.model.device, self.model.dtype), use_cache=False)
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self.model.device)
         handle.remove()
 
     def from_files(self, threads: int) -> None:

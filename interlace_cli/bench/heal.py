@@ -33,6 +33,7 @@ from interlace_cli.healing.step import RowLoss, TermWeights
 from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.accelerator import is_cuda, read_name, synchronize
 from interlace_cli.runtime.memory import measure_peak
 
 CPU_GOAL, CUDA_GOAL = 2.0, 2.5
@@ -50,7 +51,7 @@ class Patient:
 
 def make_random(shape: ModelShape, tokens: int, device: str) -> Patient:
     """A random model of the shape without a quarter of its layers, and random samples of `tokens` tokens together."""
-    model = build_model(shape, torch.bfloat16 if device.startswith("cuda") else torch.float32, device)
+    model = build_model(shape, torch.bfloat16 if is_cuda(device) else torch.float32, device)
     return Patient(model, shape.tuned, build_samples(shape, tokens, model))
 
 
@@ -106,13 +107,13 @@ def measure_healing(
             # The peak of the other way must not include the optimizer state of this one.
             optimizers[name].state.clear()
             advance()
-    machine = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    machine = read_name(device) if is_cuda(device) else "cpu"
     per_second = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
     return build_case(
         "heal: a step",
         "the released way: gradients from the embeddings up, every layer checkpointed, all logits, padded",
         seconds,
-        CUDA_GOAL if device.startswith("cuda") else CPU_GOAL,
+        CUDA_GOAL if is_cuda(device) else CPU_GOAL,
         is_speedup=True,
         ours_peak_bytes=peaks[OURS],
         baseline_peak_bytes=peaks[BASELINE],
@@ -217,11 +218,8 @@ def _step(step: Callable[[], None], optimizer: torch.optim.Optimizer | None) -> 
 
 def _time(step: Callable[[], None], optimizer: torch.optim.Optimizer | None, device: str) -> float:
     """Seconds of one step, including the optimizer's."""
-    is_cuda = device.startswith("cuda")
-    if is_cuda:
-        torch.cuda.synchronize()
+    synchronize(device)
     began = time.perf_counter()
     _step(step, optimizer)
-    if is_cuda:
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - began

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interlace_cli.runtime.accelerator import is_cuda, read_name, synchronize
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,10 +20,8 @@ TRIALS = 5
 
 def describe_machine(device: str = "cpu") -> str:
     """The name of the GPU, or of the processor with its number of cores."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
+    if is_cuda(device):
+        return read_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -43,7 +43,7 @@ def measure_flops(device: str, dtype: torch.dtype) -> float:
     """Floating point operations per second of a large matrix product: the best of five trials."""
     import torch
 
-    size = 8192 if device.startswith("cuda") else 1536
+    size = 8192 if is_cuda(device) else 1536
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return max(2 * size**3 / _time(lambda: a @ b, device) for _ in range(TRIALS))
 
@@ -59,14 +59,9 @@ def measure_bandwidth(device: str) -> float:
 
 def _time(work: Callable[[], object], device: str) -> float:
     """Seconds of the second run; the first is a warm-up."""
-    import torch
-
-    is_cuda = device.startswith("cuda")
     work()
-    if is_cuda:
-        torch.cuda.synchronize()
+    synchronize(device)
     began = time.perf_counter()
     work()
-    if is_cuda:
-        torch.cuda.synchronize()
+    synchronize(device)
     return time.perf_counter() - began

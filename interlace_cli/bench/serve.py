@@ -20,6 +20,7 @@ from interlace_cli.domain.benchmark import Case
 from interlace_cli.evaluation.generation import build_timed_config, generate
 from interlace_cli.io.datasets import load_split
 from interlace_cli.options.evaluate import GREEDY
+from interlace_cli.runtime.accelerator import synchronize
 from interlace_cli.runtime.memory import measure_peak
 
 SHARE = 0.9
@@ -73,8 +74,7 @@ def _generate(depth: Depth, count: int, inputs: Inputs, tokens: int) -> Callable
     def run() -> None:
         depth.use(count)
         generate(model, inputs, config)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(model.device)
 
     return run
 
@@ -94,7 +94,7 @@ class _LayerClock:
 
     def __init__(self, depth: Depth) -> None:
         layers = depth.layers
-        self.is_cuda = depth.model.device.type == "cuda"
+        self.device = depth.model.device
         self.seconds, self.began = 0.0, 0.0
         self.handles = [layers[0].register_forward_pre_hook(self._begin), layers[-1].register_forward_hook(self._end)]
 
@@ -109,6 +109,5 @@ class _LayerClock:
         self.seconds += self._now() - self.began
 
     def _now(self) -> float:
-        if self.is_cuda:
-            torch.cuda.synchronize()
+        synchronize(self.device)
         return time.perf_counter()

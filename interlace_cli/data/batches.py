@@ -24,6 +24,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import CheckpointError, UnsupportedModelError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.io.missing_packages import advise
+from interlace_cli.runtime.accelerator import is_cuda
 from interlace_cli.runtime.memory import is_out_of_memory
 
 IGNORE = -100
@@ -244,13 +245,13 @@ def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | N
 def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
     """The batches with floating-point tensors (pixels) in the model's dtype, in pinned memory if the model is on a GPU.
     A tensor that several batches share is converted once."""
-    is_cuda = model.device.type == "cuda"
+    is_pinned = is_cuda(model.device)
     cast: dict[int, Tensor] = {}
 
     def prepare(value: Tensor) -> Tensor:
         if id(value) not in cast:
             there = value.to(model.dtype) if value.is_floating_point() else value
-            cast[id(value)] = there.pin_memory() if is_cuda else there
+            cast[id(value)] = there.pin_memory() if is_pinned else there
         return cast[id(value)]
 
     return tuple({name: prepare(value) for name, value in batch.items()} for batch in batches)

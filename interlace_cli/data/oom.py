@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import torch
-
 from interlace_cli.data.batches import Batcher, Inputs
 from interlace_cli.errors import InterlaceError
+from interlace_cli.runtime.accelerator import release_memory
 from interlace_cli.runtime.memory import is_out_of_memory
 
 Made = tuple[Inputs, ...]
@@ -48,8 +47,7 @@ class Halving:
                 raise InterlaceError(
                     f"a sample of {tokens:,} tokens does not fit into the memory.", "Bound its images, or its text."
                 )
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_memory()
             if not self.has_said:
                 self.say(f"out of memory: batches of {len(chosen)} are halved, which changes results by rounding alone")
                 self.has_said = True

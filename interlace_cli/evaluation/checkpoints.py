@@ -17,6 +17,7 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA
 from interlace_cli.options.evaluate import EvaluateOptions
+from interlace_cli.runtime.accelerator import is_cuda, read_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,8 +104,8 @@ def _describe_device(device: str) -> str:
     """The GPU's name, or the processor's with the number of threads."""
     import torch
 
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
+    if is_cuda(device):
+        return read_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 

@@ -22,6 +22,7 @@ from interlace_cli.families.modules import bypassed
 from interlace_cli.io.models import choose_device, load_model, load_processor
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.options.evaluate import GREEDY
+from interlace_cli.runtime.accelerator import is_cuda, read_free
 from interlace_cli.runtime.memory import read_available
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
@@ -179,4 +180,4 @@ def _generates_alike(model: Any, inputs: dict[str, Tensor]) -> bool:
 
 def _free_memory(device: str) -> int:
     """Free bytes on the device; for the CPU, the memory that is available."""
-    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else read_available()
+    return read_free(device) if is_cuda(device) else read_available()

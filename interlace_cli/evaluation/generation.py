@@ -23,6 +23,7 @@ from interlace_cli.domain.evaluation import Generation
 from interlace_cli.errors import CheckpointError, first_line
 from interlace_cli.evaluation.thoughts import find_open_mark, is_thought_mark
 from interlace_cli.options.evaluate import GREEDY, MODEL
+from interlace_cli.runtime.accelerator import is_cuda
 from interlace_cli.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Generator:
         return [self._read(tokens, mark, max_new_tokens) for tokens, mark in zip(new, opened, strict=True)]
 
     def _generate_own(self, inputs: Inputs, config: GenerationConfig) -> torch.Tensor:
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        devices = [self.model.device] if is_cuda(self.model.device) else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
             try:

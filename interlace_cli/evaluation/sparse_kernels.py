@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from interlace_cli.domain.progress import Progress
+from interlace_cli.runtime.accelerator import is_cuda
 
 SIDE = 64
 
 
 def has_kernels(device: torch.device | str) -> bool:
     """Whether `device` is a GPU with 2:4 kernels (compute capability 8.0 or later)."""
-    device = torch.device(device)
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_cuda(device) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def use_sparse_kernels(model: nn.Module, progress: Progress) -> int:

@@ -13,6 +13,8 @@ from interlace_cli.data.batches import Inputs, to_device
 from interlace_cli.domain.evaluation import Speed
 from interlace_cli.evaluation.generation import build_timed_config, replaced
 from interlace_cli.options.evaluate import GREEDY
+from interlace_cli.runtime import accelerator
+from interlace_cli.runtime.accelerator import synchronize
 from interlace_cli.runtime.memory import read_status, reset_peak
 
 if TYPE_CHECKING:
@@ -69,26 +71,21 @@ def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int, way: str) -> 
     moved = to_device(inputs, model.device, model.dtype)
     config = build_timed_config(model, way, new_tokens)
     with replaced(model, config):
-        _synchronize(model)
+        synchronize(model.device)
         began = time.perf_counter()
         model.generate(**moved, generation_config=config)
-        _synchronize(model)
+        synchronize(model.device)
         return time.perf_counter() - began
-
-
-def _synchronize(model: PreTrainedModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
 
 
 def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int, way: str) -> int | None:
     """Bytes: the weights plus the peak that generating adds to them. None if the system does not report its peak."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if model.device.type == "cuda":
-        before = torch.cuda.memory_allocated(model.device)
-        torch.cuda.reset_peak_memory_stats(model.device)
+    if accelerator.is_cuda(model.device):
+        before = accelerator.read_held(model.device)
+        accelerator.reset_peak(model.device)
         _time(model, inputs, new_tokens, way)
-        return weights + torch.cuda.max_memory_allocated(model.device) - before
+        return weights + accelerator.read_peak(model.device) - before
     if not reset_peak():
         return None
     before = read_status("VmRSS")

@@ -7,19 +7,20 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+from interlace_cli.runtime import accelerator
+from interlace_cli.runtime.cgroups import read_group_available
+
 
 def measure_peak(work: Callable[[], object], device: str) -> int | None:
     """Bytes: on a GPU what the allocator held, on a CPU the growth of this process (Linux, proc(5)); None where the
     system does not tell."""
     gc.collect()
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if accelerator.is_cuda(device):
+        accelerator.release_memory()
+        accelerator.reset_peak(device)
+        before = accelerator.read_held(device)
         work()
-        return int(torch.cuda.max_memory_allocated() - before)
+        return accelerator.read_peak(device) - before
     if not reset_peak():
         return None
     before = read_status("VmRSS")
@@ -45,11 +46,12 @@ def read_status(field: str) -> int:
 
 
 def read_available() -> int:
-    """Bytes of the machine's memory that can be had without swapping. What the system holds of files that were read
-    counts: it is given up when the memory is needed."""
+    """Bytes of the machine's memory that can be had without swapping, at most what a container or a job scheduler
+    allows. What the system holds of files that were read counts: it is given up when the memory is needed."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    free, allowed = int(psutil.virtual_memory().available), read_group_available()
+    return free if allowed is None else min(free, allowed)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
