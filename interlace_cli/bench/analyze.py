@@ -131,7 +131,7 @@ class _Work:
 
     def __init__(self, material: Material) -> None:
         self.material = material
-        self.threads = max(count_threads(material.model), 1)
+        self.threads = max(count_threads(material.model.device), 1)
         self.model, self.layers = material.model, find_layers(material.model)
         self.batches, self.singles, self.deepstack = material.batches, material.singles, material.deepstack
         config = material.model.config

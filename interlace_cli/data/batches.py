@@ -20,11 +20,11 @@ from interlace_cli.data.end_of_turn import close_answer, count_answer_tokens, fi
 from interlace_cli.data.rendering import Message, RenderingError, TextPart, TextSequence
 from interlace_cli.data.templates import ChatTemplate
 from interlace_cli.data.token_fields import TokenFields, stack_left
+from interlace_cli.data.transfer import prepare, send
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import CheckpointError, UnsupportedModelError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.io.missing_packages import advise
-from interlace_cli.runtime.accelerator import is_cuda
 from interlace_cli.runtime.memory import is_out_of_memory
 
 IGNORE = -100
@@ -236,25 +236,20 @@ class Batcher:
 
 def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
     """The batch on `device`; floating-point tensors (pixels) in `dtype`."""
-    return {
-        name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-        for name, value in inputs.items()
-    }
+    return {name: send(value, device, dtype) for name, value in inputs.items()}
 
 
 def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
     """The batches with floating-point tensors (pixels) in the model's dtype, in pinned memory if the model is on a GPU.
     A tensor that several batches share is converted once."""
-    is_pinned = is_cuda(model.device)
     cast: dict[int, Tensor] = {}
 
-    def prepare(value: Tensor) -> Tensor:
+    def convert(value: Tensor) -> Tensor:
         if id(value) not in cast:
-            there = value.to(model.dtype) if value.is_floating_point() else value
-            cast[id(value)] = there.pin_memory() if is_pinned else there
+            cast[id(value)] = prepare(value, model.device, model.dtype)
         return cast[id(value)]
 
-    return tuple({name: prepare(value) for name, value in batch.items()} for batch in batches)
+    return tuple({name: convert(value) for name, value in batch.items()} for batch in batches)
 
 
 def order_by_length(samples: Sequence[Sample]) -> list[int]:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from interlace_cli.data.batches import Batcher, Inputs, cast_on_host, order_by_length, to_device
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.runtime.processes import find_processes
+
+if TYPE_CHECKING:
+    import torch
 
 Item = TypeVar("Item")
 MOST_THREADS = 8
@@ -35,7 +38,7 @@ def read_ahead(
     0.23). What `make` raises is raised here, in its turn; once the iterator is closed no further batch is begun. With
     no `threads` each is made when it is asked for.
     """
-    count = count_threads(model) if threads is None else threads
+    count = count_threads(model.device) if threads is None else threads
     if not count:
         yield from (cast_on_host(make(batcher, item), model) for item in items)
         return
@@ -94,11 +97,11 @@ def cut(order: Sequence[Item], size: int) -> list[list[Item]]:
     return [list(order[start : start + size]) for start in range(0, len(order), size)]
 
 
-def count_threads(model: Any) -> int:
-    """How many threads build batches: half of this process's share of the cores if a GPU computes, at most
+def count_threads(device: torch.device) -> int:
+    """How many threads build batches for `device`: half of this process's share of the cores if a GPU computes, at most
     MOST_THREADS; 0 if the CPU does. On two cores one thread made an analysis 0.97 to 1.03 times as fast (`interlace
     bench analyze`) and held one more batch in memory."""
-    if model.device.type == "cpu":
+    if device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // 2 // find_processes().size, 1), MOST_THREADS)
+    return min(max(cores // 2 // find_processes().on_machine, 1), MOST_THREADS)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs
 from interlace_cli.data.packing import group_alike, pack_rows
 from interlace_cli.data.padding import HARMLESS, Padding
 from interlace_cli.data.token_fields import stack_left
+from interlace_cli.data.transfer import send
 from interlace_cli.domain.dataset import Sample
 
 CACHE = 1 << 30
@@ -82,11 +83,8 @@ class PackedRow:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PackedRow:
         """The same on `device`; floating-point tensors (pixels) in `dtype`."""
-        moved = {
-            name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-            for name, value in self.inputs.items()
-        }
-        return PackedRow(moved, self.targets_BK.to(device, non_blocking=True))
+        moved = {name: send(value, device, dtype) for name, value in self.inputs.items()}
+        return PackedRow(moved, send(self.targets_BK, device))
 
 
 class EncodedSteps(Dataset[list[Encoded]]):
@@ -111,22 +109,35 @@ class EncodedSteps(Dataset[list[Encoded]]):
         return len(self.steps) - self.start
 
     def __getitem__(self, index: int) -> list[Encoded]:
-        return [sequence for i in self.steps[self.start + index] for sequence in self._encode(i)]
+        return self.read(index, lambda sample: None)
 
-    def _encode(self, index: int) -> list[Encoded]:
-        """The sample's sequences, kept from the last epoch or encoded now. They are kept if a later step needs them and
-        CACHE has room."""
+    def list_samples(self, index: int) -> Sequence[int]:
+        """The indices of the samples of step `start + index`."""
+        return self.steps[self.start + index]
+
+    def is_kept(self, sample: int) -> bool:
+        """Whether the sample with this index is kept from an earlier epoch."""
+        return sample in self._kept
+
+    def read(self, index: int, find: Callable[[int], list[Encoded] | None]) -> list[Encoded]:
+        """Item `index`. `find` returns the sequences of a sample that was encoded elsewhere, or None."""
+        return [sequence for i in self.list_samples(index) for sequence in self._take(i, find)]
+
+    def _take(self, index: int, find: Callable[[int], list[Encoded] | None]) -> list[Encoded]:
+        """The sample's sequences: kept from the last epoch, found, or encoded now. They are kept if a later step needs
+        them and CACHE has room."""
         self._to_come[index] -= 1
-        found = self._kept.pop(index, None)
-        if found is None:
-            found = encode_sequences(self.samples[index], self.batcher, self.positions)
+        taken = self._kept.pop(index, None)
+        if taken is None:
+            taken = find(index)
         else:
-            self._room += count_bytes(found)
-        # A worker's memory is its own, and the next epoch's sample may be another worker's.
-        if self._to_come[index] > 0 and count_bytes(found) <= self._room and get_worker_info() is None:
-            self._kept[index] = found
-            self._room -= count_bytes(found)
-        return found
+            self._room += count_bytes(taken)
+        if taken is None:
+            taken = encode_sequences(self.samples[index], self.batcher, self.positions)
+        if self._to_come[index] > 0 and count_bytes(taken) <= self._room:
+            self._kept[index] = taken
+            self._room -= count_bytes(taken)
+        return taken
 
     def encode_any(self) -> Encoded:
         """The first sequence that has a target, encoded."""

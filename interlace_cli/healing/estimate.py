@@ -108,7 +108,8 @@ def _find_heaviest(healer: Healer, steps: Sequence[Sequence[int]]) -> list[int]:
 
 def _count_repeated(healer: Healer, steps: int) -> tuple[int, int]:
     """Of a stage of `steps` steps: how many find their samples in the cache of encoded samples (those of later
-    epochs), and the cache's bytes. (0, 0) if there is no cache: on GPUs, or if it would be larger than CACHE."""
+    epochs), and the cache's bytes. (0, 0) on GPUs, which do not wait for encoding, and if it would be larger than
+    CACHE."""
     repeated = max(steps - len(healer.samples) // healer.recipe.step_samples, 0)
     held = count_bytes(healer.source(steps=[[0]])[0]) * min(repeated * healer.recipe.step_samples, len(healer.samples))
     return (repeated, held) if healer.device.type == "cpu" and held < CACHE else (0, 0)

@@ -22,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import DataLoader
 
+from interlace_cli.data.encode_ahead import StepsAhead
+from interlace_cli.data.prefetch import count_threads
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, NotFiniteError, UsageError, first_line
@@ -43,7 +45,7 @@ _WRITING = ("inline_container", "PytorchStreamWriter")
 TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
 """Files of a checkpoint: the tuned weights, and the optimizer's state of an `fsdp` run, gathered."""
 WORKERS = 4
-"""Processes that encode samples, beside a GPU; on a CPU the training process does it."""
+"""The most threads that encode samples, beside a GPU; on a CPU the training thread does it."""
 
 
 class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -67,13 +69,14 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only)
         self.engine, self.save_memory, self.layers = engine, save_memory, layers
         self.row_loss, self.layout, self.max_tokens, self.say = row_loss, layout, max_tokens, say
+        self.ahead = StepsAhead(steps, 0)
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """A loader of the steps in their order. accelerate does not wrap it: `steps` holds this process's samples
         alone."""
-        workers = self.args.dataloader_num_workers
-        return DataLoader(self.train_dataset, batch_size=None, shuffle=False, num_workers=workers, pin_memory=False)
+        self.ahead = StepsAhead(self.train_dataset, min(count_threads(self.args.device), WORKERS))
+        return DataLoader(self.ahead, batch_size=None, num_workers=0, pin_memory=False)
 
     def training_step(self, model: Any, inputs: list[Encoded], num_items_in_batch: Any = None) -> Tensor:
         """Computes the gradients of one optimizer step. Returns the mean cross-entropy per label, or, for a stage with
@@ -313,7 +316,11 @@ def train_stage(
     trainer.add_callback(_Ends(begin, end))
     # It would print every log on stdout, which is for the result alone.
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        # The traceback of what was raised would keep them alive.
+        trainer.ahead.close()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -343,7 +350,6 @@ def build_arguments(
         report_to=how.report_to,
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_num_workers=0 if device == "cpu" else WORKERS,
         use_cpu=device == "cpu",
         seed=recipe.seed,
         deepspeed=deepspeed,

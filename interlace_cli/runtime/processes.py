@@ -33,6 +33,11 @@ class Processes:
         """Whether somebody has started this process as one of a number, if only of one."""
         return "WORLD_SIZE" in os.environ
 
+    @property
+    def on_machine(self) -> int:
+        """How many of them share this machine, as far as the launcher tells; else all."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
     def choose_device(self, device: str) -> str:
         """`cuda` and `auto` become this process's own GPU, where there are several processes."""
         if self.size == 1 or device not in ("auto", "cuda"):
