@@ -1,0 +1,387 @@
+"""A pretend GPU: ordinary CPU tensors whose storages carry the name of a device.
+
+    with Pretend(gpus=2, capacity=24 << 30) as gpu:
+        ...                                 # any code that says "cuda:1"
+    assert gpu.peak[0] == 0
+
+Code under it sees `cuda:0` to `cuda:<gpus-1>`. What is made on a device, or copied there, has its colour; views inherit
+it. An operation on tensors of different colours raises as CUDA does. Counted are the bytes of each colour, with a
+capacity that raises `torch.OutOfMemoryError`, the places where the host waits for a device, and copies from memory that
+is not pinned. With `fake=True` large tensors have no data, so that the step of a large model can be walked.
+
+It cannot see what only a device has: limits and faults of kernels, precision other than the CPU's, NCCL, time, races
+between streams (all work is done when its call returns), fragmentation and the workspaces of libraries. Kernels are the
+CPU's, and so are the checks inside of them, and the attention that is chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import graph
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+BASE = torch._C.TensorBase
+CPU = torch.device("cpu")
+GRAIN = 512
+"""Bytes; the caching allocator gives multiples of it."""
+INDEXED = {aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default}
+INDEXED |= {aten._index_put_impl_.default, aten._unsafe_index_put.default}
+"""Their indices may lie on the host."""
+STRICT = {aten.cat.default, aten.stack.default}
+"""They take no number of the host among tensors of a device."""
+READ = {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select, aten._unique2, aten.unique_dim}
+READ |= {aten.unique_consecutive, aten.bincount, aten.is_nonzero}
+"""The host waits for their result: it, or its shape, is a number that the host must know."""
+OURS = os.path.dirname(os.path.abspath(__file__))
+HIDDEN = (
+    os.path.join(OURS, "pretend."),
+    os.path.join(OURS, "pretend_"),
+    f"{os.sep}torch{os.sep}",
+    f"{os.sep}contextlib.py",
+    f"{os.sep}threading.py",
+)
+
+
+def find_place() -> str:
+    """`file.py:line` of the innermost frame that is not torch's; behind that of a library, in brackets, the frame of
+    ours that called it."""
+    place, frame = "", sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not any(part in name for part in HIDDEN):
+            here = f"{name.rsplit(os.sep, 1)[-1]}:{frame.f_lineno}"
+            if "site-packages" not in name and not name.startswith("<"):
+                return f"{place} ({here})" if place else here
+            place = place or here
+        frame = frame.f_back
+    return place or "?"
+
+
+def find_call(frame: FrameType | None) -> tuple[tuple[Any, int], ...]:
+    """The instruction that is being executed, with those that led to it: one for all that torch's C++ does in one call
+    of Python's."""
+    found = []
+    while frame is not None:
+        found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class Block:
+    """Memory of a device."""
+
+    device: torch.device
+    size: int
+
+
+class Thread(threading.local):
+    """What each thread of the host has of its own."""
+
+    current = 0
+    """The index of the device that "cuda" is."""
+    last: torch.device | None = None
+    """The device of the last operation."""
+    inside = 0
+    """Above zero while torch works on what it believes to be CPU tensors."""
+    made_by: tuple[Any, ...] = ()
+    made: Sequence[weakref.ref[Any]] = ()
+    """What the last operation without inputs made on the host, and the call that did."""
+
+
+class Pretend(TorchDispatchMode):
+    """`gpus` devices of `capacity` bytes each (None: 80 GiB are said, and no shortage comes)."""
+
+    def __init__(
+        self, gpus: int = 1, capacity: int | None = None, fake: bool = False, capability: tuple[int, int] = (9, 0)
+    ) -> None:
+        super().__init__()
+        self.gpus, self.capacity, self.capability = gpus, capacity, capability
+        self.now, self.peak, self.reserved = [0] * gpus, [0] * gpus, [0] * gpus
+        self.waits: Counter[str] = Counter()
+        """What @ where, of each time the host waited for a device."""
+        self.pageable: Counter[str] = Counter()
+        """Where tensors were copied to a device from memory that is not pinned."""
+        self.moved: Counter[str] = Counter()
+        """Bytes by "to device", "to host", "between devices"."""
+        self.shortages: Counter[str] = Counter()
+        """Where a device had no room."""
+        self.blocks: dict[int, Block] = {}
+        self.pinned: set[int] = set()
+        self.thread = Thread()
+        self.lock = threading.RLock()
+        self.owner = os.getpid()
+        self.dataless = None
+        if fake:
+            from pretend_fake import Dataless
+
+            self.dataless = Dataless(self)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else a frame of torch's lies between an operation and its caller
+
+    def __enter__(self) -> Pretend:
+        from pretend_api import disguise
+
+        self._disguise = disguise(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._disguise.close()
+
+    # --- Colours and bytes ---
+
+    def find_device(self, tensor: Tensor) -> torch.device:
+        """The device that a tensor is said to be on."""
+        try:
+            block = self.blocks.get(BASE.untyped_storage(tensor)._cdata)
+        except (NotImplementedError, RuntimeError):  # sparse ones have no storage
+            return CPU
+        return CPU if block is None else block.device
+
+    def name_device(self, device: Any) -> torch.device:
+        """ "cuda", 1 ... -> cuda:<index>; raises where there is no such device, and in a forked process."""
+        found = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        if found.type != "cuda":
+            return found
+        if os.getpid() != self.owner:
+            raise RuntimeError(
+                "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the"
+                " 'spawn' start method"
+            )
+        index = self.thread.current if found.index is None else found.index
+        if index >= self.gpus:
+            raise torch.AcceleratorError("CUDA error: invalid device ordinal")
+        return torch.device("cuda", index)
+
+    def paint(self, storage: Any, device: torch.device) -> None:
+        """Gives a storage a colour, or counts again one that has it."""
+        key, size = storage._cdata, -(-storage.nbytes() // GRAIN) * GRAIN
+        block = self.blocks.get(key)
+        if block is None:
+            if device.type != "cuda":
+                return
+            self._take(device.index, size)
+            self.blocks[key] = Block(device, size)
+            weakref.finalize(storage, self._free, key).atexit = False
+        elif block.size != size:
+            self._take(block.device.index, size - block.size)
+            block.size = size
+
+    def pin(self, storage: Any) -> None:
+        """Says that memory of the host is pinned."""
+        if storage._cdata not in self.pinned:
+            self.pinned.add(storage._cdata)
+            weakref.finalize(storage, self.pinned.discard, storage._cdata).atexit = False
+
+    def _take(self, index: int, size: int) -> None:
+        with self.lock:
+            wanted = self.now[index] + size
+            if self.capacity is not None and size > 0 and wanted > self.capacity:
+                self.shortages[find_place()] += 1
+                raise torch.OutOfMemoryError(self._describe_shortage(index, size))
+            self.now[index] = wanted
+            self.peak[index] = max(self.peak[index], wanted)
+            self.reserved[index] = max(self.reserved[index], wanted)
+
+    def _describe_shortage(self, index: int, size: int) -> str:
+        free = self.capacity - self.now[index]
+        return (
+            f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. GPU {index} has a total capacity of"
+            f" {self.capacity / 2**30:.2f} GiB of which {free / 2**20:.2f} MiB is free. (pretended)"
+        )
+
+    def _free(self, key: int) -> None:
+        with self.lock:
+            block = self.blocks.pop(key)
+            self.now[block.device.index] -= block.size
+
+    # --- Operations ---
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, BASE)]
+        device = self._settle(func, args, kwargs, tensors, sys._getframe(1))
+        is_pinned = bool(kwargs.pop("pin_memory", False)) and device.type == "cpu"
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
+            kwargs["device"] = CPU
+        self.thread.inside += 1
+        try:
+            out = self._run(func, args, kwargs, tensors, device)
+        finally:
+            self.thread.inside -= 1
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, BASE) and leaf.layout is torch.strided]
+        storages = [BASE.untyped_storage(tensor) for tensor in made]
+        for storage in storages:
+            self.paint(storage, device)
+            if is_pinned:
+                self.pin(storage)
+        if not tensors and device.type == "cpu":
+            self.thread.made_by = find_call(sys._getframe(1))
+            self.thread.made = [weakref.ref(storage) for storage in storages]
+        return out
+
+    def _settle(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], frame: FrameType) -> torch.device:
+        """The device that the result is on. Raises where the inputs do not go together."""
+        asked, is_formula = kwargs.get("device"), frame.f_code is graph._engine_run_backward.__code__
+        if not tensors:
+            if is_formula and self.thread.last is not None and torch.device(asked or CPU).type == "cpu":
+                return self.thread.last  # a formula of autograd copies what it believes to be a tensor's options
+            return self.name_device(asked or CPU)
+        devices = [self.find_device(tensor) for tensor in tensors]
+        colours = [device for device in devices if device.type == "cuda"]
+        if colours and any(device.type == "cpu" for device in devices):
+            devices = self._adopt(tensors, devices, colours[0], frame)
+        if colours:
+            self.thread.last = colours[0]
+        if func is aten._to_copy.default:  # `Tensor.to` between devices does not come here: it is in pretend_api
+            return devices[0]
+        if func is aten.copy_.default:
+            is_free = kwargs.get("non_blocking") or args[2:] == (True,)
+            self.note_copy(tensors[1], devices[1], tensors[0], devices[0], is_free)
+            return devices[0]
+        if asked is not None and not is_formula:
+            return self.name_device(asked)
+        if not colours:
+            return CPU
+        self._check(func, args, kwargs, tensors, devices)
+        self._note_wait(func, args, kwargs)
+        return colours[0]
+
+    def _adopt(
+        self, tensors: list[Tensor], devices: list[torch.device], device: torch.device, frame: FrameType
+    ) -> list[torch.device]:
+        """What C++ made for itself, by the options of a tensor of a device, has that device."""
+        made = [storage for storage in (found() for found in self.thread.made) if storage is not None]
+        if made and self.thread.made_by == find_call(frame):
+            for storage in made:
+                self.paint(storage, device)
+            return [self.find_device(tensor) for tensor in tensors]
+        return devices
+
+    def _check(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], devices: list[torch.device]) -> None:
+        """Raises RuntimeError as CUDA does, where tensors of different devices meet."""
+        name = func._schema.name
+        if name.startswith(("aten::_foreach", "aten::_fused")):
+            lists = [value for value in (*args, *kwargs.values()) if isinstance(value, (list, tuple))]
+            lists = [value for value in lists if value and isinstance(value[0], BASE)]
+            for column in zip(*lists, strict=False):
+                self._compare(func, column, [self.find_device(tensor) for tensor in column], "_foreach" in name)
+        elif func in INDEXED:
+            others = [args[0], *(x for x in (*args[2:], *kwargs.values()) if isinstance(x, BASE))]
+            self._compare(func, others, [self.find_device(tensor) for tensor in others])
+            indices = {self.find_device(index) for index in args[1] if index is not None}
+            if indices - {CPU, self.find_device(args[0])}:
+                raise RuntimeError(
+                    f"indices should be either on cpu or on the same device as the indexed tensor ({devices[0]})"
+                )
+        else:
+            self._compare(func, tensors, devices, func not in STRICT, self._list_written(func, args, kwargs))
+
+    @staticmethod
+    def _list_written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+        arguments = func._schema.arguments
+        named = [(arguments[place].name, value) for place, value in enumerate(args)] + list(kwargs.items())
+        written = {found.name for found in arguments if found.alias_info is not None and found.alias_info.is_write}
+        return [value for name, value in named if name in written]
+
+    @staticmethod
+    def _compare(
+        func: Any,
+        tensors: Sequence[Tensor],
+        devices: Sequence[torch.device],
+        takes_numbers: bool = True,
+        written: Iterable[Any] = (),
+    ) -> None:
+        """A tensor of no dimensions on the host goes as a number, but nothing is written into it."""
+        results = {id(tensor) for tensor in written}
+        found = [
+            device
+            for tensor, device in zip(tensors, devices, strict=True)
+            if device.type == "cuda" or BASE.dim(tensor) > 0 or not takes_numbers or id(tensor) in results
+        ]
+        if len(set(found)) > 1:
+            names = " and ".join(sorted(map(str, set(found))))
+            each = ", ".join(f"{tuple(t.shape)} {d}" for t, d in zip(tensors, devices, strict=True))
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found at least two devices, {names}!"
+                f" (when checking arguments of {func}: {each})"
+            )
+
+    # --- Waits ---
+
+    def wait(self, what: str) -> None:
+        """The host waits for a device."""
+        self.waits[f"{what} @ {find_place()}"] += 1
+
+    def _note_wait(self, func: Any, args: Any, kwargs: Any) -> None:
+        packet = func.overloadpacket
+        if packet in READ or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
+            self.wait(func._schema.name.removeprefix("aten::").removeprefix("_local_"))
+        if func in INDEXED:
+            indices = [index for index in args[1] if index is not None]
+            is_fill = len(args) > 2 and len(indices) == 1 and BASE.numel(args[2]) == 1  # it is masked_fill
+            if any(index.dtype in (torch.bool, torch.uint8) for index in indices) and not is_fill:
+                self.wait("index by mask")
+            elif any(self.find_device(index) == CPU for index in indices) and self.find_device(args[0]) != CPU:
+                self.wait("index from the host")
+
+    def note_copy(
+        self, source: Tensor, here: torch.device, made: Tensor, there: torch.device, is_free: bool = False
+    ) -> None:
+        """A copy from `here` to `there`. Unless it `is_free` (non_blocking) the host waits for it, and where the host's
+        side is not pinned it waits all the same for what it reads."""
+        if here == there or BASE.numel(source) == 0:
+            return
+        size = BASE.numel(source) * source.element_size()
+        if there.type == "cpu":
+            self.moved["to host"] += size
+            if not is_free or not self.is_pinned(made):
+                self.wait("to host")
+        elif here.type == "cpu":
+            self.moved["to device"] += size
+            if not self.is_pinned(source):
+                self.pageable[find_place()] += 1
+            if not is_free:
+                self.wait("to device")
+        else:
+            self.moved["between devices"] += size
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return BASE.untyped_storage(tensor)._cdata in self.pinned
+
+    # --- The work itself ---
+
+    def _run(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], device: torch.device) -> Any:
+        is_random = device.type == "cuda" and torch.Tag.nondeterministic_seeded in func.tags
+        if is_random and kwargs.get("generator") is None:
+            own = torch.cuda.default_generators[device.index]
+            before = torch.default_generator.get_state()
+            torch.default_generator.set_state(own.get_state())
+            try:
+                return self._calculate(func, args, kwargs, tensors)
+            finally:
+                own.set_state(torch.default_generator.get_state())
+                torch.default_generator.set_state(before)
+        return self._calculate(func, args, kwargs, tensors)
+
+    def _calculate(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
+        if self.dataless is None:
+            return func(*args, **kwargs)
+        return self.dataless.run(func, args, kwargs, tensors)
