@@ -17,7 +17,8 @@ from interlace_cli.demo.model import IMAGE_TOKEN, SPECIAL_TOKENS
 from interlace_cli.demo.model import build_processor as build_demo_processor
 from interlace_cli.errors import UsageError
 from interlace_cli.families.packing import find_positions
-from interlace_cli.io.models import choose_dtype, import_transformers
+from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.device import choose_dtype
 
 IMAGE = SPECIAL_TOKENS.index(IMAGE_TOKEN)
 SIDE, PATCH, MERGE = 224, 16, 2

@@ -60,9 +60,9 @@ def _measure(part: str, o: BenchOptions, advance: Callable[[], None]) -> tuple[s
         from interlace_cli.bench.prune import measure_pruning
 
         return "cpu", measure_pruning(o.gigabytes, o.repeats, None, advance)
-    from interlace_cli.io.models import choose_device
+    from interlace_cli.runtime.device import use_device
 
-    device = choose_device(o.device)
+    device = use_device(o.device)
     if part == "heal" and o.model is None:
         from interlace_cli.bench.heal import make_random
         from interlace_cli.bench.shapes import find_shape

@@ -16,7 +16,8 @@ def check_machine(options: RunOptions | CompareOptions) -> None:
     here."""
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.trainer import check_arguments
-    from interlace_cli.io.models import check_attention, check_goes_on_from_prompt, check_loadable, choose_device
+    from interlace_cli.io.models import check_attention, check_goes_on_from_prompt, check_loadable
+    from interlace_cli.runtime.device import choose_device
 
     if options.model is not None:
         path = read_config(options.model)[1]

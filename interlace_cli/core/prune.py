@@ -56,7 +56,7 @@ def prune(options: PruneOptions, progress: Progress) -> PruneOutcome:
     Raises PlanMismatchError if the plan was made for another model (where that is allowed, if it has other layers), and
     CheckpointError if the comparison finds a difference."""
     if options.verify:
-        from interlace_cli.io.models import choose_device
+        from interlace_cli.runtime.device import choose_device
 
         # Before anything is written.
         choose_device(options.device)

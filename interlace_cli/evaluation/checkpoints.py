@@ -87,14 +87,14 @@ def time_checkpoints(
 def has_sparse_kernels(options: EvaluateOptions) -> bool:
     """Whether the device has kernels for 2:4 sparse weights."""
     from interlace_cli.evaluation.sparse_kernels import has_kernels
-    from interlace_cli.io.models import choose_device
+    from interlace_cli.runtime.device import choose_device
 
     return has_kernels(choose_device(options.device))
 
 
 def describe_machine(options: EvaluateOptions) -> tuple[str, str]:
     """The device and the dtype that `options` come to."""
-    from interlace_cli.io.models import choose_device, choose_dtype
+    from interlace_cli.runtime.device import choose_device, choose_dtype
 
     device = choose_device(options.device)
     return _describe_device(device), str(choose_dtype(options.dtype, device)).removeprefix("torch.")

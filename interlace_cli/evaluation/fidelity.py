@@ -19,10 +19,11 @@ from interlace_cli.domain.checkpoint import Fidelity
 from interlace_cli.errors import CheckpointError, InterlaceError
 from interlace_cli.evaluation.generation import build_timed_config, generate
 from interlace_cli.families.modules import bypassed
-from interlace_cli.io.models import choose_device, load_model, load_processor
+from interlace_cli.io.models import load_model, load_processor
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.options.evaluate import GREEDY
 from interlace_cli.runtime.accelerator import is_cuda, read_free
+from interlace_cli.runtime.device import choose_device
 from interlace_cli.runtime.memory import read_available
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}

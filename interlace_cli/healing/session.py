@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
     """What `auto` is here."""
-    how = replace(how, device=find_processes().choose_device(how.device))
-    return replace(recipe, dtype=_choose_dtype(recipe.dtype, how.device)), how
+    from interlace_cli.runtime.device import choose_device, choose_dtype
+
+    how = replace(how, device=choose_device(how.device))
+    dtype = str(choose_dtype(recipe.dtype, how.device)).removeprefix("torch.")
+    return replace(recipe, dtype=dtype), how
 
 
 def open_session(
@@ -49,10 +52,11 @@ def open_session(
     from interlace_cli.healing.heal import Dense, Healer, Student
     from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
     from interlace_cli.healing.trainer import check_arguments
-    from interlace_cli.io.models import choose_device, load_model
+    from interlace_cli.io.models import load_model
+    from interlace_cli.runtime.device import use_device
 
     path = opened.checkpoint.path
-    check_arguments(recipe, how, state.folder, choose_device(how.device))
+    check_arguments(recipe, how, state.folder, use_device(how.device))
     engine = Engine(how.engine, find_processes().size)
     # Before the weights are read: it may be that there is nothing to learn.
     batcher, usable = load_usable(opened, dataset, recipe, progress)
@@ -144,9 +148,3 @@ def _open_base(card: CheckpointCard) -> OpenedModel:
             "Prune again, or take --objective ce, which needs no dense model.",
         )
     return opened
-
-
-def _choose_dtype(dtype: str, device: str) -> str:
-    from interlace_cli.io.models import choose_device, choose_dtype
-
-    return str(choose_dtype(dtype, choose_device(device))).removeprefix("torch.")

@@ -28,6 +28,7 @@ from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, NotFiniteError, UsageError, first_line
 from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
+from interlace_cli.healing.arguments import Arguments
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
@@ -328,7 +329,7 @@ def build_arguments(
     recipe: Recipe, how: Execution, steps: int, folder: Path, device: str, deepspeed: Any = None
 ) -> TrainingArguments:
     """The Trainer's arguments for a stage of `steps` optimizer steps; `folder` is that of its checkpoints."""
-    arguments = transformers.TrainingArguments(
+    return Arguments(
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=recipe.lr,
@@ -355,10 +356,6 @@ def build_arguments(
         deepspeed=deepspeed,
         ddp_find_unused_parameters=False,
     )
-    if arguments.device.type == "cuda" and arguments.world_size == 1:
-        # One process that sees several GPUs: the Trainer would use DataParallel, and has no option to avoid it.
-        arguments._n_gpu = 1
-    return arguments
 
 
 def _to_local(parameter: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def open_measuring(
         tell_format(processor, progress.say)
     batcher, told = Batcher(processor, dataset), progress if processes.is_main else Silent()
     usable = find_usable(batcher, samples, "calibration samples", told)
-    model = load_model(path, options.dtype, processes.choose_device(options.device), options.attention)
+    model = load_model(path, options.dtype, options.device, options.attention)
     return Measuring(
         opened=opened,
         samples=usable.samples,

@@ -6,6 +6,8 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from interlace_cli.io.missing_packages import advise
 from interlace_cli.io.model_json import parse_model_json
 from interlace_cli.io.saved_names import describe_lack, read_failure, read_report
 from interlace_cli.io.text_processor import TextProcessor
+from interlace_cli.runtime.device import choose_dtype, use_device
 from interlace_cli.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ IMAGE_TEXT_TO_TEXT, CAUSAL_LM = "AutoModelForImageTextToText", "AutoModelForCaus
 ON_FILES_ALONE = (
     "`interlace plan --model MODEL --strategy random` and `interlace prune --drop-layers` work on its files alone."
 )
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_config(path: Path) -> PreTrainedConfig:
@@ -82,19 +84,22 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     transformers = import_transformers()
     if _read_config(path).keys() & {"model_type", "auto_map"}:
         check_loadable(path)
-    device = choose_device(device)
+    device = use_device(device)
     wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
     auto = getattr(transformers, choose_auto_class(load_config(path).model_type))
     try:
-        model, report = auto.from_pretrained(
-            path,
-            dtype=wanted,
-            trust_remote_code=False,
-            attn_implementation=attention,
-            # It is told of below, by name.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _reading_here():
+            model, report = auto.from_pretrained(
+                path,
+                dtype=wanted,
+                trust_remote_code=False,
+                attn_implementation=attention,
+                # Straight from the file to a GPU, tensor by tensor.
+                device_map=None if device == "cpu" else {"": device},
+                # It is told of below, by name.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
     except Exception as error:
         if is_out_of_memory(error):
@@ -107,6 +112,23 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     if not found.is_whole:
         raise describe_lack(path, found)
     return model.to(device).eval()
+
+
+@contextmanager
+def _reading_here() -> Iterator[None]:
+    """Inside the context, transformers reads weights in this thread where it has a dispatch mode of torch's (one that
+    counts, or pretends): modes are a thread's own, and transformers' threads would not have it."""
+    import torch
+
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    if not torch._C._len_torch_dispatch_stack() or name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def choose_auto_class(model_type: str) -> str:
@@ -247,31 +269,6 @@ def _check_processor(processor: Any, path: Path, model_type: str) -> None:
             "Only `plan` and `prune` work on it.",
         )
     raise CheckpointError(f"{path} has no image processor.", "Copy the base model's processor files beside it.")
-
-
-def choose_device(device: str) -> str:
-    """`auto` is CUDA where there is one, else the CPU. Raises UsageError for a device that is not there."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device} cannot be used here: {first_line(error)}") from error
-    return device
-
-
-def choose_dtype(dtype: str, device: str) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU that has it, else float32."""
-    import torch
-
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype does not take {dtype!r}.", f"It takes {', '.join(DTYPES)}.")
-    if dtype == "auto":
-        dtype = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
-    result: torch.dtype = getattr(torch, dtype)
-    return result
 
 
 def check_attention(name: str | None) -> None:

@@ -24,6 +24,7 @@ from interlace_cli.options.shared import (
     WORKSPACE,
     check_figure,
     check_pixels,
+    check_processes,
 )
 
 IMPORTANCES = ("similarity", "loss", "taylor")
@@ -95,6 +96,8 @@ class AnalyzeOptions(Options):
     force: bool = FORCE.field()
 
     def check(self) -> None:
-        """Raises UsageError for a picture of a kind that cannot be written, and for bounds that leave no image."""
+        """Raises UsageError for a picture of a kind that cannot be written, for bounds that leave no image, and for one
+        GPU for several processes."""
         check_figure(self.figure)
+        check_processes(self.processes, self.device)
         check_pixels(self.min_pixels, self.max_pixels)

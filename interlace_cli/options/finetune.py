@@ -29,6 +29,7 @@ from interlace_cli.options.shared import (
     STACK,
     WORKSPACE,
     check_pixels,
+    check_processes,
     parse_layers,
 )
 
@@ -147,6 +148,7 @@ class FinetuneOptions(RecipeOptions, ExecutionOptions):
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
         check_pixels(self.min_pixels, self.max_pixels)
+        check_processes(self.processes, self.device)
         if self.stack is not None and not self.dense:
             raise UsageError("--stack belongs to --dense; a pruned checkpoint says its stack itself.", "Leave it out.")
         if not self.paper:

@@ -72,7 +72,8 @@ ANEW = Option(help="Also make again what is up to date.", default=False, group=P
 SEED = Option(help="Seed of everything that is drawn at random.", default=0, low=0)
 DEVICE = Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...", default="auto", group=MACHINE)
 DTYPE = Option(
-    help="What to compute in; auto is bfloat16 on a GPU that has it, else float32. Tuned weights are float32 always.",
+    help="What to compute in; auto is bfloat16 on a GPU that has it, float16 on an older one with tensor cores, else"
+    " float32. Tuned weights are float32 always.",
     default="auto",
     choices=DTYPES,
     spellings=OLD_DTYPES,
@@ -133,6 +134,15 @@ def check_pixels(smallest: int | None, largest: int | None) -> None:
     """Raises UsageError for bounds on the area of images that leave none."""
     if smallest and largest and smallest > largest:
         raise UsageError(f"--min-pixels {smallest} is more than --max-pixels {largest}.")
+
+
+def check_processes(processes: int, device: str) -> None:
+    """Raises UsageError for one GPU for several processes."""
+    if processes > 1 and ":" in device:
+        raise UsageError(
+            f"--device {device} is one GPU, and --processes {processes} needs one for each.",
+            "Give --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are.",
+        )
 
 
 def check_figure(path: Path | None) -> None:

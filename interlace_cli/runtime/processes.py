@@ -38,14 +38,6 @@ class Processes:
         """How many of them share this machine, as far as the launcher tells; else all."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
 
-    def choose_device(self, device: str) -> str:
-        """`cuda` and `auto` become this process's own GPU, where there are several processes."""
-        if self.size == 1 or device not in ("auto", "cuda"):
-            return device
-        import torch
-
-        return f"cuda:{self.local}" if torch.cuda.is_available() else "cpu"
-
 
 def find_processes() -> Processes:
     """From the environment. What Slurm says is passed on in torchrun's names, which torch and accelerate read."""

@@ -15,7 +15,8 @@ from interlace_cli.demo import CHECKPOINT
 from interlace_cli.demo.model import build_processor, save_processor
 from interlace_cli.errors import CheckpointError, UsageError
 from interlace_cli.io.missing_packages import find_missing_package
-from interlace_cli.io.models import choose_device, choose_dtype, import_transformers, load_model, load_processor
+from interlace_cli.io.models import import_transformers, load_model, load_processor
+from interlace_cli.runtime.device import choose_device, choose_dtype
 
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
 

@@ -276,7 +276,7 @@ def test_the_trainer_is_told_the_dtype(
         given.update(named)
         raise Stop
 
-    monkeypatch.setattr(trainer.transformers, "TrainingArguments", keep)
+    monkeypatch.setattr(trainer, "Arguments", keep)
     with pytest.raises(Stop):
         trainer.build_arguments(Recipe(dtype=dtype), Execution(report_to="wandb"), 100, tmp_path, "cuda", {"zero": 3})
     assert (given["bf16"], given["fp16"]) == flags
@@ -810,7 +810,7 @@ def test_bench_measures_pictures_by_its_options(part: str, spies: Spies, chain_m
 def test_the_machine_is_checked_for_what_each_step_asks(spies: Spies, tmp_path: Path) -> None:
     from interlace_cli.core.checks import check_machine
 
-    spies.watch("io.models.choose_device", lambda device: device)
+    spies.watch("runtime.device.choose_device", lambda device: device)
     spies.watch("io.models.check_attention", lambda attention: None)
     spies.watch("healing.engine.Engine", lambda engine, count: None)
     spies.watch("healing.trainer.check_arguments", lambda recipe, how, folder, device: None)
@@ -818,17 +818,17 @@ def test_the_machine_is_checked_for_what_each_step_asks(spies: Spies, tmp_path: 
         analyze=AnalyzeOptions(device="cpu", attention="eager"),
         evaluate=EvaluateOptions(device="cuda:1", attention="sdpa"),
         finetune=FinetuneOptions(
-            device="cuda:2", engine="zero2", processes=3, optim="sgd", report_to="wandb", dtype="float32"
+            device="cuda", engine="zero2", processes=3, optim="sgd", report_to="wandb", dtype="float32"
         ),
         workspace=tmp_path,
     )
     check_machine(options)
-    assert spies.get("choose_device", 0) == {"cpu", "cuda:1", "cuda:2"}
+    assert spies.get("choose_device", 0) == {"cpu", "cuda:1", "cuda"}
     assert spies.get("check_attention", 0) == {"eager", "sdpa"}
     assert spies.get("Engine", 0, 1) == {("zero2", 3)}
     (((recipe, how, folder, device), _),) = spies.calls["check_arguments"]
     assert (recipe.optim, recipe.dtype, how.report_to, how.engine) == ("sgd", "float32", "wandb", "zero2")
-    assert (folder, device) == (tmp_path, "cuda:2")
+    assert (folder, device) == (tmp_path, "cuda")
 
 
 def test_layers_are_measured_at_the_resolution_that_healing_trains_at(
