@@ -14,6 +14,21 @@ class Lock(Record):
     reason: str
 
 
+class LayerWidths(Record):
+    """Sizes of what a language layer computes for a token, from the config: `query` and `key_value` are heads x head
+    dimension, `intermediate` that of all experts that a token uses. `is_gated`: the MLP has gate and up, and not one
+    matrix before its activation; `has_query_norm`: queries and keys are normalized."""
+
+    hidden: int = Field(ge=1)
+    query: int = Field(ge=1)
+    key_value: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    is_gated: bool = True
+    has_query_norm: bool = False
+
+
 class ModelFacts(Record):
     """Counted from a checkpoint's config and tensor headers; no weight is loaded for it.
 
@@ -23,7 +38,8 @@ class ModelFacts(Record):
     vision tower's ... and
     `rest_parameters` is all that is neither in one of them, nor embedding, nor head. Packed weights count as what they
     stand for. `layer_active` is how many of a layer's parameters one token uses; None where that is all of them.
-    `layer_bytes` and `total_bytes` are bytes on disk.
+    `layer_bytes` and `total_bytes` are bytes on disk. `widths` None: the config does not say them, or the stack is not
+    a language model's.
     """
 
     name: str
@@ -42,6 +58,7 @@ class ModelFacts(Record):
     attention_width: int = Field(ge=0, description="query heads x head dimension")
     deepstack_layers: int = Field(ge=0, description="first n layers after which vision features are added")
     is_tied: bool
+    widths: LayerWidths | None = None
     stack: str = "language"
     locked: list[Lock] = []
 

@@ -26,6 +26,7 @@ from interlace_cli.families.resolve import needs_resolution, resolve
 from interlace_cli.families.stacks import LANGUAGE, Config, Stack, find_stack
 from interlace_cli.families.tensors import find_fitting_prefixes, find_layer_prefix, find_numbered_groups, layer_of
 from interlace_cli.families.validate import MOST_LAYERS, check_fields
+from interlace_cli.families.widths import find_widths
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import Checkpoint, fingerprint, hash_processor, open_checkpoint, read_config
 from interlace_cli.io.headers import TensorInfo
@@ -188,6 +189,8 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         outer[_find_kind(tensor, described.get("vocab_size"))] += stands_for[tensor.name]
     layer_parameters = [sum(stands_for[tensor.name] for tensor in tensors) for tensors in by_layer]
     active = [count_active(tensors, stands_for, understood.experts) for tensors in by_layer]
+    is_vision = understood.stack.name == "vision"
+    query = find_attention_width(by_layer[0], {} if is_vision else described)
     return ModelFacts(
         name=checkpoint.name,
         location=checkpoint.location,
@@ -202,9 +205,10 @@ def _count_facts(checkpoint: Checkpoint, understood: OpenedConfig, prefix: str) 
         head_parameters=outer["head"],
         rest_parameters=outer["rest"],
         total_bytes=checkpoint.total_bytes,
-        attention_width=find_attention_width(by_layer[0], {} if understood.stack.name == "vision" else described),
+        attention_width=query,
         deepstack_layers=understood.deepstack,
         is_tied=is_tied(understood.config),
+        widths=None if is_vision else find_widths(by_layer[-1], described, understood.experts, query),
         stack=understood.stack.name,
         locked=understood.locked,
     )
