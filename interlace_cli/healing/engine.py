@@ -3,6 +3,7 @@
 - `ddp`: every process holds the whole model; gradients of the tuned layers are averaged.
 - `fsdp`: torch's `fully_shard`, layer by layer; all tensors are sharded, frozen ones too. This file does it and not
   accelerate, which silently runs DDP instead on CPUs.
+- `offload`: one process whose device holds no training state; it lies on the host (`offload.py`).
 - `zero2`, `zero3`, `zero3-offload`: DeepSpeed with the configs in `engines/`, or with the user's config FILE.
 """
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.healing.offload import find_master
 from interlace_cli.options.finetune import DEEPSPEED_ENGINES, TORCH_ENGINES
 
 ENGINES = (*TORCH_ENGINES, *DEEPSPEED_ENGINES)
@@ -36,6 +38,8 @@ class Engine:
             )
         if name == "fsdp" and size == 1:
             raise UsageError("--engine fsdp is for several processes.", "Add --processes N, or leave it out.")
+        if name == "offload" and size > 1:
+            raise UsageError("--engine offload is for one process.", "Take --engine zero3-offload for several.")
 
     def _load_config(self) -> dict[str, Any] | None:
         if self.name in TORCH_ENGINES:
@@ -59,6 +63,11 @@ class Engine:
         return 0 if self.config is None else int(self.config["zero_optimization"].get("stage", 0))
 
     @property
+    def is_on_host(self) -> bool:
+        """Whether the training state lies on the host, and the device has weights in the compute dtype alone."""
+        return self.name == "offload"
+
+    @property
     def shards_weights(self) -> bool:
         """Whether a process holds only a shard of each weight."""
         return self.name == "fsdp" or self.stage == 3
@@ -80,10 +89,13 @@ class Engine:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor, on every process; DeepSpeed's float32 master copy where there is one. All
-    processes have to call it together."""
+    """The whole of a sharded tensor, on every process; the float32 master copy where there is one. All processes have
+    to call it together."""
     from torch.distributed.tensor import DTensor
 
+    own = find_master(tensor)
+    if own is not None:
+        return own
     if tensor.requires_grad and (hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")):
         from deepspeed.utils import safe_get_full_fp32_param
 

@@ -27,6 +27,8 @@ from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.local import Learner, LocalTrainer
 from interlace_cli.healing.loss import LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
+from interlace_cli.healing.offload import lend_masters, take_masters_back
+from interlace_cli.healing.offload_trainer import OffloadTrainer
 from interlace_cli.healing.probe_loss import ProbeLoss, choose_probes
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
@@ -159,7 +161,8 @@ class Healer:
         mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
         loss = self._build_loss(stage)
         self.engine.shard(self.student.model, self.student.layers, arguments.device)
-        trainer = HealingTrainer(
+        make = OffloadTrainer if self.engine.is_on_host else HealingTrainer
+        trainer = make(
             self.student.model,
             arguments,
             self.source(steps=mine, start=done),
@@ -225,9 +228,12 @@ class Healer:
         spans = find_local_spans(student.dense_index, student.tuned_dense, len(self.dense.layers), compensated)
         if not spans:
             raise InterlaceError("no tuned layer lies beside a dropped one: local has nothing to learn.", "Use ce.")
+        with torch.no_grad(), self._autocast():
+            loss = choose_loss(student.model, self.probe)
+        file = self.state.stage(number) / "learners.pt"
+        self.measured.begin(number, student.model, loss, self.device, file.exists())
         arguments = build_arguments(self.recipe, self.how, len(steps), self.state.stage(number), self.device.type)
         learners = [self._build_learner(span, arguments, len(steps)) for span in spans]
-        file = self.state.stage(number) / "learners.pt"
         done = self._load_learners(file, learners)
         if done:
             self.progress.say(f"going on from local step {done} of {len(steps)}")
@@ -246,9 +252,6 @@ class Healer:
             source = self.source(steps=mine, start=done)
             return (source[i] for i in range(len(source)))
 
-        with torch.no_grad(), self._autocast():
-            loss = choose_loss(student.model, self.probe)
-        self.measured.begin(number, student.model, loss, self.device, done > 0)
         LocalTrainer(
             self.dense.model,
             list(self.dense.layers),
@@ -261,6 +264,8 @@ class Healer:
         ).train(iter_steps(), done, advance)
         save(len(steps))
         for learner in learners:
+            if self.engine.is_on_host:
+                take_masters_back(learner.layer, self.device, self.dtype)
             learner.layer.to(self.device)
         self.measured.end(number, student.model, loss, self.device)
         return [mean(values) for values in zip(*(learner.losses for learner in learners), strict=True)]
@@ -276,6 +281,8 @@ class Healer:
     def _build_learner(self, span: LocalSpan, arguments: Any, steps: int) -> Learner:
         transformers = import_transformers()
         layer = self.student.layers[self.student.dense_index.index(span.layer)]
+        if self.engine.is_on_host:
+            lend_masters(layer)
         make, options = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, self.student.model)
         optimizer = make(layer.parameters(), **{"weight_decay": 0.0, **options})
         schedule = transformers.get_cosine_schedule_with_warmup(optimizer, arguments.get_warmup_steps(steps), steps)

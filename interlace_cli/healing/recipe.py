@@ -82,6 +82,6 @@ class Execution(ExecutionOptions):
 
     def describe_state(self, processes: int) -> str:
         """What the saved state of unfinished healing can be read by: whole tensors, or one engine's own shards."""
-        if self.engine in ("auto", "ddp"):
+        if self.engine in ("auto", "ddp", "offload"):
             return "whole"
         return f"{self.engine}/{processes}" if self.uses_deepspeed else self.engine

@@ -62,7 +62,7 @@ def open_session(
     batcher, usable = load_usable(opened, dataset, recipe, progress)
     model = load_model(path, recipe.dtype, "cpu" if engine.shards_weights else how.device)
     layers = find_layers(model, card.stack)
-    apply_trainable_set(model, layers, card.tune)
+    apply_trainable_set(model, layers, card.tune, engine.is_on_host)
     check_trainable_set(model, layers, card.tune)
     collect_stored(opened, model, layers, card.tune, "meta")
     dense = None

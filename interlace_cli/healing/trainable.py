@@ -13,14 +13,22 @@ from torch.utils.checkpoint import checkpoint
 
 from interlace_cli.errors import TrainableSetError, UnsupportedModelError
 from interlace_cli.healing.engine import gather
+from interlace_cli.healing.offload import keep_masters
 
 
-def apply_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:
-    """Freezes all parameters but those of `layers[positions]`, which become float32 (the optimizer's master weights).
-    In place."""
+def apply_trainable_set(
+    model: nn.Module, layers: nn.ModuleList, positions: Sequence[int], has_masters: bool = False
+) -> None:
+    """Freezes all parameters but those of `layers[positions]`. They become float32, as the optimizer's master weights;
+    with `has_masters` these lie on the host, and the matrices keep their dtype. In place."""
     model.requires_grad_(False)
     for position in positions:
-        layers[position].float().requires_grad_(True)
+        layer = layers[position]
+        if has_masters:
+            keep_masters(layer)
+        else:
+            layer.float()
+        layer.requires_grad_(True)
 
 
 def apply_checkpointing(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:

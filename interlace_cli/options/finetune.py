@@ -33,8 +33,10 @@ from interlace_cli.options.shared import (
     parse_layers,
 )
 
-TORCH_ENGINES = ("auto", "ddp", "fsdp")
+TORCH_ENGINES = ("auto", "ddp", "fsdp", "offload")
 DEEPSPEED_ENGINES = ("zero2", "zero3", "zero3-offload")
+HOST_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+"""What `--engine offload` takes as `--optim`: it runs torch's AdamW on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class ExecutionOptions(Options):
     device: str = DEVICE.field()
     engine: str = option(
         "auto",
-        "How training is spread: auto, ddp, fsdp, zero2, zero3, zero3-offload, or a DeepSpeed config file.",
+        "auto, ddp, fsdp, offload, zero2, zero3, zero3-offload, or a DeepSpeed config file.",
         decides=False,
         group=MACHINE,
     )
@@ -151,12 +153,27 @@ class FinetuneOptions(RecipeOptions, ExecutionOptions):
         check_processes(self.processes, self.device)
         if self.stack is not None and not self.dense:
             raise UsageError("--stack belongs to --dense; a pruned checkpoint says its stack itself.", "Leave it out.")
+        self._check_offload()
         if not self.paper:
             return
         for slot in describe(RecipeOptions):
             is_free = slot.name in ("dtype", "seed")
             if not is_free and getattr(self, slot.name) != slot.option.default:
                 raise UsageError(f"--paper is the paper's recipe, and {slot.flag} changes it.", "Leave one out.")
+
+    def _check_offload(self) -> None:
+        if self.engine != "offload":
+            return
+        if self.processes > 1:
+            raise UsageError(
+                f"--engine offload is for one process, and --processes is {self.processes}.",
+                "Take --engine zero3-offload for several.",
+            )
+        if self.optim not in HOST_OPTIMIZERS:
+            raise UsageError(
+                f"--engine offload runs torch's AdamW on the host, and --optim {self.optim} is another optimizer.",
+                "Leave one of them out.",
+            )
 
     def build_recipe_settings(self) -> dict[str, Any]:
         """The recipe as it was asked for, `auto` left as it is."""
