@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
 from interlace_cli.bench.machine import measure_flops
-from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_model
 from interlace_cli.data.prefetch import count_threads, cut
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.domain.dataset import Sample
@@ -143,7 +143,7 @@ class _Work:
         found = []
         with SpanHook(self.layers) as hook:
             for batch in self.batches[:count]:
-                there = to_device(batch, self.model.device, self.model.dtype)
+                there = to_model(batch, self.model)
                 found.append(hook.run(self.model, there, there["input_ids"] == self.image_token)[..., 0].cpu())
         return torch.cat(found, dim=2)
 
@@ -154,7 +154,7 @@ class _Work:
         for p in SPANS:
             spans: list[list[float]] = [[] for _ in range(len(self.layers) - p)]
             for single in self.singles:
-                there = to_device(single, self.model.device, self.model.dtype)
+                there = to_model(single, self.model)
                 states = self.model(**there, output_hidden_states=True, use_cache=False).hidden_states
                 for i, values in enumerate(spans):
                     cosine = torch.nn.functional.cosine_similarity(states[i].float(), states[i + p].float(), dim=-1)
@@ -168,7 +168,7 @@ class _Work:
         handle = self.layers[-1].register_forward_hook(_stop)
         for batch in self.batches:
             with suppress(ForwardDone):
-                self.model(**to_device(batch, self.model.device, self.model.dtype), use_cache=False)
+                self.model(**to_model(batch, self.model), use_cache=False)
         synchronize(self.model.device)
         handle.remove()
 

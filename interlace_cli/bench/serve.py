@@ -15,7 +15,7 @@ import torch
 
 from interlace_cli.bench.depth import Depth
 from interlace_cli.bench.interleaved_timing import BASELINE, OURS, build_case, time_interleaved
-from interlace_cli.data.batches import Batcher, Inputs, to_device
+from interlace_cli.data.batches import Batcher, Inputs, to_model
 from interlace_cli.domain.benchmark import Case
 from interlace_cli.evaluation.generation import build_timed_config, generate
 from interlace_cli.io.datasets import load_split
@@ -44,7 +44,7 @@ def measure_serving(
     cases = []
     samples = load_split(batcher.folder, "calibration")
     for size in batch_sizes:
-        inputs = to_device(batcher.build_prompts(samples[:size]), model.device, model.dtype)
+        inputs = to_model(batcher.build_prompts(samples[:size]), model)
         for name, tokens in (("first token", 1), (f"{new_tokens} tokens", new_tokens)):
             ways = {OURS: _generate(depth, kept, inputs, tokens), BASELINE: _generate(depth, dense, inputs, tokens)}
             seconds = time_interleaved(ways, repeats, advance)

@@ -25,6 +25,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import CheckpointError, UnsupportedModelError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.io.missing_packages import advise
+from interlace_cli.runtime.dispatch import find_input_device
 from interlace_cli.runtime.memory import is_out_of_memory
 
 IGNORE = -100
@@ -239,14 +240,20 @@ def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | N
     return {name: send(value, device, dtype) for name, value in inputs.items()}
 
 
+def to_model(inputs: Inputs, model: Any) -> Inputs:
+    """The batch where the model takes its inputs, in its dtype."""
+    return to_device(inputs, find_input_device(model), model.dtype)
+
+
 def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
     """The batches with floating-point tensors (pixels) in the model's dtype, in pinned memory if the model is on a GPU.
     A tensor that several batches share is converted once."""
+    device = find_input_device(model)
     cast: dict[int, Tensor] = {}
 
     def convert(value: Tensor) -> Tensor:
         if id(value) not in cast:
-            cast[id(value)] = prepare(value, model.device, model.dtype)
+            cast[id(value)] = prepare(value, device, model.dtype)
         return cast[id(value)]
 
     return tuple({name: convert(value) for name, value in batch.items()} for batch in batches)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_model
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import UnusableSampleError
 
@@ -106,7 +106,7 @@ def choose_padding(model: Any, alone: Sequence[Inputs], together: Inputs) -> Pad
 def _run(model: Any, inputs: Inputs) -> Tensor:
     """Logits [B, V] of the last token."""
     last = torch.tensor([inputs["input_ids"].shape[1] - 1])
-    moved = to_device({**inputs, "logits_to_keep": last}, model.device, model.dtype)
+    moved = to_model({**inputs, "logits_to_keep": last}, model)
     logits: Tensor = model(**moved, use_cache=False).logits
     return logits[:, -1].float()
 

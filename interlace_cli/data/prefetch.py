@@ -13,8 +13,9 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from interlace_cli.data.batches import Batcher, Inputs, cast_on_host, order_by_length, to_device
+from interlace_cli.data.batches import Batcher, Inputs, cast_on_host, order_by_length, to_model
 from interlace_cli.domain.dataset import Sample
+from interlace_cli.runtime.dispatch import find_input_device
 from interlace_cli.runtime.processes import find_processes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def read_ahead(
     0.23). What `make` raises is raised here, in its turn; once the iterator is closed no further batch is begun. With
     no `threads` each is made when it is asked for.
     """
-    count = count_threads(model.device) if threads is None else threads
+    count = count_threads(find_input_device(model)) if threads is None else threads
     if not count:
         yield from (cast_on_host(make(batcher, item), model) for item in items)
         return
@@ -89,7 +90,7 @@ def iter_calibration(
         return (batch,)
 
     for (batch,) in read_ahead(cut(order_by_length(samples), padding.limit(batch_size)), make, batcher, model):
-        yield to_device(batch, model.device, model.dtype)
+        yield to_model(batch, model)
 
 
 def cut(order: Sequence[Item], size: int) -> list[list[Item]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interlace_cli.data.batches import Batcher, Inputs, to_device
+from interlace_cli.data.batches import Batcher, Inputs, to_model
 from interlace_cli.data.end_of_turn import count_answer_tokens, find_special_ids
 from interlace_cli.data.padding import HALF_TOLERANCE, TOLERANCE, differ
 from interlace_cli.domain.evaluation import Generation
@@ -24,6 +24,7 @@ from interlace_cli.errors import CheckpointError, first_line
 from interlace_cli.evaluation.thoughts import find_open_mark, is_thought_mark
 from interlace_cli.options.evaluate import GREEDY, MODEL
 from interlace_cli.runtime.accelerator import is_cuda
+from interlace_cli.runtime.dispatch import find_devices
 from interlace_cli.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Generator:
 
         Raises CheckpointError if transformers cannot generate by the model's own config.
         """
-        inputs = to_device(prompts, self.model.device, self.model.dtype)
+        inputs = to_model(prompts, self.model)
         build = build_greedy_config if self.way == GREEDY else build_own_config
         config = build(self.model, self.stop_ids, self.tokenizer.pad_token_id, max_new_tokens)
         generated = generate(self.model, inputs, config) if self.way == GREEDY else self._generate_own(inputs, config)
@@ -85,7 +86,7 @@ class Generator:
         return [self._read(tokens, mark, max_new_tokens) for tokens, mark in zip(new, opened, strict=True)]
 
     def _generate_own(self, inputs: Inputs, config: GenerationConfig) -> torch.Tensor:
-        devices = [self.model.device] if is_cuda(self.model.device) else []
+        devices = [device for device in find_devices(self.model) if is_cuda(device)]
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
             try:
@@ -199,7 +200,7 @@ def generates_alike(model: PreTrainedModel, alone: Sequence[Inputs], together: I
     config.return_dict_in_generate = config.output_logits = True
 
     def run(prompts: Inputs) -> torch.Tensor:
-        made: Any = generate(model, to_device(prompts, model.device, model.dtype), config)
+        made: Any = generate(model, to_model(prompts, model), config)
         return torch.stack(made.logits, 1).float()
 
     wanted_B2V = torch.cat([run(prompts) for prompts in alone])

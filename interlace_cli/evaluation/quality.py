@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.batches import IGNORE, Batcher, Inputs, order_by_length, to_model
 from interlace_cli.data.labels import answer_loss, keep_label_positions
 from interlace_cli.data.oom import Halving
 from interlace_cli.data.padding import Padding, choose_trial, find_padding
@@ -97,7 +97,7 @@ def _find_padding(
 @torch.inference_mode()
 def compute_loss(model: PreTrainedModel, conversations: Inputs) -> tuple[float, int]:
     """`(mean cross-entropy in nats per answer token, answer tokens)` of a batch from `keep_label_positions`."""
-    batch = to_device(conversations, model.device, model.dtype)
+    batch = to_model(conversations, model)
     labels = batch.pop("labels")
     loss = float(answer_loss(model(**batch, use_cache=False), labels, batch["logits_to_keep"]))
     if not math.isfinite(loss):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interlace_cli.data.batches import to_device
+from interlace_cli.data.batches import to_model
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.evaluation.aggregation import Points
@@ -82,7 +82,7 @@ def _embed_images(
     for start in range(0, len(samples), batch_size):
         batch = samples[start : start + batch_size]
         pixels = processor(images=[load_images(folder, sample)[0] for sample in batch], return_tensors="pt")
-        parts.append(_normalize(model.get_image_features(**to_device(pixels, model.device, model.dtype))))
+        parts.append(_normalize(model.get_image_features(**to_model(pixels, model))))
         advance(len(batch))
     return torch.cat(parts)
 
@@ -100,7 +100,7 @@ def _embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], b
             max_length=longest,
             return_tensors="pt",
         )
-        parts.append(_normalize(model.get_text_features(**to_device(batch, model.device))))
+        parts.append(_normalize(model.get_text_features(**to_model(batch, model))))
     return torch.cat(parts)
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from interlace_cli.data.batches import Inputs, to_device
+from interlace_cli.data.batches import Inputs, to_model
 from interlace_cli.domain.evaluation import Speed
 from interlace_cli.evaluation.generation import build_timed_config, replaced
 from interlace_cli.options.evaluate import GREEDY
 from interlace_cli.runtime import accelerator
 from interlace_cli.runtime.accelerator import synchronize
+from interlace_cli.runtime.dispatch import find_devices
 from interlace_cli.runtime.memory import read_status, reset_peak
 
 if TYPE_CHECKING:
@@ -68,24 +69,31 @@ def time_first_token(
 @torch.inference_mode()
 def _time(model: PreTrainedModel, inputs: Inputs, new_tokens: int, way: str) -> float:
     """Seconds to generate exactly `new_tokens` tokens; moving the inputs to the device is not counted."""
-    moved = to_device(inputs, model.device, model.dtype)
+    moved = to_model(inputs, model)
     config = build_timed_config(model, way, new_tokens)
     with replaced(model, config):
-        synchronize(model.device)
+        _synchronize(model)
         began = time.perf_counter()
         model.generate(**moved, generation_config=config)
-        synchronize(model.device)
+        _synchronize(model)
         return time.perf_counter() - began
+
+
+def _synchronize(model: PreTrainedModel) -> None:
+    for device in find_devices(model):
+        synchronize(device)
 
 
 def _measure_memory(model: PreTrainedModel, inputs: Inputs, new_tokens: int, way: str) -> int | None:
     """Bytes: the weights plus the peak that generating adds to them. None if the system does not report its peak."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if accelerator.is_cuda(model.device):
-        before = accelerator.read_held(model.device)
-        accelerator.reset_peak(model.device)
+    gpus = [device for device in find_devices(model) if accelerator.is_cuda(device)]
+    if gpus:
+        before = sum(map(accelerator.read_held, gpus))
+        for gpu in gpus:
+            accelerator.reset_peak(gpu)
         _time(model, inputs, new_tokens, way)
-        return weights + accelerator.read_peak(model.device) - before
+        return weights + sum(map(accelerator.read_peak, gpus)) - before
     if not reset_peak():
         return None
     before = read_status("VmRSS")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interlace_cli.errors import NotFiniteError, UnsupportedModelError
 from interlace_cli.families.modules import get_hidden, get_output, split_tokens
+from interlace_cli.runtime.dispatch import find_input_device
 
 BEFORE = -1
 """Stands for what enters the first layer."""
@@ -29,7 +30,8 @@ def explain_not_finite(
 ) -> NotFiniteError:
     """The error for `what` ("the loss") being no finite number on `inputs`."""
     owner: Any = model
-    dtype = torch.get_autocast_dtype(owner.device.type) if torch.is_autocast_enabled(owner.device.type) else owner.dtype
+    kind = find_input_device(owner).type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else owner.dtype
     name = str(dtype).removeprefix("torch.")
     first = find_first_not_finite(model, layers, inputs)
     if first is None:

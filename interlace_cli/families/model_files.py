@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +34,7 @@ from interlace_cli.io.headers import TensorInfo
 from interlace_cli.io.paths import expand_home
 from interlace_cli.io.saved_names import check_saved_names
 from interlace_cli.io.workspace import METADATA
+from interlace_cli.runtime.dispatch import loaded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,11 +132,11 @@ def collect_stored(
 
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     prefix = find_prefix(model, layers)
-    held = {
-        f"{prefix}.{position}.{name}": (gather(parameter) if gather else parameter.detach()).to(device)
-        for position in positions
-        for name, parameter in layers[position].named_parameters()
-    }
+    held = {}
+    for position in positions:
+        with nullcontext() if device == "meta" else loaded(layers[position]):
+            for name, parameter in layers[position].named_parameters():
+                held[f"{prefix}.{position}.{name}"] = (gather(parameter) if gather else parameter.detach()).to(device)
     result = {}
     for name, value in to_stored_tensors(model, held).items():
         stored = opened.checkpoint.tensors.get(name)

@@ -114,7 +114,8 @@ def split_tokens(hidden: torch.Tensor, batch: int, tokens: int) -> torch.Tensor:
 
 def _pass_on(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     del layer
-    hidden = get_hidden(args, kwargs)
+    # Where the layer is on another device than the one before it.
+    hidden = get_hidden(args, kwargs).to(get_output(output).device)
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 

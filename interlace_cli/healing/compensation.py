@@ -28,6 +28,7 @@ from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.finite import explain_not_finite
 from interlace_cli.families.replay import Inputs, Recording, Replay
+from interlace_cli.runtime.dispatch import loaded
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties to choose from, relative to the mean of the diagonal of M'M."""
@@ -106,13 +107,13 @@ class _State:
         for i, recording in enumerate(self.recordings):
             self.dense[i] = replay.run(recording, self.index, self.dense[i], stop=behind)
             self.short[i] = replay.run(recording, self.index, self.short[i], self.drop, stop=gap.front)
-        _check_finite(
-            replay, self.recordings[0], gap.front, self.short[0].double().sum() + self.dense[0].double().sum()
-        )
-        seen, unseen = self._sum(gap, linear)
+        sums = self.short[0].double().sum(), self.dense[0].double().sum()
+        _check_finite(replay, self.recordings[0], gap.front, sums[0] + sums[1].to(sums[0].device))
+        with loaded(linear):
+            original = [parameter.clone() for parameter in linear.parameters()]
+        seen, unseen = self._sum(gap, linear, original[0].device)
         both = seen + unseen
         _check_finite(replay, self.recordings[0], gap.front, both.gram.sum() + both.target.sum())
-        original = [parameter.clone() for parameter in linear.parameters()]
         losses: dict[float | None, float] = {None: self._measure(gap.front)}
         for ridge in RIDGES:
             _fold(linear, original, seen.solve(ridge))
@@ -125,13 +126,12 @@ class _State:
         self.index = behind
         return best is not None
 
-    def _sum(self, gap: Gap, linear: nn.Module) -> tuple[_Sums, _Sums]:
-        device = next(linear.parameters()).device
+    def _sum(self, gap: Gap, linear: nn.Module, device: torch.device) -> tuple[_Sums, _Sums]:
         seen, unseen = (_Sums.begin(self.short[0].shape[-1], device) for _ in range(2))
         for i, recording in enumerate(self.recordings):
             out, made = _run_layer(self.replay, recording, gap.front, self.short[i], linear)
-            mask_BT = recording.inputs["attention_mask"].bool()
-            wanted = self.dense[i][mask_BT]
+            mask_BT = recording.inputs["attention_mask"].bool().to(device)
+            out, wanted = out.to(device), self.dense[i].to(device)[mask_BT]
             sums = unseen if i in self.unseen and len(self.recordings) > 1 else seen
             sums.add(made[mask_BT], wanted - (out - made)[mask_BT], wanted.float().norm(dim=-1))
         return seen, unseen
@@ -241,6 +241,7 @@ def _fold(linear: nn.Module, original: Sequence[Tensor], map_HH: Tensor) -> None
     """Sets the weight W to T' W and the bias to T' bias, since M T = m W' T (+ bias' T). `original` are the old ones. A
     weight that is stored as W' becomes W' T."""
     is_stored_across = not isinstance(linear, nn.Linear)
-    for parameter, value in zip(linear.parameters(), original, strict=True):
-        new = value.double() @ map_HH if is_stored_across and value.ndim == 2 else map_HH.T @ value.double()
-        parameter.copy_(new.to(parameter.dtype))
+    with loaded(linear, is_changed=True):
+        for parameter, value in zip(linear.parameters(), original, strict=True):
+            new = value.double() @ map_HH if is_stored_across and value.ndim == 2 else map_HH.T @ value.double()
+            parameter.copy_(new.to(parameter.dtype))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_device
+from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_model
 from interlace_cli.data.oom import Halving
 from interlace_cli.data.padding import Padding, find_padding
 from interlace_cli.data.prefetch import cut, read_ahead
@@ -90,7 +90,7 @@ def measure_rows(
         def work(chosen: Sequence[int], batches: tuple[Inputs]) -> Measured:
             del chosen
             patches = count_patches(batches[0], model.config)
-            inputs = to_device(batches[0], model.device, model.dtype)
+            inputs = to_model(batches[0], model)
             if not is_text:
                 one = _measure_all(hook, model, inputs, is_image=stack == "vision")
                 _check_finite([one], hook, model, inputs)

@@ -39,7 +39,8 @@ class SpanHook:
     """Hooks every layer's input and averages the cosines across spans of SPAN_LENGTHS layers. Use inside `with`.
 
     `x[i]` is read by a pre-hook on layer i, and not from the output of layer i - 1, because a model may add something
-    in between (DeepStack). A layer that a forward skips (Llama 3.2 Vision's cross-attention, in a batch without
+    in between (DeepStack). It is compared on the device that it is on: where a layer has handed over to another device,
+    the P states before it follow. A layer that a forward skips (Llama 3.2 Vision's cross-attention, in a batch without
     pictures) changes nothing: its S_1 is 1. A token's state is all that the model holds for it, several streams side by
     side where there are some. Only P + 1 states are held, as float32 unit vectors, in a buffer that is reused for all
     batches of the same shape. The hooks never wait for the device.
@@ -57,6 +58,7 @@ class SpanHook:
         self.angles: Tensor | None = None
         self.tokens = 0
         self._modalities = torch.ones(len(MODALITIES), dtype=torch.bool)
+        self._rings: dict[torch.device, Tensor] = {}
         self._ring: Tensor | None = None
         self._cosines: Tensor | None = None
         self._last_tokens: list[Tensor] = []
@@ -76,6 +78,7 @@ class SpanHook:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._rings.clear()
         self._ring = None
 
     def run(self, model: nn.Module, inputs: dict[str, Tensor], is_image_BT: Tensor) -> Tensor:
@@ -87,7 +90,7 @@ class SpanHook:
         self.weights_MBT = masks_MBT / masks_MBT.sum(-1, keepdim=True).clamp(min=1)
         self._forward(model, {**inputs, "use_cache": False})
         assert self.similarity is not None
-        last_BLH = torch.stack(self._last_tokens, dim=1)
+        last_BLH = torch.stack([state.to(self.similarity.device) for state in self._last_tokens], dim=1)
         cosine_BLL = torch.einsum("bih,bjh->bij", last_BLH, last_BLH).clamp(-1, 1)
         self.angles = torch.arccos(cosine_BLL) / torch.pi
         return self.similarity
@@ -103,7 +106,7 @@ class SpanHook:
 
     @torch.inference_mode()
     def _forward(self, model: nn.Module, inputs: dict[str, Any]) -> None:
-        self._last_tokens, self._seen, self.similarity, self._output = [], 0, None, None
+        self._last_tokens, self._seen, self.similarity, self._output, self._ring = [], 0, None, None, None
         with suppress(ForwardDone):
             model(**inputs)
         if self._output is not None and self._seen <= len(self.layers):
@@ -113,6 +116,7 @@ class SpanHook:
             assert self._cosines is not None
             assert self.weights_MBT is not None
             cosines_PLBT = self._cosines.view(*self._cosines.shape[:2], *self.weights_MBT.shape[1:])
+            cosines_PLBT = cosines_PLBT.to(self.weights_MBT.device)
             # What stands at padding may be NaN, which no weight of 0 takes away.
             cosines_PLBT.masked_fill_(self.weights_MBT.sum(0) == 0, 0)
             self.similarity = torch.einsum("plbt,mbt->plbm", cosines_PLBT, self.weights_MBT)
@@ -151,7 +155,7 @@ class SpanHook:
     def _compare(self, hidden_BTH: Tensor) -> None:
         """Compares the next state with the P states before it."""
         samples, tokens, size = hidden_BTH.shape
-        if not self._seen:
+        if self._ring is None or self._ring.device != hidden_BTH.device:
             self._make_room(samples * tokens, size, hidden_BTH.device)
         assert self._ring is not None
         assert self._cosines is not None
@@ -167,13 +171,18 @@ class SpanHook:
         self._seen += 1
 
     def _make_room(self, positions: int, size: int, device: torch.device) -> None:
-        """Buffers for `positions` = B T tokens: the states [P + 1, N, H], reused if they fit, and the cosines [P, L,
-        N]."""
-        shape = (len(SPAN_LENGTHS) + 1, positions, size)
-        if self._ring is None or self._ring.shape != shape or self._ring.device != device:
-            self._ring = None
-            self._ring = torch.empty(shape, device=device)
-        self._cosines = torch.zeros(len(SPAN_LENGTHS), len(self.layers), positions, device=device)
+        """Buffers for `positions` = B T tokens on `device`: the states [P + 1, N, H], reused if they fit, and the
+        cosines [P, L, N]; with what those of the device before hold."""
+        shape, earlier = (len(SPAN_LENGTHS) + 1, positions, size), self._ring
+        if device not in self._rings or self._rings[device].shape != shape:
+            self._rings.pop(device, None)
+            self._rings[device] = torch.empty(shape, device=device)
+        self._ring = self._rings[device]
+        if earlier is None or self._cosines is None:
+            self._cosines = torch.zeros(len(SPAN_LENGTHS), len(self.layers), positions, device=device)
+            return
+        self._ring.copy_(earlier)
+        self._cosines = self._cosines.to(device)
 
 
 def _cut(length: int, size: int) -> list[slice]:

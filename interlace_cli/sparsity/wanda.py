@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from interlace_cli.domain.progress import Advance
 from interlace_cli.families.replay import Inputs, Replay
+from interlace_cli.runtime.dispatch import loaded
 from interlace_cli.sparsity.pattern import Pattern
 
 
@@ -38,10 +39,11 @@ def prune_by_wanda(
                 for recording, hidden in zip(recordings, states, strict=True):
                     norms.begin(recording.inputs["attention_mask"].bool())
                     replay.run(recording, index, hidden, stop=index + 1)
-            for linear, squares_I in norms.squares.items():
-                if pattern.fits(linear.weight):
-                    metric_OI = linear.weight.abs().float() * squares_I.sqrt()
-                    linear.weight[pattern.find_dropped(metric_OI)] = 0
+            with loaded(layer, is_changed=True):
+                for linear, squares_I in norms.squares.items():
+                    if pattern.fits(linear.weight):
+                        metric_OI = linear.weight.abs().float() * squares_I.sqrt()
+                        linear.weight[pattern.find_dropped(metric_OI)] = 0
             if index + 1 < len(layers):
                 states = [
                     replay.run(recording, index, hidden, stop=index + 1).cpu()
