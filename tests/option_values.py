@@ -7,7 +7,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from interlace_cli.options import EvaluateOptions, FinetuneOptions, Options, PruneOptions
+from interlace_cli.options import (
+    AnalyzeOptions,
+    CompareOptions,
+    EvaluateOptions,
+    FinetuneOptions,
+    Options,
+    PruneOptions,
+    RunOptions,
+)
 from interlace_cli.options.build import Entry
 from interlace_cli.options.option import STEP, Slot, describe
 
@@ -23,6 +31,7 @@ WORDS: dict[str, Any] = {
     "tune_layers": (3, 4, 6),
     "weight": (("chartqa", 1.0), ("text", 2.0)),
     "import_results": (("dense", Path("dense.json")), ("pruned", Path("pruned.json"))),
+    "max_memory": ("20GiB", "cpu:60GiB"),
 }
 """Options whose values are more than a kind and bounds say."""
 NOTATIONS = {
@@ -41,6 +50,11 @@ NEEDED: dict[tuple[type[Options], str], dict[str, Any]] = {
     (FinetuneOptions, "stack"): {"dense": True},
     (EvaluateOptions, "harness_model"): {"harness": "lmms-eval"},
     (EvaluateOptions, "harness_arg"): {"harness": "lmms-eval"},
+    **{
+        (record, name): {"device_map": "auto"}
+        for record in (AnalyzeOptions, PruneOptions, EvaluateOptions, RunOptions, CompareOptions)
+        for name in ("max_memory", "offload_folder")
+    },
 }
 """What else has to be given for an option to be allowed."""
 

@@ -144,10 +144,12 @@ def verify(options: PruneOptions, card: CheckpointCard, out: Path, progress: Pro
     """Compares the checkpoint with the dense model, its dropped layers bypassed, both loaded by transformers. Raises
     CheckpointError if they differ."""
     from interlace_cli.evaluation.fidelity import compare_checkpoints
+    from interlace_cli.io.placement import Placement
 
     progress.say(f"loading {card.base.name}, then {out}, to compare them")
     dense = resolve_location(options.model or card.base.pinned)[0]
-    found = compare_checkpoints(dense, out, card.dropped, card.stack, card.base.total_parameters, options.device)
+    placement = Placement.of(options)
+    found = compare_checkpoints(dense, out, card.dropped, card.stack, card.base.total_parameters, placement)
     if not found.is_exact:
         raise CheckpointError(
             f"{out} does not compute what it should: it differs from the dense model with these layers bypassed by"
@@ -282,10 +284,11 @@ def _compensate(
     from interlace_cli.healing.compensation import compensate, find_gaps
     from interlace_cli.healing.trainable import to_bytes
     from interlace_cli.io.models import check_goes_on_from_prompt, load_model, load_processor
+    from interlace_cli.io.placement import Placement
 
     path = opened.checkpoint.path
     check_goes_on_from_prompt(path, "--compensate")
-    model = load_model(path, options.dtype, options.device)
+    model = load_model(path, options.dtype, Placement.of(options))
     layers = find_layers(model)
     gaps = find_gaps(drop)
     collect_stored(opened, model, layers, [gap.front for gap in gaps], "meta")

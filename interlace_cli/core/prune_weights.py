@@ -21,6 +21,7 @@ from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensor
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.prune import CALIBRATION_SETTINGS, PruneOptions
+from interlace_cli.runtime.dispatch import loaded
 from interlace_cli.sparsity.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -74,11 +75,12 @@ def _write(
     from interlace_cli.families.replay import can_replay
     from interlace_cli.healing.trainable import to_bytes
     from interlace_cli.io.models import load_model, load_processor
+    from interlace_cli.io.placement import Placement
     from interlace_cli.sparsity.magnitude import prune_by_magnitude
     from interlace_cli.sparsity.wanda import prune_by_wanda
 
     path = opened.checkpoint.path
-    model = load_model(path, options.dtype, options.device)
+    model = load_model(path, options.dtype, Placement.of(options))
     layers = find_layers(model)
     positions = range(len(layers))
     collect_stored(opened, model, layers, positions, "meta")
@@ -124,14 +126,16 @@ def _describe_sparse(
 
     facts = opened.facts
     pruned = zeros = others = 0
-    for parameter_owner in (module for layer in layers for module in layer.modules()):
-        for name, parameter in parameter_owner.named_parameters(recurse=False):
-            is_pruned = isinstance(parameter_owner, nn.Linear) and name == "weight" and pattern.fits(parameter)
-            if is_pruned:
-                pruned += parameter.numel()
-                zeros += int((parameter == 0).sum())
-            elif parameter.ndim > 1:
-                others += parameter.numel()
+    for layer in layers:
+        with loaded(layer):
+            for parameter_owner in layer.modules():
+                for name, parameter in parameter_owner.named_parameters(recurse=False):
+                    is_linear = isinstance(parameter_owner, nn.Linear) and name == "weight"
+                    if is_linear and pattern.fits(parameter):
+                        pruned += parameter.numel()
+                        zeros += int((parameter == 0).sum())
+                    elif parameter.ndim > 1:
+                        others += parameter.numel()
     if not pruned:
         raise UnsupportedModelError(
             f"{facts.name} has no linear layer whose inputs fall into groups of {pattern.group}."

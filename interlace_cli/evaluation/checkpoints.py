@@ -111,8 +111,9 @@ def _describe_device(device: str) -> str:
 
 def _load(path: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Any]:
     from interlace_cli.io.models import load_model, load_processor
+    from interlace_cli.io.placement import Placement
 
-    model = load_model(path, options.dtype, options.device, options.attention)
+    model = load_model(path, options.dtype, Placement.of(options), options.attention)
     return model, load_processor(path, options.min_pixels, options.max_pixels)
 
 

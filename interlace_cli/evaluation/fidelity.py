@@ -7,19 +7,20 @@ their outputs on the same inputs are compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from interlace_cli.data.batches import to_device
+from interlace_cli.data.batches import to_model
 from interlace_cli.domain.checkpoint import Fidelity
 from interlace_cli.errors import CheckpointError, InterlaceError
 from interlace_cli.evaluation.generation import build_timed_config, generate
 from interlace_cli.families.modules import bypassed
 from interlace_cli.io.models import load_model, load_processor
+from interlace_cli.io.placement import Placement
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.options.evaluate import GREEDY
 from interlace_cli.runtime.accelerator import is_cuda, read_free
@@ -42,7 +43,7 @@ class Probe:
 
 
 def compare_checkpoints(
-    dense: Path, pruned: Path, drop: Sequence[int], stack: str, parameters: int, device: str = "auto"
+    dense: Path, pruned: Path, drop: Sequence[int], stack: str, parameters: int, device: str | Placement = "auto"
 ) -> Fidelity:
     """The largest absolute difference between the outputs of `pruned` and of `dense` without the layers in `drop`.
 
@@ -50,21 +51,23 @@ def compare_checkpoints(
     model's parameter count. It decides the device and dtype (`choose_device_and_dtype`). Raises CheckpointError if the
     model fits nowhere.
     """
-    device, dtype = choose_device_and_dtype(parameters, device)
-    model = load_model(dense, dtype, device)
+    placement = Placement(device) if isinstance(device, str) else device
+    chosen, dtype = choose_device_and_dtype(parameters, placement)
+    placement = replace(placement, device=chosen)
+    model = load_model(dense, dtype, placement)
     probe = build_probe(model, dense)
-    inputs = to_device(probe.inputs, model.device, model.dtype)
+    inputs = to_model(probe.inputs, model)
     whole = _run(model, inputs)
     with bypassed(model, drop, stack):
         wanted = _run(model, inputs)
     found_dtype = str(model.dtype).removeprefix("torch.")
     del model
-    model = load_model(pruned, dtype, device)
+    model = load_model(pruned, dtype, placement)
     found = _run(model, inputs)
     alike = _generates_alike(model, inputs) if model.can_generate() and "decoder_input_ids" not in inputs else None
     if alike is False:
         del model
-        model = load_model(dense, dtype, device)
+        model = load_model(dense, dtype, placement)
         with bypassed(model, drop, stack):
             # Models with an indexer (sparse attention) generate other tokens with the cache than without it, even when
             # dense. The test says nothing about pruning then.
@@ -75,25 +78,32 @@ def compare_checkpoints(
         tolerance=TOLERANCES.get(found_dtype, 1e-2),
         generates_alike=alike,
         inputs=probe.description,
-        device=device,
+        device=chosen,
         dtype=found_dtype,
     )
 
 
-def choose_device_and_dtype(parameters: int, device: str) -> tuple[str, str]:
+def choose_device_and_dtype(parameters: int, placement: Placement) -> tuple[str, str]:
     """The first device and dtype at which `parameters` weights take at most 70% of the free memory.
 
     Tried in this order: float32 on the GPU, the checkpoint's own dtype ("native", counted as 2 bytes) on the GPU, then
-    the same two on the CPU. With a `device` other than "auto" only that one is tried. Raises CheckpointError if none
-    fits.
+    the same two on the CPU. With a `device` other than "auto" only that one is tried. A model that may be dispatched
+    fits always: on the disk, if nowhere else. Raises CheckpointError if none fits.
     """
+    device = placement.device
     wanted = choose_device(device)
+    if placement.is_dispatched:
+        fits = 4 * parameters <= _SHARE_OF_MEMORY * placement.count_bytes()
+        return wanted, "float32" if fits else "native"
     candidates = [wanted] if wanted == "cpu" or device != "auto" else [wanted, "cpu"]
     for candidate in candidates:
         for dtype, size in (("float32", 4), ("native", 2)):
             if parameters * size <= _SHARE_OF_MEMORY * _free_memory(candidate):
                 return candidate, dtype
-    raise CheckpointError(f"{parameters:,} parameters do not fit into the memory here.", "Verify on a larger machine.")
+    raise CheckpointError(
+        f"{parameters:,} parameters do not fit into the memory here.",
+        "Add --device-map auto, which takes all GPUs, the host's memory and the disk.",
+    )
 
 
 def build_probe(model: Any, folder: Path) -> Probe:
@@ -106,7 +116,7 @@ def build_probe(model: Any, folder: Path) -> Probe:
     try:
         processor = load_processor(folder)
         inputs = _ask(processor)
-        _run(model, to_device(inputs, model.device, model.dtype))
+        _run(model, to_model(inputs, model))
         shown = "a question" if isinstance(processor, TextProcessor) else "a picture and a question"
         return Probe(_add_start(model, inputs), f"{shown}, {inputs['input_ids'].shape[1]} tokens")
     # Processors fail in as many ways as there are processors; the probe below needs none.
@@ -123,7 +133,7 @@ def build_probe(model: Any, folder: Path) -> Probe:
         candidates.append(Probe({**inputs, "pixel_values": picture}, "random tokens and pixels, 2 × 12 tokens"))
     for probe in candidates:
         try:
-            _run(model, to_device(probe.inputs, model.device, model.dtype))
+            _run(model, to_model(probe.inputs, model))
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             continue
         return probe

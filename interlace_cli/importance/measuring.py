@@ -89,6 +89,7 @@ def open_measuring(
     from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
     from interlace_cli.io.models import check_goes_on_from_prompt, load_model, load_processor
+    from interlace_cli.io.placement import Placement
 
     path, processes = opened.checkpoint.path, find_processes()
     if {"loss", "taylor"} & set(options.importance):
@@ -98,7 +99,7 @@ def open_measuring(
         tell_format(processor, progress.say)
     batcher, told = Batcher(processor, dataset), progress if processes.is_main else Silent()
     usable = find_usable(batcher, samples, "calibration samples", told)
-    model = load_model(path, options.dtype, options.device, options.attention)
+    model = load_model(path, options.dtype, Placement.of(options), options.attention)
     return Measuring(
         opened=opened,
         samples=usable.samples,

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 
@@ -103,6 +104,13 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def name_scratch(path: Path) -> Path:
+    """A name beside `path` that nobody else has, for a folder of this process alone. Folders of such names that killed
+    processes left behind are removed."""
+    _remove_abandoned(path)
+    return path.parent / f".{path.name}.{_here()}.{os.getpid()}.{uuid4().hex[:8]}"
 
 
 def _exchange(first: Path, second: Path) -> bool:

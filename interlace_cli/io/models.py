@@ -17,6 +17,7 @@ from interlace_cli.io.checkpoints import open_checkpoint
 from interlace_cli.io.integrity import check_files
 from interlace_cli.io.missing_packages import advise
 from interlace_cli.io.model_json import parse_model_json
+from interlace_cli.io.placement import Placement
 from interlace_cli.io.saved_names import describe_lack, read_failure, read_report
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.runtime.device import choose_dtype, use_device
@@ -77,29 +78,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention: str | None = None) -> PreTrainedModel:
-    """The model in evaluation mode on `device`; `dtype` `native` is the checkpoint's own. Raises CheckpointError if
-    weights are missing, do not fit, or are not what interlace wrote."""
+def load_model(
+    path: Path, dtype: str = "auto", device: str | Placement = "auto", attention: str | None = None
+) -> PreTrainedModel:
+    """The model in evaluation mode on `device`, or spread over several by a placement; `dtype` `native` is the
+    checkpoint's own. Raises CheckpointError if weights are missing, do not fit, or are not what interlace wrote."""
+    placement = Placement(device) if isinstance(device, str) else device
     check_files(path)
     transformers = import_transformers()
     if _read_config(path).keys() & {"model_type", "auto_map"}:
         check_loadable(path)
-    device = use_device(device)
-    wanted = "auto" if dtype == "native" else choose_dtype(dtype, device)
+    chosen = use_device(placement.device)
+    wanted = "auto" if dtype == "native" else choose_dtype(dtype, chosen)
     auto = getattr(transformers, choose_auto_class(load_config(path).model_type))
     try:
-        with _reading_here():
+        with placement.loading(chosen) as loading, _reading_here():
             model, report = auto.from_pretrained(
                 path,
                 dtype=wanted,
                 trust_remote_code=False,
                 attn_implementation=attention,
-                # Straight from the file to a GPU, tensor by tensor.
-                device_map=None if device == "cpu" else {"": device},
                 # It is told of below, by name.
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **loading.arguments,
             )
+            loading.model = model
+    # What is said in plain words already.
+    except InterlaceError:
+        raise
     # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
     except Exception as error:
         if is_out_of_memory(error):
@@ -111,7 +118,7 @@ def load_model(path: Path, dtype: str = "auto", device: str = "auto", attention:
     found = read_report(len(model.state_dict()), report)
     if not found.is_whole:
         raise describe_lack(path, found)
-    return model.to(device).eval()
+    return model.eval() if placement.is_dispatched else model.to(chosen).eval()
 
 
 @contextmanager

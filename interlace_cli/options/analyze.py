@@ -11,12 +11,15 @@ from interlace_cli.options.shared import (
     CALIBRATION_BATCH_SIZE,
     DATASET,
     DEVICE,
+    DEVICE_MAP,
     DTYPE,
     FIGURE,
     FORCE,
     IMPORTANCE,
+    MAX_MEMORY,
     MAX_PIXELS,
     MIN_PIXELS,
+    OFFLOAD_FOLDER,
     OUT,
     PROCESSES,
     PROTECT,
@@ -24,6 +27,7 @@ from interlace_cli.options.shared import (
     WORKSPACE,
     check_figure,
     check_pixels,
+    check_placement,
     check_processes,
 )
 
@@ -85,6 +89,9 @@ class AnalyzeOptions(Options):
     processes: int = PROCESSES.field()
     dtype: str = DTYPE.field()
     device: str = DEVICE.field()
+    device_map: str = DEVICE_MAP.field()
+    max_memory: tuple[str, ...] = MAX_MEMORY.field()
+    offload_folder: Path | None = OFFLOAD_FOLDER.field()
     attention: str | None = ATTENTION.field()
     write_scores: Path | None = option(
         None, "Also write the three released score files into this folder.", is_alone=True, decides=False
@@ -101,3 +108,4 @@ class AnalyzeOptions(Options):
         check_figure(self.figure)
         check_processes(self.processes, self.device)
         check_pixels(self.min_pixels, self.max_pixels)
+        check_placement(self.device, self.device_map, self.max_memory, self.offload_folder)

@@ -13,13 +13,17 @@ from interlace_cli.options.shared import (
     ATTENTION,
     DATASET,
     DEVICE,
+    DEVICE_MAP,
     DTYPE,
     EVALUATION,
     FORCE,
+    MAX_MEMORY,
+    OFFLOAD_FOLDER,
     OUT,
     SEED,
     WORKSPACE,
     check_pixels,
+    check_placement,
 )
 
 GREEDY, MODEL = "greedy", "model"
@@ -28,7 +32,7 @@ HARNESSES = ("lmms-eval", "vlmevalkit")
 _HARNESS = "Outside harnesses"
 OWN = (
     *("max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed", "repeats", "allow_overlap"),
-    *("dtype", "device", "attention", "dataset", "seed"),
+    *("dtype", "device", "device_map", "max_memory", "offload_folder", "attention", "dataset", "seed"),
 )
 """Options of our own evaluation alone."""
 
@@ -122,6 +126,9 @@ class EvaluateOptions(Options):
     )
     dtype: str = DTYPE.field()
     device: str = DEVICE.field()
+    device_map: str = DEVICE_MAP.field()
+    max_memory: tuple[str, ...] = MAX_MEMORY.field()
+    offload_folder: Path | None = OFFLOAD_FOLDER.field()
     attention: str | None = ATTENTION.field()
     dataset: Path | None = DATASET.field()
     seed: int = SEED.field()
@@ -133,6 +140,7 @@ class EvaluateOptions(Options):
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
         check_pixels(self.min_pixels, self.max_pixels)
+        check_placement(self.device, self.device_map, self.max_memory, self.offload_folder)
         if self.harness == "vlmevalkit" and (self.samples is not None or self.include_path is not None):
             raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
         if self.harness and self.import_results:

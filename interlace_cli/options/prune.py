@@ -12,16 +12,20 @@ from interlace_cli.options.shared import (
     CALIBRATION_BATCH_SIZE,
     DATASET,
     DEVICE,
+    DEVICE_MAP,
     DTYPE,
     FORCE,
+    MAX_MEMORY,
     MAX_PIXELS,
     MIN_PIXELS,
+    OFFLOAD_FOLDER,
     OUT,
     PLACES,
     SELECTION,
     STACK,
     WORKSPACE,
     check_pixels,
+    check_placement,
     join_flags,
     parse_layers,
 )
@@ -80,6 +84,9 @@ class PruneOptions(Options):
     dry_run: bool = option(False, "Say what would be written, and write nothing.", is_alone=True, decides=False)
     dtype: str = DTYPE.field()
     device: str = DEVICE.field()
+    device_map: str = DEVICE_MAP.field()
+    max_memory: tuple[str, ...] = MAX_MEMORY.field()
+    offload_folder: Path | None = OFFLOAD_FOLDER.field()
     dataset: Path | None = DATASET.field()
     workspace: Path = WORKSPACE.field()
     out: Path | None = OUT.field()
@@ -94,6 +101,7 @@ class PruneOptions(Options):
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
         check_pixels(self.min_pixels, self.max_pixels)
+        check_placement(self.device, self.device_map, self.max_memory, self.offload_folder)
         layers = {
             "--plan": self.plan,
             "--drop-layers": self.drop_layers is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from interlace_cli.options.option import Option
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OLD_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 STACKS = ("language", "vision", "text", "decoder", "encoder")
+ONE_DEVICE = "none"
+DEVICE_MAPS = (ONE_DEVICE, "auto", "balanced", "balanced_low_0", "sequential")
+"""As transformers' `from_pretrained(device_map=...)` has them; `auto` is `balanced`."""
+HOST = "cpu"
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 
 PLACES, MACHINE, DATA, IMPORTANCE = "Where", "Machine", "Data", "Importance"
 SELECTION, HEALING, EVALUATION, PUBLISHING = "Selection of layers", "Healing", "Evaluation", "Publishing"
@@ -45,6 +52,22 @@ def parse_weights(text: str, flag: str) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(weights.items()))
 
 
+def parse_memory(texts: Sequence[str]) -> dict[int | str, int]:
+    """`["20GiB", "1:10GiB", "cpu:60GiB"]` -> bytes by GPU, and of the host by `cpu`. Sizes without a name are those of
+    the GPUs in order. Raises UsageError for anything else."""
+    found: dict[int | str, int] = {}
+    for number, text in enumerate(texts):
+        match = re.fullmatch(r"(?:(cpu|\d{1,3}):)?(0|\d{1,12}(?:\.\d{1,6})?([KMGT]i?B))", text, re.I)
+        if match is None:
+            raise UsageError(f"--max-memory does not take {text!r}.", "Such as 20GiB,20GiB,cpu:60GiB.")
+        name = (match[1] or str(number)).lower()
+        key = HOST if name == HOST else int(name)
+        if key in found:
+            raise UsageError(f"--max-memory says twice how much of {name} to take.", "Such as 20GiB,20GiB,cpu:60GiB.")
+        found[key] = int(float(match[2].removesuffix(match[3])) * _UNITS[match[3].upper()]) if match[3] else 0
+    return found
+
+
 WORKSPACE = Option(
     help="Folder that the steps share.",
     default=Path("interlace-out"),
@@ -71,6 +94,28 @@ ALLOW_MISMATCH = Option(
 ANEW = Option(help="Also make again what is up to date.", default=False, group=PLACES, decides=False)
 SEED = Option(help="Seed of everything that is drawn at random.", default=0, low=0)
 DEVICE = Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...", default="auto", group=MACHINE)
+DEVICE_MAP = Option(
+    help="For a model larger than one GPU: auto spreads its layers over all GPUs, then the host's memory, then the"
+    " disk, as transformers' device_map does; none is one device.",
+    default=ONE_DEVICE,
+    choices=DEVICE_MAPS,
+    group=MACHINE,
+    decides=False,
+)
+MAX_MEMORY = Option(
+    help="With --device-map: memory for weights, GPU by GPU, and of the host, such as 20GiB,20GiB,cpu:60GiB.",
+    default=(),
+    shown_default="what is free",
+    metavar="SIZES",
+    group=MACHINE,
+    decides=False,
+)
+OFFLOAD_FOLDER = Option(
+    help="With --device-map: folder for weights that go to the disk and cannot stay in the checkpoint's files.",
+    shown_default="the workspace, for as long as the model is loaded",
+    group=MACHINE,
+    decides=False,
+)
 DTYPE = Option(
     help="What to compute in; auto is bfloat16 on a GPU that has it, float16 on an older one with tensor cores, else"
     " float32. Tuned weights are float32 always.",
@@ -142,6 +187,22 @@ def check_processes(processes: int, device: str) -> None:
         raise UsageError(
             f"--device {device} is one GPU, and --processes {processes} needs one for each.",
             "Give --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are.",
+        )
+
+
+def check_placement(device: str, device_map: str, max_memory: Sequence[str], offload_folder: Path | None) -> None:
+    """Raises UsageError for options of --device-map without it, and for a device that contradicts it."""
+    if device_map == ONE_DEVICE:
+        given = join_flags({"--max-memory": max_memory, "--offload-folder": offload_folder})
+        if given:
+            verb = "belong" if " and " in given else "belongs"
+            raise UsageError(f"{given} {verb} to --device-map.", "Such as --device-map auto.")
+        return
+    parse_memory(max_memory)
+    if device.startswith("cuda:"):
+        raise UsageError(
+            f"--device-map {device_map} takes all GPUs, and --device {device} is one.",
+            "Leave out --device; --max-memory says how much of each GPU to take, 0 for none.",
         )
 
 

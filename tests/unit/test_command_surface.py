@@ -28,7 +28,7 @@ from interlace_cli.cli.console import output
 from interlace_cli.core.step import Step
 from interlace_cli.domain.plan import Plan
 from interlace_cli.errors import InterlaceError
-from interlace_cli.options import Options, RunOptions, SchemaOptions
+from interlace_cli.options import CompareOptions, Options, RunOptions, SchemaOptions
 from interlace_cli.options.build import Entry, build_options, index_names, list_entries
 from interlace_cli.options.plan import STRATEGIES
 from interlace_cli.strategies.decide import ModelConstraints
@@ -474,7 +474,7 @@ ALSO: dict[str, dict[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", [name for command, name in CASES if command == "run" and name != "dry_run"])
 def test_run_gives_an_option_to_the_steps_it_is_for(name: str, chain: Seen) -> None:
     entry = find_entry("run", name)
-    values = {**BASE["run"], name: choose_value(entry.slot)}
+    values = {**BASE["run"], **NEEDED.get((RunOptions, name), {}), name: choose_value(entry.slot)}
     reach(type_call("run", values))
     assert chain.made == list(STEPS)
     for step in STEPS:
@@ -635,8 +635,9 @@ GRID_WORDS = {"strategies", "ratios", "seeds", "more_seeds_at", "objective", "co
 @pytest.mark.parametrize("name", [name for name in COMPARED if name not in GRID_WORDS])
 def test_compare_gives_an_option_to_the_steps_it_is_for(name: str, grid: Seen) -> None:
     entry = find_entry("compare", name)
-    values = {**BASE["compare"], name: choose_value(entry.slot)}
-    compare(grid, **{name: values[name]})
+    needed = NEEDED.get((CompareOptions, name), {})
+    values = {**BASE["compare"], **needed, name: choose_value(entry.slot)}
+    compare(grid, **needed, **{name: values[name]})
     for step, own in CELL.items():
         wanted = expect_step(step, find_record("compare"), values)
         if step == "analyze":
@@ -695,7 +696,8 @@ KEYED = {
 @pytest.mark.parametrize("name", [name for name in COMPARED if name not in GRID_WORDS])
 def test_a_cell_is_named_after_what_its_figures_depend_on(name: str, grid: Seen) -> None:
     before = set(compare(grid))
-    after = set(compare(grid, **{name: choose_value(find_entry("compare", name).slot)}))
+    needed = NEEDED.get((CompareOptions, name), {})
+    after = set(compare(grid, **needed, **{name: choose_value(find_entry("compare", name).slot)}))
     if name == "speed":
         assert after == {file for file in before if not file.startswith("speed-")}
     elif name in KEYED:

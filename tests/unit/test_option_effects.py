@@ -19,6 +19,7 @@ from interlace_cli.data.source import Selection
 from interlace_cli.domain.progress import Silent
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.io.datasets import load_split
+from interlace_cli.io.placement import Placement
 from interlace_cli.options import (
     AnalyzeOptions,
     BenchOptions,
@@ -32,6 +33,10 @@ from interlace_cli.options import (
 )
 from interlace_cli.options.finetune import ExecutionOptions, RecipeOptions
 from interlace_cli.options.option import describe
+
+SPREAD: dict[str, Any] = {"device_map": "auto", "max_memory": ("cpu:4GiB",), "offload_folder": Path("offloaded-here")}
+"""Of a model that fits all the same."""
+PLACEMENT = Placement("cpu", "auto", ("cpu:4GiB",), Path("offloaded-here"))
 
 
 class Stop(Exception):  # noqa: N818 - no error
@@ -520,13 +525,14 @@ def test_analyze_measures_by_its_options(chain_model: Path, small_dataset: Path,
         device="cpu",
         attention="eager",
         write_scores=tmp_path / "scores",
+        **SPREAD,
     )
     spies.watch("io.models.load_model")
     spies.watch("importance.rows.measure_rows")
     spies.watch("data.prefetch.iter_calibration")
     spies.watch("importance.loss.search_by_loss")
     found = analyze(options, Silent())
-    assert spies.get("load_model", 1, 2, 3) == {("bfloat16", "cpu", "eager")}
+    assert spies.get("load_model", 1, 2, 3) == {("bfloat16", PLACEMENT, "eager")}
     ((rows, _),) = spies.calls["measure_rows"]
     assert (len(rows[4]), rows[5], rows[6]) == (7, 3, "conversation")
     assert [(len(rest[1]), rest[2]) for rest, _ in spies.calls["iter_calibration"]] == [(5, 3), (5, 3)]
@@ -570,14 +576,14 @@ def test_prune_calibrates_by_its_options(
     own |= {} if how == "wanda" else {"drop_layers": (3, 4)}
     options = PruneOptions(
         model=str(chain_model), dataset=small_dataset, workspace=tmp_path, samples=5, batch_size=2, dtype="float32",
-        device="cpu", **own,
+        device="cpu", **SPREAD, **own,
     )  # fmt: skip
     spies.watch("io.models.load_model")
     spies.watch("data.prefetch.iter_calibration")
     spies.watch("healing.compensation.compensate")
     spies.watch("sparsity.wanda.prune_by_wanda")
     card = build_step(options).make(Silent(), False)
-    assert spies.get("load_model", 1, 2) == {("float32", "cpu")}
+    assert spies.get("load_model", 1, 2) == {("float32", PLACEMENT)}
     assert [(len(rest[1]), rest[2]) for rest, _ in spies.calls["iter_calibration"]] == [(5, 2)]
     if how == "wanda":
         assert {str(pattern) for pattern in spies.get("prune_by_wanda", 3)} == {"1:4"}
@@ -592,12 +598,13 @@ def test_prune_verifies_on_the_device_that_is_asked_for(chain_model: Path, tmp_p
 
     spies.watch("evaluation.fidelity.compare_checkpoints", stop)
     options = PruneOptions(
-        model=str(chain_model), drop_layers=(3,), out=tmp_path / "p", verify=True, device="cpu", workspace=tmp_path
+        model=str(chain_model), drop_layers=(3,), out=tmp_path / "p", verify=True, device="cpu", workspace=tmp_path,
+        **SPREAD,
     )  # fmt: skip
     with pytest.raises(Stop):
         prune(options, Silent())
     ((rest, _),) = spies.calls["compare_checkpoints"]
-    assert (rest[0], rest[1], rest[2], rest[3], rest[5]) == (chain_model, tmp_path / "p", [3], "language", "cpu")
+    assert (rest[0], rest[1], rest[2], rest[3], rest[5]) == (chain_model, tmp_path / "p", [3], "language", PLACEMENT)
 
 
 # --- eval
@@ -625,6 +632,7 @@ def test_eval_asks_by_its_options(
         dtype="bfloat16",
         device="cpu",
         attention="eager",
+        **SPREAD,
     )
     spies.watch("io.models.load_model")
     spies.watch("io.models.load_processor")
@@ -634,7 +642,7 @@ def test_eval_asks_by_its_options(
     spies.watch("core.evaluate.score_retention", lambda scores, dense: 0.5)
     spies.watch("core.evaluate.bootstrap_retention", lambda points, dense, kinds, seed: (0.4, 0.6))
     found = build_step(options, Silent()).make(Silent(), False)
-    assert spies.get("load_model", 1, 2, 3) == {("bfloat16", "cpu", "eager")}
+    assert spies.get("load_model", 1, 2, 3) == {("bfloat16", PLACEMENT, "eager")}
     # Once for both, to see which samples they can be given: they have the same files.
     assert [(rest[0], rest[1], rest[2]) for rest, _ in spies.calls["load_processor"]] == [
         (chain_model, 1024, 4096),
@@ -670,11 +678,13 @@ def test_a_cell_of_compare_is_timed_on_the_processor_that_answers(
     spies.watch("io.models.load_processor")
     spies.watch("io.models.load_model")
     spies.watch("evaluation.speed.time_first_token", lambda models, prompt, repeats, way: [[1.0]] * repeats)
-    options = EvaluateOptions(min_pixels=1024, max_pixels=4096, dtype="float32", device="cpu", attention="eager")
+    options = EvaluateOptions(
+        min_pixels=1024, max_pixels=4096, dtype="float32", device="cpu", attention="eager", **SPREAD
+    )  # fmt: skip
     samples = load_split(small_dataset, "heldout")[:3]
     assert len(time_checkpoints([chain_model], small_dataset, samples, options, 6, Silent())) == 6
     assert spies.get("load_processor", 1, 2) == {(1024, 4096)}
-    assert spies.get("load_model", 1, 2, 3) == {("float32", "cpu", "eager")}
+    assert spies.get("load_model", 1, 2, 3) == {("float32", PLACEMENT, "eager")}
 
 
 @pytest.mark.parametrize("harness", ["lmms-eval", "vlmevalkit"])

@@ -442,6 +442,7 @@ SHARED = {
     "seed": {"prepare", "plan", "finetune", "evaluate"},
     "dtype": {"analyze", "prune", "finetune", "evaluate"},
     "device": {"analyze", "prune", "finetune", "evaluate"},
+    **{name: {"analyze", "prune", "evaluate"} for name in ("device_map", "max_memory", "offload_folder")},
     "attention": {"analyze", "evaluate"},
     "stack": {"analyze", "plan"},
     "protect": {"analyze", "plan"},
