@@ -21,8 +21,9 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -30,7 +31,6 @@ import torch
 from torch import Tensor
 from torch.autograd import graph
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 BASE = torch._C.TensorBase
@@ -78,6 +78,22 @@ def find_call(frame: FrameType | None) -> tuple[tuple[Any, int], ...]:
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
+
+
+def iter_tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of an operation's arguments or results."""
+    if isinstance(value, BASE):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from iter_tensors(part)
+
+
+@cache
+def find_written(func: Any) -> list[tuple[int, str]]:
+    """Place and name of the arguments that an operation writes into."""
+    arguments = enumerate(func._schema.arguments)
+    return [(i, found.name) for i, found in arguments if found.alias_info is not None and found.alias_info.is_write]
 
 
 @dataclass(slots=True)
@@ -216,7 +232,7 @@ class Pretend(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, BASE)]
+        tensors = list(iter_tensors([*args, *kwargs.values()]))
         device = self._settle(func, args, kwargs, tensors, sys._getframe(1))
         is_pinned = bool(kwargs.pop("pin_memory", False)) and device.type == "cpu"
         if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
@@ -226,7 +242,7 @@ class Pretend(TorchDispatchMode):
             out = self._run(func, args, kwargs, tensors, device)
         finally:
             self.thread.inside -= 1
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, BASE) and leaf.layout is torch.strided]
+        made = [tensor for tensor in iter_tensors(out) if tensor.layout is torch.strided]
         storages = [BASE.untyped_storage(tensor) for tensor in made]
         for storage in storages:
             self.paint(storage, device)
@@ -292,14 +308,8 @@ class Pretend(TorchDispatchMode):
                     f"indices should be either on cpu or on the same device as the indexed tensor ({devices[0]})"
                 )
         else:
-            self._compare(func, tensors, devices, func not in STRICT, self._list_written(func, args, kwargs))
-
-    @staticmethod
-    def _list_written(func: Any, args: Any, kwargs: Any) -> list[Any]:
-        arguments = func._schema.arguments
-        named = [(arguments[place].name, value) for place, value in enumerate(args)] + list(kwargs.items())
-        written = {found.name for found in arguments if found.alias_info is not None and found.alias_info.is_write}
-        return [value for name, value in named if name in written]
+            written = [args[i] if i < len(args) else kwargs.get(name) for i, name in find_written(func)]
+            self._compare(func, tensors, devices, func not in STRICT, written)
 
     @staticmethod
     def _compare(

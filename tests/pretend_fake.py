@@ -14,7 +14,6 @@ import torch
 from pretend import BASE, INDEXED, Pretend, aten
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_map
 
 MANY = 1 << 16
 """Elements from which on a tensor has no data. What is smaller has, so that positions and masks are right."""
@@ -52,12 +51,13 @@ class Dataless:
         return bool(size) and prod(size) >= MANY
 
     def _pretend(self, func: Any, args: Any, kwargs: Any) -> Any:
-        args, kwargs = tree_map(self.lift, (args, kwargs))
         with self.mode:
-            return func(*args, **kwargs)
+            return func(*map(self.lift, args), **{name: self.lift(value) for name, value in kwargs.items()})
 
     def lift(self, value: Any) -> Any:
         """A tensor as a fake one; anything else as it is."""
+        if isinstance(value, (list, tuple)):
+            return [self.lift(part) for part in value]
         if isinstance(value, BASE) and not isinstance(value, FakeTensor):
             return self.mode.from_tensor(value.detach())
         return value
