@@ -88,7 +88,7 @@ def measure_healing(
     layers, tokens = find_layers(model), sum(len(sample.targets_T) for sample in samples)
     apply_trainable_set(model, layers, patient.tuned)
     layout = choose_layout(model, samples, dtype)
-    rows = build_rows(samples, layout.is_packed, tokens, batch_size)
+    rows = build_rows(samples, layout.is_packed, tokens, batch_size, layout.padding, layout.lengths)
     loss = RowLoss(Stage(("ce",)), choose_loss(model, rows[0].to(device, dtype)), TermWeights(0.0, 0.0))
     ours = _Ours(layout, loss, model, layers, patient.tuned, rows, is_checkpointed)
     groups = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]

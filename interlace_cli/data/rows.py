@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs
 from interlace_cli.data.packing import group_alike, pack_rows
 from interlace_cli.data.padding import HARMLESS, Padding
+from interlace_cli.data.sample_lengths import Placement, SampleLengths
 from interlace_cli.data.token_fields import stack_left
 from interlace_cli.data.transfer import send
 from interlace_cli.domain.dataset import Sample
@@ -60,10 +62,16 @@ class Encoded:
 @dataclass(frozen=True)
 class PackedRow:
     """The input of one forward pass. `inputs`: the model's, among them `logits_to_keep` [K]; `targets_BK`: the targets
-    at these positions."""
+    at these positions; `lengths`: where the samples of a packed row lie, if the model is told."""
 
     inputs: Inputs
     targets_BK: Tensor
+    lengths: SampleLengths | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the model is called with."""
+        return {**self.inputs, **(self.lengths.arguments if self.lengths else {}), "use_cache": False}
 
     @property
     def is_label_BK(self) -> Tensor:
@@ -84,7 +92,7 @@ class PackedRow:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PackedRow:
         """The same on `device`; floating-point tensors (pixels) in `dtype`."""
         moved = {name: send(value, device, dtype) for name, value in self.inputs.items()}
-        return PackedRow(moved, send(self.targets_BK, device))
+        return PackedRow(moved, send(self.targets_BK, device), self.lengths.to(device) if self.lengths else None)
 
 
 class EncodedSteps(Dataset[list[Encoded]]):
@@ -170,18 +178,24 @@ def _encode(batch: Inputs, batcher: Batcher, positions: Positions) -> Encoded:
 
 
 def build_rows(
-    samples: Sequence[Encoded], is_packed: bool, max_tokens: int, max_samples: int, padding: Padding = HARMLESS
+    samples: Sequence[Encoded],
+    is_packed: bool,
+    max_tokens: int,
+    max_samples: int,
+    padding: Padding = HARMLESS,
+    lengths: Placement | None = None,
 ) -> list[PackedRow]:
     """The rows of one optimizer step, of at most `max_tokens` tokens each, padding included; padded rows have at most
-    `max_samples` samples. Samples with pictures and samples without have other fields, and never share a row."""
+    `max_samples` samples, and packed ones tell the model their `lengths`, or do not. Samples with pictures and samples
+    without have other fields, and never share a row."""
     rows: list[PackedRow] = []
     for fields in dict.fromkeys(sample.fields for sample in samples):
         alike = [sample for sample in samples if sample.fields == fields]
-        lengths = [sample.length for sample in alike]
+        tokens = [sample.length for sample in alike]
         if is_packed:
-            rows += [pack([alike[i] for i in row]) for row in pack_rows(lengths, max_tokens)]
+            rows += [pack([alike[i] for i in row], lengths) for row in pack_rows(tokens, max_tokens)]
         else:
-            groups = group_alike(lengths, max_tokens, padding.limit(max_samples))
+            groups = group_alike(tokens, max_tokens, padding.limit(max_samples))
             rows += [complete_row(pad([alike[i] for i in group]), padding) for group in groups]
     return rows
 
@@ -191,14 +205,17 @@ def complete_row(row: PackedRow, padding: Padding) -> PackedRow:
     return PackedRow(padding.complete(row.inputs), row.targets_BK)
 
 
-def pack(samples: Sequence[Encoded]) -> PackedRow:
+def pack(samples: Sequence[Encoded], lengths: Placement | None = None) -> PackedRow:
     """One row [1, N] with the samples end to end. It has no attention mask: transformers finds where a sample begins by
-    the position ids, which start again there (`masking_utils.find_packed_sequence_indices`)."""
+    the position ids, which start again there (`masking_utils.find_packed_sequence_indices`), or by its `lengths`."""
     names = [name for name in samples[0].tokens if name != "attention_mask"]
     inputs = {name: torch.cat([sample.tokens[name] for sample in samples])[None] for name in names}
     positions_R1N = torch.cat([sample.positions_RT for sample in samples], 1)[:, None]
     inputs["position_ids"] = positions_R1N if len(positions_R1N) > 1 else positions_R1N[0]
-    return _finish(samples, inputs, torch.cat([sample.targets_T for sample in samples])[None])
+    row = _finish(samples, inputs, torch.cat([sample.targets_T for sample in samples])[None])
+    if lengths is None:
+        return row
+    return replace(row, lengths=SampleLengths.build([len(sample.targets_T) for sample in samples], lengths))
 
 
 def pad(samples: Sequence[Encoded]) -> PackedRow:

@@ -23,7 +23,7 @@ from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.history import History, mean
 from interlace_cli.healing.layer_pairs import LocalSpan, find_anchors, find_local_spans
-from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
+from interlace_cli.healing.layout import Layout, apply_layout, choose_layout, choose_trial
 from interlace_cli.healing.local import Learner, LocalTrainer
 from interlace_cli.healing.loss import LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
@@ -94,7 +94,8 @@ class Healer:
         self.model_dtype = student.model.dtype
         self.plan = recipe.divide_steps(recipe.plan_steps(len(samples)))
         self.source = partial(EncodedSteps, samples, batcher=batcher, positions=find_positions(student.model))
-        probe = [sample for sample in self.source(steps=self.plan[0][1][:1])[0] if sample.length]
+        trial = choose_trial(samples, self.plan[0][1][0])
+        probe = [sample for sample in self.source(steps=[trial])[0] if sample.length]
         if not probe:
             raise InterlaceError("the first samples have no answer to learn.", "Look at the dataset, and --max-length.")
         student.model.config.get_text_config().use_cache = False
@@ -213,7 +214,8 @@ class Healer:
         return RowLoss(stage, loss, weights, teacher)
 
     def _build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[PackedRow]:
-        return build_rows(samples, self.layout.is_packed, max_tokens, self.recipe.batch_size, self.layout.padding)
+        layout = self.layout
+        return build_rows(samples, layout.is_packed, max_tokens, self.recipe.batch_size, layout.padding, layout.lengths)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:

@@ -1,11 +1,11 @@
-"""Whether a model is trained on packed rows or on padded batches. Packing is verified on the user's samples before step
-1: if it would change the logits, length-grouped padded batches are used instead."""
+"""Whether a model is trained on packed rows or on padded batches, and with which attention. Packing is verified on the
+user's samples before step 1: if it would change the logits, length-grouped padded batches are used instead."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from interlace_cli.data.padding import HARMLESS, Padding
 from interlace_cli.data.rows import Encoded, PackedRow, complete_row, pack, pad
-from interlace_cli.families.packing import SEGMENTS, SegmentsError, register_segments
+from interlace_cli.data.sample_lengths import Placement
+from interlace_cli.domain.dataset import Sample
+from interlace_cli.families.varlen import SEGMENTS, TOWERS, VARLEN, Call, SegmentsError, register, watch_calls
 from interlace_cli.healing.loss import LogitsLoss
 
 SAMPLES = 3
@@ -23,13 +25,35 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 is more than 0.5."""
 
 
+FLASH = ("flash_attention_3", "flash_attention_2")
+OURS = {"varlen": VARLEN, "segments": SEGMENTS}
+CANDIDATES: Sequence[tuple[str, Placement | None]] = (
+    *((name, "device") for name in FLASH),
+    ("varlen", "device"),
+    ("segments", "host"),
+    # Of models that do not take the lengths of the samples.
+    *((name, None) for name in FLASH),
+    ("segments", None),
+    ("sdpa", None),
+    # Of models whose linear attention goes by them.
+    ("sdpa", "device"),
+)
+"""Attention of the language model, and where it reads the lengths of the samples; the fastest first."""
+_UNSUPPORTED = (SegmentsError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ImportError)
+"""What models and attention functions raise for a packed row that they do not support."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """`attention` is `flash` (flash-attn's varlen kernels), `segments` (`families/packing.py`), `sdpa` (transformers'
-    mask over the whole row) or `padded`; `padding`: what the model needs then."""
+    """`attention` of the language model: `flash_attention_3`, `flash_attention_2` (flash-attn's kernels), `varlen`,
+    `segments` (`families/varlen.py`), `sdpa` (transformers' mask over the whole row) or `padded`; `lengths`: where it
+    reads the lengths of the samples, None if the model is not told; `implementations`: what transformers calls the
+    attention of each sub-config; `padding`: what the model needs if rows are padded."""
 
     attention: str
     padding: Padding = HARMLESS
+    lengths: Placement | None = None
+    implementations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_packed(self) -> bool:
@@ -40,23 +64,71 @@ class Layout:
 @torch.no_grad()
 def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) -> Layout:
     """The fastest layout that leaves the logits of `samples` as they are. Afterwards the model uses its attention."""
-    probe = [sample for sample in samples if sample.length][:SAMPLES]
+    usable = [sample for sample in samples if sample.length]
+    probe = choose_probe(usable)
     original = _read_attention(model)
     alone = torch.cat([_run(model, pad([sample]), dtype) for sample in probe])
-    for attention in ("flash", "segments", "sdpa"):
-        if not _set_attention(model, attention, original):
+    for attention, lengths in CANDIDATES:
+        if not _is_available(attention, model.device.type, dtype):
             continue
-        try:
-            packed = _run(model, pack(probe), dtype)
-        except torch.OutOfMemoryError:
-            raise
-        # What models and attention functions raise for a packed row that they do not support.
-        except (SegmentsError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ImportError):
+        layout = Layout(attention, lengths=lengths, implementations=_name_attention(model, attention, original))
+        if _is_exact(model, layout, probe, alone, dtype):
+            return _choose_tower(model, layout, probe, alone, dtype)
+    apply_layout(model, Layout("padded", implementations=original))
+    return Layout("padded", _choose_padding(model, usable, dtype))
+
+
+def choose_trial(samples: Sequence[Sample], step: Sequence[int]) -> list[int]:
+    """Indices of the samples of a trial: those of an optimizer step, and one with a picture if there is one elsewhere
+    alone. What a model does to pictures (it may let their tokens see each other) shows with pictures only."""
+    pictured = next((index for index, sample in enumerate(samples) if sample.image), None)
+    if pictured is None or any(samples[index].image for index in step):
+        return list(step)
+    return [*step, pictured]
+
+
+def choose_probe(samples: Sequence[Encoded]) -> list[Encoded]:
+    """Samples that share a row: of those with the most fields (with pictures, if any has one), the first SAMPLES; or
+    one of them twice, as a row of one sample shows nothing."""
+    most = max((sample.fields for sample in samples), key=len)
+    found = [sample for sample in samples if sample.fields == most][:SAMPLES]
+    return found if len(found) > 1 else found * 2
+
+
+def _is_exact(model: Any, layout: Layout, probe: Sequence[Encoded], alone: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a packed row has the logits of its samples alone, and gradients. Sets the attention."""
+    try:
+        apply_layout(model, layout)
+        row = pack(probe, layout.lengths)
+        with watch_calls() as calls:
+            packed = _run(model, row, dtype)
+        if packed.shape != alone.shape or not _differ(packed, alone) < TOLERANCE[dtype]:
+            return False
+        if layout.attention in OURS and not knows_windows(model.config.get_text_config(), calls):
+            return False
+        # The kernels of a GPU may have a forward and no backward.
+        return model.device.type == "cpu" or _has_gradients(model, row, dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except _UNSUPPORTED:
+        return False
+
+
+def _choose_tower(model: Any, layout: Layout, probe: Sequence[Encoded], alone: Tensor, dtype: torch.dtype) -> Layout:
+    """The layout with the same attention for the towers that pack their pictures, if that is exact too. On a CPU, which
+    nothing waits for, it is no faster."""
+    text = _find_text(model)
+    if model.device.type == "cpu" or layout.attention not in (*FLASH, *OURS) or not probe[0].whole:
+        return layout
+    wanted = TOWERS[OURS[layout.attention]] if layout.attention in OURS else layout.attention
+    for name in layout.implementations:
+        if name in ("", text):
             continue
-        if packed.shape == alone.shape and _differ(packed, alone) < TOLERANCE[dtype]:
-            return Layout(attention)
-    _set_attention(model, "sdpa", original)
-    return Layout("padded", _choose_padding(model, [sample for sample in samples if sample.length], dtype))
+        trial = replace(layout, implementations={**layout.implementations, name: wanted})
+        if _is_exact(model, trial, probe, alone, dtype):
+            layout = trial
+    apply_layout(model, layout)
+    return layout
 
 
 def _choose_padding(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) -> Padding:
@@ -82,15 +154,28 @@ def _choose_padding(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) 
 
 
 def apply_layout(model: Any, layout: Layout) -> None:
-    """Sets the attention of a layout in another model (the teacher)."""
-    if layout.attention in ("flash", "segments"):
-        _set_attention(model, layout.attention, _read_attention(model))
+    """Sets the attention of a layout, in this model or in another one (the teacher). Raises ValueError or ImportError
+    if the model does not support it."""
+    if layout.attention in OURS:
+        register(OURS[layout.attention])
+    if layout.implementations:
+        model.set_attn_implementation(dict(layout.implementations))
 
 
 def _run(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
     """Logits [K, V] at the K labels."""
     with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         return LogitsLoss().teacher_targets(model, row.to(model.device, dtype)).float()
+
+
+def _has_gradients(model: Any, row: PackedRow, dtype: torch.dtype) -> bool:
+    """Whether a backward pass to the first trained parameter, if there is one, gives finite numbers."""
+    trained = next((parameter for parameter in model.parameters() if parameter.requires_grad), None)
+    if trained is None:
+        return True
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(_run(model, row, dtype).sum(), [trained])
+    return bool(torch.isfinite(gradient).all())
 
 
 def _differ(a: Tensor, b: Tensor) -> float:
@@ -104,33 +189,41 @@ def _read_attention(model: Any) -> dict[str, str]:
     return {"": config._attn_implementation} | {name: getattr(config, name)._attn_implementation for name in names}
 
 
-def _set_attention(model: Any, attention: str, original: dict[str, str]) -> bool:
-    """Sets the language model's attention. Returns False if it is not available here; then nothing has changed."""
-    from transformers.utils import is_flash_attn_2_available
-
+def _find_text(model: Any) -> str:
+    """Name of the language model's sub-config; empty if it is the whole config."""
     text = model.config.get_text_config()
-    name = next((name for name in original if name and getattr(model.config, name) is text), "")
-    if attention == "flash":
-        is_half = model.dtype in (torch.bfloat16, torch.float16)
-        if not (is_half and model.device.type == "cuda" and is_flash_attn_2_available()):
-            return False
-        wanted = "flash_attention_2"
-    elif attention == "segments":
-        # A sliding window or a chunk may be expressed in the mask alone, which `segments` does not get. The trial would
-        # not show it if its samples are shorter than the window.
-        if not _is_full_attention(text):
-            return False
-        register_segments()
-        wanted = SEGMENTS
-    else:
-        wanted = original[name]
-    try:
-        model.set_attn_implementation({**original, name: wanted})
-    except (ValueError, ImportError):
+    return next((name for name in model.config.sub_configs if getattr(model.config, name, None) is text), "")
+
+
+def _name_attention(model: Any, attention: str, original: dict[str, str]) -> dict[str, str]:
+    """Sub-config -> implementation, with `attention` for the language model."""
+    text = _find_text(model)
+    return {**original, text: original[text] if attention == "sdpa" else OURS.get(attention, attention)}
+
+
+def _is_available(attention: str, device: str, dtype: torch.dtype) -> bool:
+    """Whether this machine has the kernels, which compute in 16 bits. What a model supports shows in the trial."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    if attention in ("segments", "sdpa"):
+        return True
+    installed = {
+        "flash_attention_3": is_flash_attn_3_available,
+        "flash_attention_2": is_flash_attn_2_available,
+        "varlen": lambda: True,
+    }
+    return device == "cuda" and dtype != torch.float32 and bool(installed[attention]())
+
+
+def knows_windows(config: Any, calls: Sequence[Call]) -> bool:
+    """Whether the layers have told the attention their windows. If a window is expressed in a mask alone, an attention
+    without masks does not get it, and samples shorter than the window do not show it. Chunks, and layers that are no
+    attention, are not known either."""
+    windows = Counter(call.window for call in calls if call.is_causal)
+    kinds = Counter(getattr(config, "layer_types", None) or [])
+    width = getattr(config, "sliding_window", None)
+    if getattr(config, "attention_chunk_size", None) or set(kinds) - {"full_attention", "sliding_attention"}:
         return False
-    return True
-
-
-def _is_full_attention(config: Any) -> bool:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return kinds == {"full_attention"} and not getattr(config, "attention_chunk_size", None)
+    if not kinds["sliding_attention"]:
+        return set(windows) == {None if kinds else width}
+    return windows[None] == kinds["full_attention"] and windows[width] == kinds["sliding_attention"]

@@ -180,7 +180,7 @@ class LocalTrainer:
         spans = [learner.span for learner in self.learners]
         indices = sorted({index for span in spans for index in (span.start, span.layer, span.stop)})
         with self.autocast(), capture_inputs(self.layers, indices, stop=True) as found, suppress(Stop):
-            self.teacher(**row.inputs, use_cache=False)
+            self.teacher(**row.arguments)
         hidden = {index: found[index].hidden.to("cpu") for index in indices}
         mask_BN = row.inputs.get("attention_mask")
         return {s.layer: Lesson(found[s.layer], hidden[s.start], hidden[s.stop], mask_BN) for s in spans}

@@ -54,13 +54,13 @@ class HeadLoss:
             return result
 
         with self._replace_forward(loss):
-            result: Tensor = model(**row.inputs, use_cache=False).logits
+            result: Tensor = model(**row.arguments).logits
         return result
 
     def teacher_targets(self, model: Any, row: PackedRow) -> Tensor:
         """Teacher hidden states [K, H] at the label positions, before the head."""
         with self._replace_forward(lambda hidden_BKH: hidden_BKH):
-            hidden_BKH: Tensor = model(**row.inputs, use_cache=False).logits
+            hidden_BKH: Tensor = model(**row.arguments).logits
         return _at_labels(hidden_BKH, row)
 
     @contextmanager
@@ -93,7 +93,7 @@ class LogitsLoss:
 
     def teacher_targets(self, model: Any, row: PackedRow) -> Tensor:
         """Logits [K, V] at the label positions."""
-        logits_BKV: Tensor = model(**row.inputs, use_cache=False).logits
+        logits_BKV: Tensor = model(**row.arguments).logits
         return _at_labels(logits_BKV, row)
 
 

@@ -107,7 +107,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             )
         model, layers = self.model, self.layers
         for row in self._rows(samples):
-            inputs = row.to(self.args.device, self.dtype).inputs
+            inputs = row.to(self.args.device, self.dtype).arguments
             with self.compute_loss_context_manager():
                 if find_first_not_finite(model, layers, inputs) is not None:
                     return explain_not_finite(model, layers, inputs, what)

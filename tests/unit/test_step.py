@@ -116,7 +116,7 @@ def test_a_model_whose_samples_would_see_each_other_is_not_packed(
     """Positions that do not begin anew are what makes samples leak into each other."""
     model, samples = case
 
-    def leak(samples: list[Encoded]) -> PackedRow:
+    def leak(samples: list[Encoded], lengths: Any = None) -> PackedRow:
         row = pack(samples)
         positions = row.inputs["position_ids"]
         row.inputs["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape).contiguous()
@@ -130,7 +130,7 @@ def test_transformers_own_mask_is_taken_where_segments_do_not_understand(
     case: tuple[Any, list[Encoded]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, samples = case
-    monkeypatch.setattr("interlace_cli.families.packing._find_cuts", lambda positions: None)
+    monkeypatch.setattr("interlace_cli.families.varlen._find_cuts", lambda tokens, more: None)
     assert choose_layout(model, samples, torch.float32).attention == "sdpa"
     row = pack(samples)
     found, _ = take(model, [row], choose_loss(model, row))
