@@ -20,13 +20,14 @@ def attend_plainly(q_NAD: Tensor, k_NGD: Tensor, v_NGD: Tensor, scale: float, wi
     groups = q_NAD.shape[1] // k_NGD.shape[1]
     k, v = (tensor.repeat_interleave(groups, 1).transpose(0, 1) for tensor in (k_NGD, v_NGD))
     scores = q_NAD.transpose(0, 1) @ k.transpose(1, 2) * scale
-    ahead = torch.arange(scores.shape[-1])[None] - torch.arange(scores.shape[-1])[:, None]
+    places = torch.arange(scores.shape[-1], device=scores.device)
+    ahead = places[None] - places[:, None]
     hidden = torch.zeros_like(ahead, dtype=torch.bool)
     if window[0] >= 0:
         hidden |= ahead < -window[0]
     if window[1] >= 0:
         hidden |= ahead > window[1]
-    return (scores.masked_fill(hidden.to(scores.device), -torch.inf).softmax(-1) @ v).transpose(0, 1)
+    return (scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v).transpose(0, 1)
 
 
 def attend_rows(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float, window: tuple[int, int]) -> Tensor:
