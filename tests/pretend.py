@@ -4,6 +4,10 @@
         ...                                 # any code that says "cuda:1"
     assert gpu.peak[0] == 0
 
+or, for a command line (peaks, and waits by line, are printed at its end):
+
+    python tests/pretend.py --gpus 2 --capacity 24GiB -- finetune -w w --device cuda:1
+
 Code under it sees `cuda:0` to `cuda:<gpus-1>`. What is made on a device, or copied there, has its colour; views inherit
 it. An operation on tensors of different colours raises as CUDA does. Counted are the bytes of each colour, with a
 capacity that raises `torch.OutOfMemoryError`, the places where the host waits for a device, and copies from memory that
@@ -21,30 +25,19 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from types import FrameType
 from typing import Any
 
 import torch
+from pretend_rules import BASE, CPU, aten, check_devices, iter_tensors, name_wait
 from torch import Tensor
 from torch.autograd import graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
-aten = torch.ops.aten
-BASE = torch._C.TensorBase
-CPU = torch.device("cpu")
 GRAIN = 512
 """Bytes; the caching allocator gives multiples of it."""
-INDEXED = {aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default, aten.index_put_.default}
-INDEXED |= {aten._index_put_impl_.default, aten._unsafe_index_put.default}
-"""Their indices may lie on the host."""
-STRICT = {aten.cat.default, aten.stack.default}
-"""They take no number of the host among tensors of a device."""
-READ = {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select, aten._unique2, aten.unique_dim}
-READ |= {aten.unique_consecutive, aten.bincount, aten.is_nonzero}
-"""The host waits for their result: it, or its shape, is a number that the host must know."""
 OURS = os.path.dirname(os.path.abspath(__file__))
 HIDDEN = (
     os.path.join(OURS, "pretend."),
@@ -78,22 +71,6 @@ def find_call(frame: FrameType | None) -> tuple[tuple[Any, int], ...]:
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
-
-
-def iter_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of an operation's arguments or results."""
-    if isinstance(value, BASE):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from iter_tensors(part)
-
-
-@cache
-def find_written(func: Any) -> list[tuple[int, str]]:
-    """Place and name of the arguments that an operation writes into."""
-    arguments = enumerate(func._schema.arguments)
-    return [(i, found.name) for i, found in arguments if found.alias_info is not None and found.alias_info.is_write]
 
 
 @dataclass(slots=True)
@@ -276,8 +253,9 @@ class Pretend(TorchDispatchMode):
             return self.name_device(asked)
         if not colours:
             return CPU
-        self._check(func, args, kwargs, tensors, devices)
-        self._note_wait(func, args, kwargs)
+        check_devices(func, args, kwargs, tensors, self.find_device)
+        if (what := name_wait(func, args, kwargs, self.find_device)) is not None:
+            self.wait(what)
         return colours[0]
 
     def _adopt(
@@ -291,66 +269,11 @@ class Pretend(TorchDispatchMode):
             return [self.find_device(tensor) for tensor in tensors]
         return devices
 
-    def _check(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], devices: list[torch.device]) -> None:
-        """Raises RuntimeError as CUDA does, where tensors of different devices meet."""
-        name = func._schema.name
-        if name.startswith(("aten::_foreach", "aten::_fused")):
-            lists = [value for value in (*args, *kwargs.values()) if isinstance(value, (list, tuple))]
-            lists = [value for value in lists if value and isinstance(value[0], BASE)]
-            for column in zip(*lists, strict=False):
-                self._compare(func, column, [self.find_device(tensor) for tensor in column], "_foreach" in name)
-        elif func in INDEXED:
-            others = [args[0], *(x for x in (*args[2:], *kwargs.values()) if isinstance(x, BASE))]
-            self._compare(func, others, [self.find_device(tensor) for tensor in others])
-            indices = {self.find_device(index) for index in args[1] if index is not None}
-            if indices - {CPU, self.find_device(args[0])}:
-                raise RuntimeError(
-                    f"indices should be either on cpu or on the same device as the indexed tensor ({devices[0]})"
-                )
-        else:
-            written = [args[i] if i < len(args) else kwargs.get(name) for i, name in find_written(func)]
-            self._compare(func, tensors, devices, func not in STRICT, written)
-
-    @staticmethod
-    def _compare(
-        func: Any,
-        tensors: Sequence[Tensor],
-        devices: Sequence[torch.device],
-        takes_numbers: bool = True,
-        written: Iterable[Any] = (),
-    ) -> None:
-        """A tensor of no dimensions on the host goes as a number, but nothing is written into it."""
-        results = {id(tensor) for tensor in written}
-        found = [
-            device
-            for tensor, device in zip(tensors, devices, strict=True)
-            if device.type == "cuda" or BASE.dim(tensor) > 0 or not takes_numbers or id(tensor) in results
-        ]
-        if len(set(found)) > 1:
-            names = " and ".join(sorted(map(str, set(found))))
-            each = ", ".join(f"{tuple(t.shape)} {d}" for t, d in zip(tensors, devices, strict=True))
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found at least two devices, {names}!"
-                f" (when checking arguments of {func}: {each})"
-            )
-
     # --- Waits ---
 
     def wait(self, what: str) -> None:
         """The host waits for a device."""
         self.waits[f"{what} @ {find_place()}"] += 1
-
-    def _note_wait(self, func: Any, args: Any, kwargs: Any) -> None:
-        packet = func.overloadpacket
-        if packet in READ or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
-            self.wait(func._schema.name.removeprefix("aten::").removeprefix("_local_"))
-        if func in INDEXED:
-            indices = [index for index in args[1] if index is not None]
-            is_fill = len(args) > 2 and len(indices) == 1 and BASE.numel(args[2]) == 1  # it is masked_fill
-            if any(index.dtype in (torch.bool, torch.uint8) for index in indices) and not is_fill:
-                self.wait("index by mask")
-            elif any(self.find_device(index) == CPU for index in indices) and self.find_device(args[0]) != CPU:
-                self.wait("index from the host")
 
     def note_copy(
         self, source: Tensor, here: torch.device, made: Tensor, there: torch.device, is_free: bool = False
@@ -395,3 +318,9 @@ class Pretend(TorchDispatchMode):
         if self.dataless is None:
             return func(*args, **kwargs)
         return self.dataless.run(func, args, kwargs, tensors)
+
+
+if __name__ == "__main__":
+    from pretend_run import main
+
+    main()

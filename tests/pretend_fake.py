@@ -11,7 +11,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from pretend import BASE, INDEXED, Pretend, aten
+from pretend import Pretend
+from pretend_rules import BASE, INDEXED, aten
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
