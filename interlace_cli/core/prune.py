@@ -280,7 +280,7 @@ def _compensate(
     from interlace_cli.data.prefetch import iter_calibration
     from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
-    from interlace_cli.families.replay import can_replay
+    from interlace_cli.families.ways import Way, find_way
     from interlace_cli.healing.compensation import compensate, find_gaps
     from interlace_cli.healing.trainable import to_bytes
     from interlace_cli.io.models import check_goes_on_from_prompt, load_model, load_processor
@@ -298,9 +298,10 @@ def _compensate(
     samples = find_usable(batcher, samples, "calibration samples", progress).samples
     batches = iter_calibration(batcher, samples, options.batch_size, model, keep_label_positions)
     first = next(batches)
-    if not can_replay(model, layers, {name: value for name, value in first.items() if name != "labels"}):
+    way = find_way(model, layers, {name: value for name, value in first.items() if name != "labels"})
+    if way is Way.WHOLE:
         raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Leave out --compensate.")
     with progress.task("compensate", len(gaps), "gaps") as advance:
-        changed = compensate(model, layers, drop, chain([first], batches), advance)
+        changed = compensate(model, layers, drop, chain([first], batches), advance, way)
     stored = collect_stored(opened, model, layers, changed, "cpu")
     return {name: to_bytes(value) for name, value in stored.items()}, changed

@@ -72,7 +72,7 @@ def _write(
     from interlace_cli.data.prefetch import iter_calibration
     from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
-    from interlace_cli.families.replay import can_replay
+    from interlace_cli.families.ways import Way, find_way
     from interlace_cli.healing.trainable import to_bytes
     from interlace_cli.io.models import load_model, load_processor
     from interlace_cli.io.placement import Placement
@@ -94,9 +94,10 @@ def _write(
             prune_by_magnitude(layers, pattern, advance)
         else:
             inputs = list(iter_calibration(batcher, calibration, options.batch_size, model))
-            if not can_replay(model, layers, inputs[0]):
+            way = find_way(model, layers, inputs[0])
+            if way is Way.WHOLE:
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
-            prune_by_wanda(model, layers, inputs, pattern, advance)
+            prune_by_wanda(model, layers, inputs, pattern, advance, way)
     data = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
     card = _describe_sparse(opened, str(options.method), pattern, layers, made_from)
     checkpoint = opened.checkpoint

@@ -6,6 +6,8 @@ Shape legend: B samples, T tokens, K positions at which any row of the batch has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -43,9 +45,17 @@ def answer_loss(outputs: Any, labels_BK: Tensor, positions_K: Tensor | None = No
     return total / (labels_BK != IGNORE).sum().clamp(min=1)
 
 
-def sum_losses(outputs: Any, labels_BK: Tensor, positions_K: Tensor | None = None) -> list[float]:
-    """For each of the B samples the sum of the cross-entropies of its labels, in nats. `positions_K` is the batch's
-    `logits_to_keep`."""
+def read_losses(losses: Sequence[Tensor]) -> list[list[float]]:
+    """The values [B] of each batch; the device is waited for once."""
+    if not losses:
+        return []
+    values, sizes = torch.cat(list(losses)).tolist(), [len(batch) for batch in losses]
+    return [values[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
+
+
+def sum_losses(outputs: Any, labels_BK: Tensor, positions_K: Tensor | None = None) -> Tensor:
+    """For each of the B samples the sum of the cross-entropies of its labels, in nats: [B] in float64, on the device.
+    `positions_K` is the batch's `logits_to_keep`."""
     logits_BKV = keep_positions(outputs.logits, positions_K).float()
     losses_BK = functional.cross_entropy(logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none")
-    return [float(value) for value in losses_BK.double().sum(-1)]
+    return losses_BK.double().sum(-1)

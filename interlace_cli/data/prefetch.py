@@ -73,9 +73,10 @@ def iter_calibration(
     batch_size: int,
     model: Any,
     labelled: Callable[[Inputs], Inputs] | None = None,
+    is_moved: bool = True,
 ) -> Iterator[Inputs]:
-    """Batches of whole conversations on the model's device, in the order of `order_by_length`; without labels, or as
-    `labelled` returns them."""
+    """Batches of whole conversations, in the order of `order_by_length`; without labels, or as `labelled` returns them.
+    They lie on the model's device, or, not `is_moved`, on the host, ready to be moved."""
 
     # It loads torch, which not all that imports this file has loaded.
     from interlace_cli.data.padding import Padding, find_padding
@@ -90,7 +91,7 @@ def iter_calibration(
         return (batch,)
 
     for (batch,) in read_ahead(cut(order_by_length(samples), padding.limit(batch_size)), make, batcher, model):
-        yield to_model(batch, model)
+        yield to_model(batch, model) if is_moved else batch
 
 
 def cut(order: Sequence[Item], size: int) -> list[list[Item]]:

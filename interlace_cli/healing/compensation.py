@@ -23,11 +23,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.data.labels import sum_losses
+from interlace_cli.data.labels import read_losses, sum_losses
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import UnsupportedModelError
 from interlace_cli.families.finite import explain_not_finite
 from interlace_cli.families.replay import Inputs, Recording, Replay
+from interlace_cli.families.ways import Way
 from interlace_cli.runtime.dispatch import loaded
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -60,17 +61,22 @@ def find_gaps(drop: Sequence[int]) -> list[Gap]:
 
 @torch.no_grad()
 def compensate(
-    model: nn.Module, layers: nn.ModuleList, drop: Sequence[int], batches: Iterable[Inputs], advance: Advance
+    model: nn.Module,
+    layers: nn.ModuleList,
+    drop: Sequence[int],
+    batches: Iterable[Inputs],
+    advance: Advance,
+    way: Way = Way.THROUGH,
 ) -> list[int]:
     """Changes, in place, the last linear map of each layer in front of a gap where that lowers the loss of the held-out
     batches. Returns the dense indices of the changed layers.
 
-    `batches` need an `attention_mask`, and `labels` [B, K] for the logits that they ask for. Raises
-    UnsupportedModelError, after the first batch, if the output of a layer in front of a gap is not a sum of a linear
-    map's output and a rest.
+    `batches` need an `attention_mask`, and `labels` [B, K] for the logits that they ask for. `way`: see `find_way`.
+    Raises UnsupportedModelError, after the first batch, if the output of a layer in front of a gap is not a sum of a
+    linear map's output and a rest.
     """
     changed = []
-    with Replay(model, layers) as replay:
+    with Replay(model, layers, way is Way.DIRECT) as replay:
         rest = iter(batches)
         first = next(rest)
         linears = _find_linears(replay, first, [gap.front for gap in find_gaps(drop)])
@@ -89,6 +95,8 @@ class _State:
     def __init__(self, replay: Replay, batches: Sequence[Inputs], drop: Sequence[int]) -> None:
         self.replay, self.drop, self.index = replay, drop, 0
         self.labels = [batch["labels"] for batch in batches]
+        # Rows of [B T, H] that are no padding. A mask as an index would be looked at by the host each time.
+        self.tokens = [batch["attention_mask"].flatten().nonzero()[:, 0] for batch in batches]
         self.recordings: list[Recording] = []
         self.dense: list[Tensor] = []
         for batch in batches:
@@ -114,10 +122,14 @@ class _State:
         seen, unseen = self._sum(gap, linear, original[0].device)
         both = seen + unseen
         _check_finite(replay, self.recordings[0], gap.front, both.gram.sum() + both.target.sum())
-        losses: dict[float | None, float] = {None: self._measure(gap.front)}
+        measured: dict[float | None, list[Tensor]] = {None: self._measure(gap.front)}
         for ridge in RIDGES:
             _fold(linear, original, seen.solve(ridge))
-            losses[ridge] = self._measure(gap.front)
+            measured[ridge] = self._measure(gap.front)
+        read = read_losses([values for found in measured.values() for values in found])
+        totals = [sum(values) for values in read]
+        count = len(self.unseen)
+        losses = {ridge: sum(totals[at * count : (at + 1) * count], 0.0) for at, ridge in enumerate(measured)}
         best = min(losses, key=lambda ridge: losses[ridge] if math.isfinite(losses[ridge]) else math.inf)
         eye = torch.eye(len(seen.gram), dtype=torch.float64, device=seen.gram.device)
         _fold(linear, original, eye if best is None else both.solve(best))
@@ -130,20 +142,21 @@ class _State:
         seen, unseen = (_Sums.begin(self.short[0].shape[-1], device) for _ in range(2))
         for i, recording in enumerate(self.recordings):
             out, made = _run_layer(self.replay, recording, gap.front, self.short[i], linear)
-            mask_BT = recording.inputs["attention_mask"].bool().to(device)
-            out, wanted = out.to(device), self.dense[i].to(device)[mask_BT]
+            rows_N = self.tokens[i].to(device)
+            out, wanted = out.to(device), self.dense[i].to(device).flatten(0, 1)[rows_N]
+            rest = (out - made).flatten(0, 1)[rows_N]
             sums = unseen if i in self.unseen and len(self.recordings) > 1 else seen
-            sums.add(made[mask_BT], wanted - (out - made)[mask_BT], wanted.float().norm(dim=-1))
+            sums.add(made.flatten(0, 1)[rows_N], wanted - rest, wanted.float().norm(dim=-1))
         return seen, unseen
 
-    def _measure(self, front: int) -> float:
-        """Cross-entropy without the dropped layers, summed over the labels of the held-out batches. Layers before
-        `front` are not run again."""
-        total = 0.0
+    def _measure(self, front: int) -> list[Tensor]:
+        """Cross-entropy without the dropped layers, of each sample [B] of each held-out batch. Layers before `front`
+        are not run again."""
+        losses = []
         for i in self.unseen:
             outputs = self.replay.run(self.recordings[i], front, self.short[i], self.drop)
-            total += sum(sum_losses(outputs, self.labels[i], self.recordings[i].inputs["logits_to_keep"]))
-        return total
+            losses.append(sum_losses(outputs, self.labels[i], self.recordings[i].inputs["logits_to_keep"]))
+        return losses
 
 
 @dataclass
@@ -220,7 +233,8 @@ def _find_last_linear(replay: Replay, recording: Recording, layer: int, hidden_B
             handle = linear.register_forward_hook(lambda module, args, output: output + change_H)
             changed = replay.run(recording, layer, hidden_BTH, stop=layer + 1)
             handle.remove()
-            if torch.allclose(changed, plain + change_H, rtol=1e-2, atol=float(1e-2 * change_H.abs().max())):
+            wanted = plain + change_H
+            if bool(((changed - wanted).abs() <= 1e-2 * (change_H.abs().max() + wanted.abs())).all()):
                 return linear
     raise UnsupportedModelError(
         f"layer {layer} of {type(replay.model).__name__} cannot make up for layers behind it: it does not end with a"

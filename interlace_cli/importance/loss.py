@@ -20,15 +20,19 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.data.batches import IGNORE
-from interlace_cli.data.labels import sum_losses
+from interlace_cli.data.batches import IGNORE, to_model
+from interlace_cli.data.labels import read_losses, sum_losses
 from interlace_cli.domain.importance import GreedyStep
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import NotFiniteError
 from interlace_cli.families.finite import advise_dtype, explain_not_finite
 from interlace_cli.families.modules import bypassed, find_entangled
 from interlace_cli.families.replay import Inputs, Recording, Replay
+from interlace_cli.families.ways import Way
+from interlace_cli.importance.room import Room
 from interlace_cli.importance.search_state import SearchState
+from interlace_cli.runtime.accelerator import bring_to
+from interlace_cli.runtime.dispatch import find_input_device
 from interlace_cli.runtime.processes import gather, shard
 
 T = TypeVar("T", int, float)
@@ -57,13 +61,16 @@ def search_by_loss(
     state: SearchState,
     save: Callable[[SearchState], None],
     advance: Advance,
-    is_replayable: bool,
+    way: Way,
+    room: Room | None = None,
 ) -> None:
     """Runs the search from `state` to its end, updating it in place, and calls `save` after each candidate. `batches`
-    hold `labels` [B, K] for the logits that they ask for. With `is_replayable` False (`replay.can_replay`), the whole
-    model is run for each candidate. `advance` counts candidates."""
-    with Replay(model, layers) as replay:
-        _Search(replay, stack, batches, limits, state, save, advance, is_replayable).run()
+    hold `labels` [B, K] for the logits that they ask for; they may lie on the host. `way`: see `find_way`. `room` says
+    where each of this process's batches is kept; None: on the device. `advance` counts candidates. The device is waited
+    for once a candidate."""
+    room = Room((True,) * len(shard(batches))) if room is None else room
+    with Replay(model, layers, way is Way.DIRECT) as replay:
+        _Search(replay, stack, batches, limits, state, save, advance, way, room).run()
 
 
 def count_candidates(num_layers: int, limits: Limits) -> int:
@@ -83,19 +90,23 @@ class _Search:
         state: SearchState,
         save: Callable[[SearchState], None],
         advance: Advance,
-        is_replayable: bool,
+        way: Way,
+        room: Room,
     ) -> None:
         self.replay, self.stack, self.limits, self.state = replay, stack, limits, state
         self.batches = len(batches)
         mine = shard(batches)
-        self.labels = [batch["labels"] for batch in mine]
+        self.moves = [room.find_move(index) for index in range(len(mine))]
+        self.device = find_input_device(replay.model)
+        self.dtype = next(replay.model.parameters()).dtype
+        self.tokens = [(batch["labels"] != IGNORE).sum(-1).tolist() for batch in mine]
+        self.labels = [batch["labels"].to(self.device, non_blocking=True) for batch in mine]
         self.inputs = [{name: value for name, value in batch.items() if name != "labels"} for batch in mine]
         self.save, self.advance = save, advance
         self.num_layers = len(replay.layers)
         # The side modules of these layers run before the first layer (DeepStack): dropping one changes the recording.
         whole = range(self.num_layers)
-        self.entangled = find_entangled(replay.model, stack) if is_replayable else frozenset(whole)
-        self.dtype = next(replay.model.parameters()).dtype
+        self.entangled = find_entangled(replay.model, stack) if way is not Way.WHOLE else frozenset(whole)
         self.recordings: list[Recording] = []
         self.streams: list[Stream] = []
         self.runs_before = state.layer_runs
@@ -106,7 +117,7 @@ class _Search:
         if not state.is_new:
             self._discount()
         else:
-            state.tokens = _join([(labels != IGNORE).sum(-1).tolist() for labels in self.labels])
+            state.tokens = _join(self.tokens)
             state.dense, state.single = losses, [None] * self.num_layers
             self._count(self.num_layers)
         while len(state.path) < max(self.limits.depth, 1):
@@ -126,17 +137,31 @@ class _Search:
 
     def _begin(self, dropped: frozenset[int]) -> list[float]:
         """Records all batches without the layers dropped so far. Returns each sample's summed loss."""
-        losses: list[list[float]] = []
-        with self._bypassing(dropped & self.entangled):
-            for inputs, labels in zip(self.inputs, self.labels, strict=True):
-                stream: Stream = {}
-                recording, outputs = self.replay.record(inputs, dropped, _keep_in(stream))
-                self.recordings.append(recording)
-                self.streams.append(stream)
-                losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
-                if not all(map(math.isfinite, losses[-1])):
-                    raise explain_not_finite(self.replay.model, self.replay.layers, inputs, "the loss")
+        found, self.streams, self.recordings = self._record(dropped)
+        losses = read_losses(found)
+        for inputs, values in zip(self.inputs, losses, strict=True):
+            if not all(map(math.isfinite, values)):
+                there = to_model(inputs, self.replay.model)
+                raise explain_not_finite(self.replay.model, self.replay.layers, there, "the loss")
         return _join(losses)
+
+    def _record(self, drop: frozenset[int]) -> tuple[list[Tensor], list[Stream], list[Recording]]:
+        """Runs all batches whole, without the layers `drop`. Each sample's summed loss, and what later runs start
+        from."""
+        losses: list[Tensor] = []
+        streams: list[Stream] = []
+        recordings = []
+        with self._bypassing(drop & self.entangled):
+            for inputs, labels, move in zip(self.inputs, self.labels, self.moves, strict=True):
+                streams.append({})
+                there = to_model(inputs, self.replay.model)
+                recording, outputs = self.replay.record(there, drop, _keep_in(streams[-1], move))
+                losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
+                starts = [layer for layer in streams[-1] if layer not in self.entangled]
+                if all(recording.calls.list_run(start, None, self.num_layers) is not None for start in starts):
+                    self.replay.forget_parts(recording)
+                recordings.append(recording if move is None else recording.move(move))
+        return losses, streams, recordings
 
     def _step(self) -> tuple[int, list[Stream] | None, list[Recording] | None] | None:
         """Tries every candidate of one step. Returns the best layer, with the streams and recordings without it (None
@@ -175,24 +200,21 @@ class _Search:
         """Each sample's summed loss without this layer too, and the streams and recordings that the next step would
         start from."""
         drop = self.state.dropped | {layer}
-        losses: list[list[float]] = []
-        streams: list[Stream] = []
         if layer in self.entangled:
-            recordings = []
-            with self._bypassing(drop & self.entangled):
-                for inputs, labels in zip(self.inputs, self.labels, strict=True):
-                    streams.append({})
-                    recording, outputs = self.replay.record(inputs, drop, _keep_in(streams[-1]))
-                    recordings.append(recording)
-                    losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
-            return _join(losses), streams, recordings
-        for recording, before, labels in zip(self.recordings, self.streams, self.labels, strict=True):
+            found, streams, recordings = self._record(drop)
+            return _join(read_losses(found)), streams, recordings
+        losses: list[Tensor] = []
+        streams = []
+        back = bring_to(self.device)
+        batches = zip(self.recordings, self.streams, self.labels, self.moves, strict=True)
+        for recording, before, labels, move in batches:
             streams.append({})
             # A layer that this batch skips changes nothing: the next one that it runs has the same state.
             start = min((other for other in before if other >= layer), default=max(before))
-            outputs = self.replay.run(recording, start, before[start], drop, _keep_in(streams[-1]))
-            losses.append(sum_losses(outputs, labels, recording.inputs["logits_to_keep"]))
-        return _join(losses), streams, self.recordings
+            there = recording if move is None else recording.move(back)
+            outputs = self.replay.run(there, start, before[start], drop, _keep_in(streams[-1], move))
+            losses.append(sum_losses(outputs, labels, there.inputs["logits_to_keep"]))
+        return _join(read_losses(losses)), streams, self.recordings
 
     def _bypassing(self, drop: Collection[int]) -> AbstractContextManager[None]:
         return bypassed(self.replay.model, sorted(drop), self.stack) if drop else nullcontext()
@@ -215,10 +237,10 @@ def _join(by_batch: Sequence[Sequence[T]]) -> list[T]:
     return [value for values in gather(by_batch) for value in values]
 
 
-def _keep_in(stream: Stream) -> Callable[[int, Tensor], None]:
-    """A callback that stores the states in `stream`, on the CPU: for all batches and layers they would fill a GPU."""
+def _keep_in(stream: Stream, move: Callable[[Tensor], Tensor] | None) -> Callable[[int, Tensor], None]:
+    """A callback that stores the states in `stream`, where the batch is kept."""
 
     def keep(layer: int, hidden_BTH: Tensor) -> None:
-        stream[layer] = hidden_BTH.cpu()
+        stream[layer] = hidden_BTH if move is None else move(hidden_BTH)
 
     return keep

@@ -15,7 +15,7 @@ from interlace_cli.domain.importance import LossImportance, TaylorImportance
 from interlace_cli.domain.layers import count_drops
 from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.errors import UsageError
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.importance.correlation import compute_spearman
@@ -26,7 +26,6 @@ from interlace_cli.io.files import hash_file
 from interlace_cli.io.sample_keys import build_keys
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.options.analyze import SIMILARITY_SETTINGS, AnalyzeOptions
-from interlace_cli.runtime.memory import read_available
 from interlace_cli.runtime.processes import Processes, find_processes
 
 if TYPE_CHECKING:
@@ -213,8 +212,9 @@ class Measuring:
         back = np.argsort(order_by_length(self.samples[: self.options.loss_samples]))
         return np.array(values)[..., back]
 
-    def _iter_batches(self) -> Iterator[Inputs]:
-        """Whole conversations, with labels at the places where the model is asked for logits."""
+    def _iter_batches(self, is_moved: bool = True) -> Iterator[Inputs]:
+        """Whole conversations, with labels at the places where the model is asked for logits; on the host if they are
+        not `is_moved`."""
         from interlace_cli.data.labels import keep_label_positions
         from interlace_cli.data.prefetch import iter_calibration
 
@@ -225,22 +225,22 @@ class Measuring:
                 "Only similarity can.",
             )
         samples = self.samples[: self.options.loss_samples]
-        return iter_calibration(self.batcher, samples, self.options.batch_size, self.model, keep_label_positions)
+        ways = (self.batcher, samples, self.options.batch_size, self.model, keep_label_positions, is_moved)
+        return iter_calibration(*ways)
 
     def _measure_loss(self) -> tuple[LossImportance, Arrays]:
-        from interlace_cli.families.replay import can_replay
+        from interlace_cli.families.ways import Way
         from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
+        from interlace_cli.importance.room import find_room
 
         facts = self.opened.facts
         layers, locked = facts.num_layers, frozenset(facts.locked_layers)
         protected = choose_protected(self.options, layers, facts.deepstack_layers)
         depth = count_depth(self.options, layers, protected | locked)
         limits = Limits(locked, protected, depth)
-        batches = list(self._iter_batches())
-        self._check_memory(batches)
-        prompt = {name: value for name, value in batches[0].items() if name != "labels"}
-        is_replayable = can_replay(self.model, self.layers, prompt)
-        if not is_replayable:
+        batches = list(self._iter_batches(is_moved=False))
+        way, room = find_room(self.model, self.layers, batches, self.options.loss_samples)
+        if way is Way.WHOLE:
             self.progress.say(f"{type(self.model).__name__} cannot be run from the middle: every candidate runs whole.")
         file = self._find_search()
         state = file.load()
@@ -257,7 +257,8 @@ class Measuring:
                 state,
                 file.save if self.processes.is_main else _keep,
                 advance,
-                is_replayable,
+                way,
+                room,
             )
         tokens = sum(state.tokens)
         importance = LossImportance(
@@ -305,16 +306,3 @@ class Measuring:
             "protect": None if options.protect is None else list(options.protect),
         }
         return SearchFile(self.out.with_suffix(SEARCH_SUFFIX), settings, self.inputs)
-
-    def _check_memory(self, batches: Sequence[Inputs]) -> None:
-        """The search holds the hidden states of all layers, of the model as it is and of two candidates."""
-        width = self.model.get_input_embeddings().weight.shape[-1]
-        tokens = sum(batch["input_ids"].numel() for batch in batches)
-        need = 3 * tokens * width * len(self.layers) * self.model.dtype.itemsize
-        free = read_available()
-        if need > free:
-            raise InterlaceError(
-                f"the search by loss would hold {need / 1e9:.1f} GB of hidden states, and {free / 1e9:.1f} GB are"
-                " available.",
-                f"Give fewer --loss-samples than {self.options.loss_samples}.",
-            )

@@ -95,8 +95,7 @@ def measure_rows(
                 one = _measure_all(hook, model, inputs, is_image=stack == "vision")
                 _check_finite([one], hook, model, inputs)
                 return [one], None, patches
-            is_image = inputs["input_ids"] == (-1 if image_token is None else image_token)
-            found = _measure_prompts(hook, model, inputs, is_image)
+            found = _measure_prompts(hook, model, inputs, batches[0], -1 if image_token is None else image_token)
             _check_finite(found, hook, model, inputs)
             assert hook.angles is not None
             return found, hook.angles.sum(0, dtype=torch.float64).cpu().numpy(), patches
@@ -183,10 +182,11 @@ def _build_inputs(batcher: Batcher, samples: list[Sample], text: str, model: Pre
 
 
 def _measure_prompts(
-    hook: SpanHook, model: PreTrainedModel, inputs: Inputs, is_image: torch.Tensor
+    hook: SpanHook, model: PreTrainedModel, inputs: Inputs, on_host: Inputs, image_token: int
 ) -> list[SampleSimilarity | None]:
-    similarity = hook.run(model, inputs, is_image).cpu().numpy()
-    mask = inputs["attention_mask"].bool()
+    """`on_host` is the batch as it was made: counting there waits for no device."""
+    similarity = hook.run(model, inputs, inputs["input_ids"] == image_token).cpu().numpy()
+    mask, is_image = on_host["attention_mask"].bool(), on_host["input_ids"] == image_token
     tokens, image_tokens = mask.sum(-1).tolist(), (mask & is_image).sum(-1).tolist()
     return [SampleSimilarity(similarity[:, :, i], tokens[i], image_tokens[i]) for i in range(len(tokens))]
 

@@ -64,9 +64,9 @@ def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[In
                     raise explain_not_finite(model, layers, inputs, "the loss")
                 hook.begin(*inputs["input_ids"].shape)
                 total.backward()  # type: ignore[no-untyped-call]
-                tokens += [int(count) for count in (labels_BK != IGNORE).sum(-1)]
+                tokens += hook.read((labels_BK != IGNORE).sum(-1))
                 advance(len(labels_BK))
-        taylor_weight = [_sum_gradient_times_weight(layer) / max(sum(tokens), 1) for layer in layers]
+        taylor_weight = [total / max(sum(tokens), 1) for total in _sum_gradients_times_weights(layers)]
         _check_finite(taylor_weight, hook.taylor_activation, next(model.parameters()).dtype)
     finally:
         for parameter, flag in flags.items():
@@ -82,12 +82,22 @@ def _check_finite(weights: Sequence[float], activations: Sequence[Sequence[float
             raise NotFiniteError(f"the gradient at layer {layer} is NaN or infinite in {name}.", advise_dtype(name))
 
 
-def _sum_gradient_times_weight(layer: nn.Module) -> float:
-    return sum(
-        float((parameter.grad.float() * parameter.detach().float()).abs().sum(dtype=torch.float64))
-        for parameter in layer.parameters()
-        if parameter.grad is not None
-    )
+def _sum_gradients_times_weights(layers: nn.ModuleList) -> list[float]:
+    """Of each layer; the device is waited for once."""
+    tuned = [[parameter for parameter in layer.parameters() if parameter.grad is not None] for layer in layers]
+    found = [
+        (parameter.grad.float() * parameter.detach().float()).abs().sum(dtype=torch.float64).reshape(1)  # type: ignore[union-attr]
+        for own in tuned
+        for parameter in own
+    ]
+    values = iter(_read(found))
+    return [sum(next(values) for _ in own) for own in tuned]
+
+
+def _read(found: Sequence[Tensor]) -> list[float]:
+    """All values of vectors that may lie on several devices."""
+    values: list[float] = torch.cat([part.to(found[0].device) for part in found]).tolist() if found else []
+    return values
 
 
 class _BranchHook:
@@ -97,6 +107,7 @@ class _BranchHook:
         self.layers = layers
         self.taylor_activation: list[list[float]] = [[] for _ in layers]
         self.shape = (0, 0)
+        self._estimates: dict[int, Tensor] = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> _BranchHook:
@@ -110,11 +121,19 @@ class _BranchHook:
         self._handles.clear()
 
     def begin(self, samples: int, tokens: int) -> None:
-        """Call before the backward pass of a batch of `samples`, padded to `tokens`. Estimates start at 0, which is
-        right for layers without a gradient."""
-        self.shape = (samples, tokens)
-        for found in self.taylor_activation:
-            found += [0.0] * samples
+        """Call before the backward pass of a batch of `samples`, padded to `tokens`."""
+        self.shape, self._estimates = (samples, tokens), {}
+
+    def read(self, counts_B: Tensor) -> list[int]:
+        """Call after it: takes the estimates to the host, 0 of layers without a gradient, and returns the counts. Both
+        at once, as the device is waited for."""
+        found = sorted(self._estimates)
+        values = _read([self._estimates[index] for index in found] + [counts_B.double()])
+        size = self.shape[0]
+        for index, activation in enumerate(self.taylor_activation):
+            at = found.index(index) * size if index in self._estimates else None
+            activation += [0.0] * size if at is None else values[at : at + size]
+        return [int(count) for count in values[len(found) * size :]]
 
     def _build_hook(self, index: int) -> Any:
         def on_output(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -125,7 +144,7 @@ class _BranchHook:
             def on_gradient(gradient_BTH: Tensor) -> None:
                 products = gradient_BTH.float() * branch_BTH.float()
                 estimate_B = split_tokens(products, *self.shape).sum((1, 2), dtype=torch.float64).abs()
-                self.taylor_activation[index][-len(estimate_B) :] = estimate_B.tolist()
+                self._estimates[index] = estimate_B
 
             if out_BTH.requires_grad:
                 out_BTH.register_hook(on_gradient)  # type: ignore[no-untyped-call]

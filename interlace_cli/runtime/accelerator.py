@@ -4,6 +4,7 @@ CPU the answers are what makes its callers right without a case of their own."""
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,3 +76,14 @@ def read_name(device: str | torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device)
+
+
+def to_host(value: torch.Tensor) -> torch.Tensor:
+    """A copy on the host. From a CUDA device it is made in pinned memory, in its turn on the device's stream: nothing
+    waits for it, and only what comes later on that stream may read it. What lies on the host is not copied."""
+    return value if is_cpu(value.device) else value.to("cpu", non_blocking=is_cuda(value.device))
+
+
+def bring_to(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that moves tensors to the device, without a wait where they lie in pinned memory."""
+    return lambda value: value.to(device, non_blocking=True)

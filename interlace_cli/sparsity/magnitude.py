@@ -18,5 +18,5 @@ def prune_by_magnitude(layers: nn.ModuleList, pattern: Pattern, advance: Advance
         with loaded(layer, is_changed=True):
             for linear in (module for module in layer.modules() if isinstance(module, nn.Linear)):
                 if pattern.fits(linear.weight):
-                    linear.weight[pattern.find_dropped(linear.weight.abs())] = 0
+                    linear.weight.masked_fill_(pattern.find_dropped(linear.weight.abs()), 0)
         advance(1)

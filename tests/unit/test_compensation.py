@@ -116,7 +116,7 @@ def demo(small_dataset: Path) -> tuple[Any, list[dict[str, torch.Tensor]]]:
 def measure(model: Any, batches: list[dict[str, torch.Tensor]]) -> float:
     with torch.inference_mode(), bypassed(model, DROP):
         return sum(
-            sum(sum_losses(model(**{k: v for k, v in batch.items() if k != "labels"}), batch["labels"]))
+            float(sum_losses(model(**{k: v for k, v in batch.items() if k != "labels"}), batch["labels"]).sum())
             for batch in batches
         )
 

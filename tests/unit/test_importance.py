@@ -17,7 +17,8 @@ from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.data.labels import keep_label_positions, sum_losses
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.families.modules import bypassed, find_entangled, find_layers
-from interlace_cli.families.replay import Replay, can_replay
+from interlace_cli.families.replay import Replay
+from interlace_cli.families.ways import Way, can_replay
 from interlace_cli.importance.correlation import compute_spearman
 from interlace_cli.importance.loss import Limits, count_candidates, search_by_loss
 from interlace_cli.importance.search_state import SearchState
@@ -87,7 +88,7 @@ def naive_loss(model: Any, batches: list[dict[str, Tensor]], drop: list[int]) ->
     with torch.inference_mode(), bypassed(model, drop):
         for batch in batches:
             inputs = {name: value for name, value in batch.items() if name != "labels"}
-            total += sum(sum_losses(model(**inputs, use_cache=False), batch["labels"]))
+            total += float(sum_losses(model(**inputs, use_cache=False), batch["labels"]).sum())
             tokens += int((batch["labels"] != IGNORE).sum())
     return total / tokens
 
@@ -101,15 +102,15 @@ def naive_search(model: Any, batches: list[dict[str, Tensor]], protected: set[in
     return dropped
 
 
-@pytest.mark.parametrize("is_replayable", [True, False])
+@pytest.mark.parametrize("way", list(Way), ids=lambda way: way.value)
 @pytest.mark.parametrize("protected", [{0, 1, 7}, set()])
 def test_the_search_finds_what_the_naive_one_does(
-    loaded: tuple[Any, Any, list[dict[str, Tensor]]], protected: set[int], is_replayable: bool
+    loaded: tuple[Any, Any, list[dict[str, Tensor]]], protected: set[int], way: Way
 ) -> None:
     model, layers, batches = loaded
     limits, state = Limits(frozenset({3}), frozenset(protected), 3), SearchState()
     told: list[float] = []
-    search_by_loss(model, layers, "language", batches, limits, state, forget, lambda *_: told.append(1), is_replayable)
+    search_by_loss(model, layers, "language", batches, limits, state, forget, lambda *_: told.append(1), way)
     assert [step.layer for step in state.path] == naive_search(model, batches, protected | {3}, 3)
     tokens = sum(state.tokens)
     assert state.path[-1].loss == pytest.approx(naive_loss(model, batches, [s.layer for s in state.path]), abs=1e-5)
@@ -143,7 +144,7 @@ def test_no_layer_is_run_twice_on_the_same_input(loaded: tuple[Any, Any, list[di
     state = SearchState()
     # DeepStack layers need what lies in front of the layers to be computed anew.
     limits = Limits(find_entangled(model), frozenset({7}), 3)
-    search_by_loss(model, layers, "language", batches, limits, state, forget, forget, True)
+    search_by_loss(model, layers, "language", batches, limits, state, forget, forget, Way.DIRECT)
     for handle in handles:
         handle.remove()
     assert towers == len(batches), "what lies in front of the layers is computed once for a batch"
@@ -162,7 +163,7 @@ class Killed(Exception):  # noqa: N818 - not an error
 def test_an_interrupted_search_goes_on(loaded: tuple[Any, Any, list[dict[str, Tensor]]], after: int) -> None:
     model, layers, batches = loaded
     limits, whole, state = Limits(frozenset(), frozenset({7}), 4), SearchState(), SearchState()
-    search_by_loss(model, layers, "language", batches, limits, whole, forget, forget, True)
+    search_by_loss(model, layers, "language", batches, limits, whole, forget, forget, Way.DIRECT)
     saved = 0
 
     def save(_: SearchState) -> None:
@@ -172,9 +173,9 @@ def test_an_interrupted_search_goes_on(loaded: tuple[Any, Any, list[dict[str, Te
             raise Killed
 
     with pytest.raises(Killed):
-        search_by_loss(model, layers, "language", batches, limits, state, save, forget, True)
+        search_by_loss(model, layers, "language", batches, limits, state, save, forget, Way.DIRECT)
     kept = list(state.path)
-    search_by_loss(model, layers, "language", batches, limits, state, forget, forget, True)
+    search_by_loss(model, layers, "language", batches, limits, state, forget, forget, Way.DIRECT)
     assert state.path[: len(kept)] == kept
     assert [step.layer for step in state.path] == [step.layer for step in whole.path]
     assert [step.loss for step in state.path] == pytest.approx([step.loss for step in whole.path])
@@ -208,9 +209,9 @@ def test_gradients_equal_those_of_the_whole_loss_by_hand(loaded: tuple[Any, Any,
         return output - epsilon * (output - before)
 
     with torch.no_grad():
-        plain = sum_losses(model(**inputs, use_cache=False), batch["labels"])
+        plain = sum_losses(model(**inputs, use_cache=False), batch["labels"]).tolist()
         handle = layer.register_forward_hook(shrink, with_kwargs=True)
-        shrunk = sum_losses(model(**inputs, use_cache=False), batch["labels"])
+        shrunk = sum_losses(model(**inputs, use_cache=False), batch["labels"]).tolist()
         handle.remove()
     slopes = [abs(after - before) / epsilon for before, after in zip(plain, shrunk, strict=True)]
     assert found.taylor_activation[4][: len(plain)] == pytest.approx(slopes, rel=0.05, abs=0.02)

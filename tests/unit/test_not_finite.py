@@ -15,6 +15,7 @@ from interlace_cli.data.prefetch import iter_calibration
 from interlace_cli.errors import NotFiniteError, UsageError
 from interlace_cli.evaluation.quality import compute_loss
 from interlace_cli.families.modules import find_layers
+from interlace_cli.families.ways import Way
 from interlace_cli.importance.loss import Limits, search_by_loss
 from interlace_cli.importance.search_state import SearchState
 from interlace_cli.importance.taylor import measure_taylor
@@ -55,7 +56,7 @@ def test_a_loss_that_is_not_finite_names_it_too(too_large: Path, small_dataset: 
     batches = list(iter_calibration(batcher, samples, 2, model, keep_label_positions))
     limits, layers = Limits(frozenset(), frozenset(), 1), find_layers(model)
     with pytest.raises(NotFiniteError, match=r"the loss of .* layer 3 is the first"):
-        search_by_loss(model, layers, "language", batches, limits, SearchState(), print, lambda *done: None, True)
+        search_by_loss(model, layers, "language", batches, limits, SearchState(), print, lambda *done: None, Way.DIRECT)
     with pytest.raises(NotFiniteError, match=r"the loss of .* layer 3 is the first"):
         measure_taylor(model, layers, batches, lambda *done: None)
     with pytest.raises(NotFiniteError, match=r"the loss of .* layer 3 is the first"):
