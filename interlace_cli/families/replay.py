@@ -110,6 +110,19 @@ class Replay:
             except Stop as stopped:
                 return recording, stopped.args[0]
 
+    def record_start(self, inputs: Inputs, is_whole: bool = False) -> tuple[Recording, Tensor]:
+        """The recording, and the hidden state [B, T, H] before the first layer, at the cost of at most one layer: where
+        layers can be called directly, the model passes over the others to learn how. With `is_whole` it goes on to its
+        outputs, and learns what follows the layers too."""
+        if self.is_direct:
+            entering: dict[int, Tensor] = {}
+            count = len(self.layers)
+            stop = None if is_whole else count
+            recording, _ = self.record(inputs, range(1, count), entering.__setitem__, stop)
+            if 0 in entering:
+                return recording, entering[0]
+        return self.record(inputs, stop=0)
+
     def run(
         self,
         recording: Recording,
@@ -136,6 +149,7 @@ class Replay:
         code can do have to be recorded anew."""
         inside = set() if self._child is None else set(self._child.modules())
         recording.before = {module: made for module, made in recording.before.items() if module not in inside}
+        recording.inputs = _leave_pictures(recording.inputs)
 
     def _run_direct(
         self,
@@ -146,8 +160,12 @@ class Replay:
         keep: Keep | None,
         stop: int | None,
     ) -> Any:
+        calls = recording.calls.by_layer
+        first = calls[indices[0]] if indices else None
+        if first is not None:
+            hidden = hidden.to(first.device, non_blocking=True)
         for index in indices:
-            call = recording.calls.by_layer[index]
+            call = calls[index]
             if index in drop or call is None:
                 continue
             if keep is not None:
@@ -160,7 +178,7 @@ class Replay:
         filled = recording.calls.tail.run(hidden)
         with self._set(recording, True, 0, None, (), None, None):
             self._filled = filled
-            return self.model(**recording.inputs, **self._more)
+            return self.model(**_leave_pictures(recording.inputs), **self._more)
 
     @contextmanager
     def _set(
@@ -273,6 +291,11 @@ def _bind(call: Callable[..., Any], *first: Any) -> Callable[..., Any]:
         return call(*first, *args, **kwargs)
 
     return forward
+
+
+def _leave_pictures(inputs: Inputs) -> Inputs:
+    """What the head is given: pixels are for towers alone."""
+    return {name: value for name, value in inputs.items() if not value.is_floating_point()}
 
 
 def _put_hidden(

@@ -101,7 +101,7 @@ class _State:
         self.dense: list[Tensor] = []
         for batch in batches:
             inputs = {name: value for name, value in batch.items() if name != "labels"}
-            recording, hidden = replay.record(inputs, stop=0)
+            recording, hidden = replay.record_start(inputs, is_whole=True)
             self.recordings.append(recording)
             self.dense.append(hidden)
         self.short = list(self.dense)

@@ -24,10 +24,10 @@ from interlace_cli.runtime.processes import find_processes, shard
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-STREAMS = 3
-"""The hidden states of all layers are held of the model as it is and of two candidates."""
-OTHERS = 6
-"""Further states [B, T, H] that a recording may hold: embeddings, features of pictures, rotary tables."""
+HELD = 3
+"""What is held thrice: of the model as it is and of two candidates."""
+OTHERS = 4
+"""Further states [B, T, H] that a recording may hold beside those of the layers: embeddings, features of pictures."""
 SHARE = 0.9
 """Of a device's free memory; the rest is lost between blocks."""
 
@@ -48,19 +48,23 @@ def find_room(model: PreTrainedModel, layers: nn.ModuleList, batches: Sequence[I
     """How candidates are run, found out on the first batch, and where this process keeps what it needs of its batches.
     Raises InterlaceError if that fits nowhere. `asked` is --loss-samples."""
     width, device = model.get_input_embeddings().weight.shape[-1], find_input_device(model)
-    shapes = [tuple(batch["input_ids"].shape) for batch in batches]
-    needs = [estimate_bytes(rows, tokens, width, len(layers), model.dtype.itemsize) for rows, tokens in shapes]
+
+    def count(way: Way) -> list[int]:
+        return [estimate_bytes(batch, width, len(layers), model.dtype.itemsize, way) for batch in batches]
+
     if is_cpu(device):
-        check_room(plan_room(needs, None), read_available(), asked)
+        check_room(plan_room(count(Way.DIRECT), None), read_available(), asked)
     first = to_model({name: value for name, value in batches[0].items() if name != "labels"}, model)
     if is_cpu(device):
-        return find_way(model, layers, first), plan_room(shard(needs), None)
+        way = find_way(model, layers, first)
+        return way, plan_room(shard(count(way)), None)
     if is_dispatched(model) or not is_cuda(device):
         # What is left of several devices is for what comes to them for a while.
         way, free = find_way(model, layers, first), 0
     else:
+        needs = count(Way.WHOLE)
         way, free = _find_free(model, layers, first, max(needs) / needs[0])
-    room = plan_room(shard(needs), free)
+    room = plan_room(shard(count(way)), free)
     check_room(room, read_available() // find_processes().size, asked)
     return way, room
 
@@ -76,11 +80,13 @@ def _find_free(model: PreTrainedModel, layers: nn.ModuleList, first: Inputs, gro
     return way, max(int(accelerator.read_free(model.device) - working), 0)
 
 
-def estimate_bytes(samples: int, tokens: int, width: int, layers: int, itemsize: int) -> int:
-    """Bytes that a search holds of a batch of `samples` rows of `tokens` tokens, masks over pairs of tokens among
-    them."""
-    state = samples * tokens * width * itemsize
-    return (STREAMS * layers + OTHERS) * state + samples * tokens**2 * itemsize
+def estimate_bytes(batch: Inputs, width: int, layers: int, itemsize: int, way: Way) -> int:
+    """Bytes that a search holds of a batch: states, a mask over pairs of tokens, and what the model is given, without
+    its pictures where layers are called directly."""
+    samples, tokens = batch["input_ids"].shape
+    states = (layers + OTHERS) * samples * tokens * width
+    given = [value.nbytes for value in batch.values() if way is not Way.DIRECT or not value.is_floating_point()]
+    return int(HELD * ((states + samples * tokens**2) * itemsize + sum(given)))
 
 
 def plan_room(needs: Sequence[int], free: int | None) -> Room:

@@ -37,7 +37,7 @@ def prune_by_wanda(
     with Replay(model, layers, way is Way.DIRECT) as replay:
         recordings, states, rows = [], [], []
         for batch in batches:
-            recording, hidden = replay.record(batch, stop=0)
+            recording, hidden = replay.record_start(batch)
             recordings.append(recording)
             states.append(to_host(hidden))
             rows.append(batch["attention_mask"].flatten().nonzero()[:, 0])
