@@ -49,10 +49,11 @@ class SegmentsError(Exception):
 @dataclass(frozen=True)
 class Call:
     """What one layer asked for: causal attention or full, with a window of so many tokens (the token itself is one of
-    them) or without."""
+    them) or without; and whether it told the lengths of the samples."""
 
     is_causal: bool
     window: int | None
+    is_told: bool = True
 
 
 @contextmanager
@@ -124,13 +125,12 @@ def attend_varlen(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """As `attend_segments`, by torch's flash kernel. Raises SegmentsError also if the kernel cannot take these tensors,
-    and ImportError if torch has none. It knows no dropout: a call with dropout goes to `attend_segments`."""
-    if dropout:
+    and ImportError if torch has none. It knows no dropout and needs the lengths of the samples: a call with dropout, or
+    without lengths, goes to `attend_segments`."""
+    starts, longest = more.get("cu_seq_lens_q"), more.get("max_length_q")
+    if dropout or starts is None or longest is None:
         return attend_segments(module, query, key, value, attention_mask, scaling, dropout, **more)
     call = _read_call(module, query, key, attention_mask, more)
-    starts, longest = more.get("cu_seq_lens_q"), more.get("max_length_q")
-    if starts is None or longest is None:
-        raise SegmentsError(f"{type(module).__name__} does not hand on the lengths of the samples.")
     dtype = _choose_dtype(query)
     obstacle = find_obstacle(
         query.device.type,
@@ -209,7 +209,7 @@ def _read_call(
     is_full = not is_causal and (window is not None or more.get("cu_seq_lens_q") is None)
     if strange or attention_mask is not None or is_full or len(query) != 1 or query.shape[2] != key.shape[2]:
         raise SegmentsError(f"{type(module).__name__} attends in a way of its own: {', '.join(strange) or 'masked'}.")
-    call = Call(is_causal, window)
+    call = Call(is_causal, window, more.get("cu_seq_lens_q") is not None)
     if _watching:
         _watched.append(call)
     return call

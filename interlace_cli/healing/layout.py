@@ -3,6 +3,7 @@ user's samples before step 1: if it would change the logits, length-grouped padd
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,14 @@ def choose_probe(samples: Sequence[Encoded]) -> list[Encoded]:
     return found if len(found) > 1 else found * 2
 
 
-def _is_exact(model: Any, layout: Layout, probe: Sequence[Encoded], alone: Tensor, dtype: torch.dtype) -> bool:
+def _is_exact(
+    model: Any,
+    layout: Layout,
+    probe: Sequence[Encoded],
+    alone: Tensor,
+    dtype: torch.dtype,
+    is_tower: bool = False,
+) -> bool:
     """Whether a packed row has the logits of its samples alone, and gradients. Sets the attention."""
     try:
         apply_layout(model, layout)
@@ -104,10 +112,11 @@ def _is_exact(model: Any, layout: Layout, probe: Sequence[Encoded], alone: Tenso
             packed = _run(model, row, dtype)
         if packed.shape != alone.shape or not _differ(packed, alone) < TOLERANCE[dtype]:
             return False
-        if layout.attention in OURS and not knows_windows(model.config.get_text_config(), calls):
+        is_told = all(call.is_told for call in calls) or layout.lengths is None
+        if layout.attention in OURS and not (is_told and knows_windows(model.config.get_text_config(), calls)):
             return False
-        # The kernels of a GPU may have a forward and no backward.
-        return model.device.type == "cpu" or _has_gradients(model, row, dtype)
+        # The kernels of a GPU may have a forward and no backward. A tower's are not asked for one.
+        return is_tower or model.device.type == "cpu" or _has_gradients(model, row, dtype)
     except torch.OutOfMemoryError:
         raise
     except _UNSUPPORTED:
@@ -125,7 +134,7 @@ def _choose_tower(model: Any, layout: Layout, probe: Sequence[Encoded], alone: T
         if name in ("", text):
             continue
         trial = replace(layout, implementations={**layout.implementations, name: wanted})
-        if _is_exact(model, trial, probe, alone, dtype):
+        if _is_exact(model, trial, probe, alone, dtype, is_tower=True):
             layout = trial
     apply_layout(model, layout)
     return layout
@@ -175,7 +184,7 @@ def _has_gradients(model: Any, row: PackedRow, dtype: torch.dtype) -> bool:
         return True
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(_run(model, row, dtype).sum(), [trained])
-    return bool(torch.isfinite(gradient).all())
+    return math.isfinite(float(gradient.sum()))
 
 
 def _differ(a: Tensor, b: Tensor) -> float:
