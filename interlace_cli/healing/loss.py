@@ -123,6 +123,41 @@ def choose_loss(model: Any, row: PackedRow) -> HeadLoss | LogitsLoss:
     return HeadLoss(head) if is_same else plain
 
 
+def _compute_chunk(
+    hidden_KH: Tensor,
+    teacher_KH: Tensor | None,
+    targets_K1: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    share: float,
+    gradient_KH: Tensor | None,
+) -> Tensor:
+    """[total, CE] of a chunk of labels; the gradient of the hidden states is written to `gradient_KH`, if there is one.
+    A function of its own, so that nothing of a chunk is alive when the next one is computed."""
+    log_p = _predict(hidden_KH, weight_VH, bias_V)
+    cross_entropy = -log_p.gather(1, targets_K1).sum()
+    divergence = torch.zeros_like(cross_entropy)
+    teacher_p = None
+    if teacher_KH is not None:
+        log_t = _predict(teacher_KH, weight_VH, bias_V)
+        teacher_p = log_t.exp()
+        divergence = (teacher_p * (log_t - log_p)).sum()
+    if gradient_KH is not None:
+        # d/dlogits: softmax minus the target distribution, mixed as the losses are.
+        difference = log_p.exp_()
+        difference.scatter_add_(1, targets_K1, torch.full_like(targets_K1, share - 1, dtype=torch.float32))
+        if teacher_p is not None:
+            difference.sub_(teacher_p, alpha=share)
+        gradient_KH.copy_(difference.to(weight_VH.dtype) @ weight_VH)
+    return torch.stack([(1 - share) * cross_entropy + share * divergence, cross_entropy])
+
+
+def _predict(hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
+    """Log-probabilities [K, V], in float32."""
+    logits_KV = nn.functional.linear(hidden_KH.to(weight_VH.dtype), weight_VH, bias_V)
+    return torch.log_softmax(logits_KV.float(), -1)
+
+
 class _ChunkedLoss(torch.autograd.Function):
     """`(hidden_KH, teacher_KH or None, targets_K, weight_VH, bias_V or None, weight of KL) -> [total, CE]`. Only the
     total has a gradient, and only for the hidden states."""
@@ -142,24 +177,9 @@ class _ChunkedLoss(torch.autograd.Function):
         sums = torch.zeros(2, dtype=torch.float32, device=hidden_KH.device)
         for start in range(0, len(hidden_KH), CHUNK):
             part = slice(start, start + CHUNK)
-            hidden, targets = hidden_KH[part].to(weight_VH.dtype), targets_K[part, None]
-            log_p = torch.log_softmax(nn.functional.linear(hidden, weight_VH, bias_V).float(), -1)
-            cross_entropy = -log_p.gather(1, targets).sum()
-            divergence = torch.zeros_like(cross_entropy)
-            teacher_p = None
-            if teacher_KH is not None:
-                logits = nn.functional.linear(teacher_KH[part].to(weight_VH.dtype), weight_VH, bias_V).float()
-                log_t = torch.log_softmax(logits, -1)
-                teacher_p = log_t.exp()
-                divergence = (teacher_p * (log_t - log_p)).sum()
-            sums += torch.stack([(1 - share) * cross_entropy + share * divergence, cross_entropy])
-            if gradient_KH is not None:
-                # d/dlogits: softmax minus the target distribution, mixed as the losses are.
-                difference = log_p.exp_()
-                difference.scatter_add_(1, targets, torch.full_like(targets, share - 1, dtype=torch.float32))
-                if teacher_p is not None:
-                    difference.sub_(teacher_p, alpha=share)
-                gradient_KH[part] = difference.to(weight_VH.dtype) @ weight_VH
+            teacher = None if teacher_KH is None else teacher_KH[part]
+            made = None if gradient_KH is None else gradient_KH[part]
+            sums += _compute_chunk(hidden_KH[part], teacher, targets_K[part, None], weight_VH, bias_V, share, made)
         if gradient_KH is not None:
             ctx.save_for_backward(gradient_KH)
         return sums

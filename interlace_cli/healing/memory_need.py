@@ -13,7 +13,7 @@ With P parameters in the tuned layers, P_l in the largest of them, F in all othe
             D T           what the teacher holds alone: dropped layers, and the tuned ones as they were
             activations   `layer_memory.py`: of all layers from the first tuned one on, or, checkpointed, each one's
                           input and all of the one that is computed again
-            head          two or three chunks of logits in float32 (six with a teacher): `loss.py`
+            head          two chunks of logits in float32 (five with a teacher): `loss.py`
     host    16 P + 3 D P_l   offload alone: masters, gradients, moments, and pinned buffers
 
 They are not alive all at once, so that the peak is not their sum: `_walk` goes through the forward, the head and the
@@ -212,6 +212,5 @@ def _count_taught(sizes: ModelSizes, row: RowSizes) -> int:
 
 
 def _count_chunks(labels: int, has_distill: bool) -> int:
-    """Rows of float32 logits that the head's loss holds at once: the chunk before is there while the next is made."""
-    first, second = min(labels, CHUNK), min(max(labels - CHUNK, 0), CHUNK)
-    return 6 * first if has_distill else max(2 * first, first + 2 * second)
+    """Rows of float32 logits that the head's loss holds at once."""
+    return (5 if has_distill else 2) * min(labels, CHUNK)
