@@ -10,6 +10,8 @@ from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.finetune import FinetuneOptions
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from interlace_cli.domain.checkpoint import HealingEstimate
 
 
@@ -22,7 +24,7 @@ def finetune(options: FinetuneOptions) -> None:
 
     if options.estimate:
         found = estimate(options, BarProgress())
-        output.result(found, *_describe_estimate(found))
+        output.result(found, *_describe_estimate(found), lambda: _show_ways(found))
         return
     card = heal(options, BarProgress())
     healing, space = card.healing, Workspace(options.workspace)
@@ -35,6 +37,12 @@ def finetune(options: FinetuneOptions) -> None:
         f" loss {before:.4f} → {after:.4f}; every other tensor is unchanged to the bit",
         f"{options.out or (space.root / 'dense-ft' if options.dense else space.healed)}",
     )
+
+
+def _show_ways(found: HealingEstimate) -> list[RenderableType]:
+    from interlace_cli.cli.way_table import build_way_table
+
+    return [build_way_table(found.ways, found.row_tokens)] if found.ways else []
 
 
 def _describe_estimate(found: HealingEstimate) -> list[str]:

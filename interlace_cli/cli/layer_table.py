@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlace_cli.cli.way_table import describe_ways
 from interlace_cli.domain.layers import Role, describe_layers
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def describe_plan(plan: Plan) -> str:
             lines.append(f"parameters: {_compare(summary.parameters, summary.parameters_left)}")
         if summary.bytes and summary.bytes_left:
             lines.append(f"bytes: {_compare(summary.bytes, summary.bytes_left)}")
+        if summary.healing and summary.healing_tokens:
+            lines.append(describe_ways(summary.healing, summary.healing_tokens))
         if summary.prefill_speedup:
             lines.append(f"prefill: {summary.prefill_speedup:.2f} × expected, from counted FLOPs of the mean prompt")
     return "\n".join(lines)

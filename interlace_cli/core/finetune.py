@@ -21,9 +21,11 @@ from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.healing.auto_engine import read_room
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import load_usable, open_session, settle
 from interlace_cli.healing.state import State
+from interlace_cli.healing.ways import find_sizes, list_all_ways, list_needs
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import load_manifest
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
@@ -64,16 +66,24 @@ def estimate(options: FinetuneOptions, progress: Progress | None = None) -> Heal
         return HealingEstimate.model_validate_json(answer)
     began = time.perf_counter()
     chosen, how = settle(recipe, how)
+    room = read_room(how.device)
     healing = open_session(
         job.opened, job.card, find_dataset(options), chosen, how, State(Path("none"), "none"), Silent()
     )
 
     from interlace_cli.healing.estimate import estimate as try_steps
+    from interlace_cli.healing.estimate import measure_row
 
     told = progress if progress is not None and find_processes().is_main else Silent()
+    row = measure_row(healing.healer)
     found = try_steps(healing.healer, time.perf_counter() - began, told)
     leave_processes()
-    return found
+    # On a CPU the figures are those of a GPU, where `auto` is a dtype of 16 bits.
+    sizes = find_sizes(job.opened.facts, job.card, recipe if room is None else chosen)
+    if sizes is None or find_processes().size > 1:
+        return found
+    ways = list_needs(sizes, row, list_all_ways(chosen.optim), room)
+    return found.model_copy(update={"row_tokens": row.tokens, "ways": ways})
 
 
 def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
@@ -249,6 +259,8 @@ def _heal(
                 first_loss=history.first,
                 last_loss=history.last,
                 curve=history.curve,
+                engine=None if healing.healer.how.engine == "auto" else healing.healer.how.engine,
+                gradient_checkpointing=healing.healer.is_checkpointed,
                 trained_parameters=healing.trained_parameters,
                 frozen_sha256=healing.frozen_sha256,
                 cautions=cautions,

@@ -12,17 +12,20 @@ from pathlib import Path
 
 from interlace_cli.core.step import Step
 from interlace_cli.domain.analysis import Analysis, Calibration
-from interlace_cli.domain.plan import Plan
+from interlace_cli.domain.plan import Plan, PlanSummary
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.domain.scores import Scores
 from interlace_cli.errors import CheckpointError, MissingInputError, PlanMismatchError, UsageError
 from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.healing.memory_need import RowSizes, build_sizes
+from interlace_cli.healing.ways import CAUSAL, list_needs, list_ways
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact, to_json_text
 from interlace_cli.io.checkpoints import is_local
 from interlace_cli.io.files import check_free, hash_bytes, hash_file
 from interlace_cli.io.score_files import load_scores
 from interlace_cli.io.workspace import Workspace, require
+from interlace_cli.options.finetune import RecipeOptions
 from interlace_cli.options.plan import PlanOptions
 from interlace_cli.strategies.decide import ModelConstraints, check_amount, decide_plan
 from interlace_cli.strategies.needs import find_importances, find_scores_used
@@ -138,7 +141,19 @@ def _decide(options: PlanOptions, basis: Basis) -> Plan:
     made = decide_plan(
         basis.scores, options, basis.constraints, basis.calibration, origin, basis.inputs, basis.has_scores
     )
-    return made.model_copy(update={"correlation": basis.correlation})
+    summary = _add_healing(made) if made.summary is not None else None
+    return made.model_copy(update={"correlation": basis.correlation, "summary": summary})
+
+
+def _add_healing(made: Plan) -> PlanSummary | None:
+    """The summary with what healing takes by the paper's recipe, in rows as long as they may be."""
+    sizes = build_sizes(made.model, made.kept, made.tune_positions) if made.model and made.stack in CAUSAL else None
+    if sizes is None or made.summary is None:
+        return made.summary
+    recipe = RecipeOptions()
+    row = RowSizes(recipe.max_length, recipe.max_length, recipe.max_length)
+    needs = list_needs(sizes, row, list_ways(recipe.optim), None)
+    return made.summary.model_copy(update={"healing_tokens": row.tokens, "healing": needs})
 
 
 def _from_analysis(path: Path, options: PlanOptions) -> Basis:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from interlace_cli.domain.memory import WayNeed
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.domain.record import Artifact, Record, Settings
 
@@ -30,6 +31,8 @@ class Healing(Record):
     first_loss: float
     last_loss: float
     curve: list[tuple[int, float]] = []
+    engine: str | None = Field(default=None, description="as `--engine` takes it, where it was named or chosen")
+    gradient_checkpointing: bool = False
     trained_parameters: int
     frozen_sha256: str = Field(description="over all frozen tensors; the same before and after")
     cautions: list[str] = []
@@ -69,7 +72,8 @@ class CheckpointCard(Artifact):
 class HealingEstimate(Record):
     """What healing will need on a device, by a trial of a few steps: seconds in all with loading and saving, a step of
     each stage and one saving; the peak of the device's memory, on a CPU of the process. FLOPs are counted, without the
-    vision tower: ours, and those of the released recipe's way."""
+    vision tower: ours, and those of the released recipe's way. `ways`: what each way would take of a GPU, computed for
+    rows of `row_tokens` tokens."""
 
     steps: int
     seconds: float
@@ -82,6 +86,8 @@ class HealingEstimate(Record):
     labels_per_step: int
     flops_per_step: int
     released_flops_per_step: int
+    row_tokens: int = 0
+    ways: list[WayNeed] = []
 
 
 class Fidelity(Record):

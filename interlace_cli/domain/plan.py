@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from interlace_cli.domain.layers import Role, kept_layers
+from interlace_cli.domain.memory import WayNeed
 from interlace_cli.domain.model import Lock, ModelFacts
 from interlace_cli.domain.record import Artifact, Record
 
@@ -42,7 +43,8 @@ class LayerNote(Record):
 class PlanSummary(Record):
     """What the plan saves, counted and not measured. None where no model was at hand.
 
-    `prefill_speedup`: FLOPs of a prefill of the calibration's mean prompt, dense over pruned.
+    `prefill_speedup`: FLOPs of a prefill of the calibration's mean prompt, dense over pruned. `healing`: what healing
+    takes in rows of `healing_tokens` tokens with the default objective, the fastest way first.
     """
 
     layers: int
@@ -52,6 +54,8 @@ class PlanSummary(Record):
     bytes: int | None = None
     bytes_left: int | None = None
     prefill_speedup: float | None = None
+    healing_tokens: int | None = None
+    healing: list[WayNeed] = []
 
 
 class Plan(Artifact):

@@ -20,6 +20,7 @@ from interlace_cli.domain.checkpoint import HealingEstimate
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.heal import Healer
+from interlace_cli.healing.memory_need import RowSizes
 from interlace_cli.healing.state import State
 
 WARM_UP = 2
@@ -104,6 +105,18 @@ def _find_heaviest(healer: Healer, steps: Sequence[Sequence[int]]) -> list[int]:
     """The step (indices of its samples) with the most characters of text."""
     length = [sum(len(turn.value) for turn in sample.conversations) for sample in healer.samples]
     return list(max(steps, key=lambda step: sum(length[i] for i in step)))
+
+
+def measure_row(healer: Healer) -> RowSizes:
+    """The largest row of the step with the most text. Any of its tokens may be a picture's."""
+    _, steps = healer.plan[-1]
+    samples = healer.source(steps=[_find_heaviest(healer, steps)])[0]
+    rows = healer.build_rows(samples, healer.recipe.max_length)
+    largest = max(rows, key=lambda row: row.padded_tokens)
+    # transformers' own sdpa takes one mask over the whole row, in the dtype of the activations.
+    mask = 2 if healer.layout.attention == "sdpa" else 0
+    labels, tokens = int(largest.is_label_BK.sum()), largest.padded_tokens
+    return RowSizes(tokens, labels, tokens, is_alone=len(rows) == 1, mask=mask)
 
 
 def _count_repeated(healer: Healer, steps: int) -> tuple[int, int]:

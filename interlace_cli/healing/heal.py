@@ -102,7 +102,7 @@ class Healer:
         self.layout: Layout = choose_layout(student.model, probe, self.dtype)
         if not self.layout.is_packed:
             progress.say(f"{type(student.model).__name__} cannot be packed: length-grouped padded batches are used")
-        self.probe = self._build_rows(probe[:1], recipe.max_length)[0].to(self.device, self.model_dtype)
+        self.probe = self.build_rows(probe[:1], recipe.max_length)[0].to(self.device, self.model_dtype)
         if dense is not None:
             apply_layout(dense.model, self.layout)
             dense.model.requires_grad_(False)
@@ -115,7 +115,7 @@ class Healer:
         losses = []
         is_main = self._begin()
         probes = [] if self.is_trial else self.source(steps=[choose_probes(len(self.samples))])[0]
-        rows = self._build_rows(probes, self.recipe.max_length)
+        rows = self.build_rows(probes, self.recipe.max_length)
         stages = [number for number, (_, steps) in enumerate(self.plan) if steps]
         self.measured = ProbeLoss(rows, stages, self.dtype, self.state.folder, is_main)
         total = sum(len(steps) for _, steps in self.plan)
@@ -146,6 +146,8 @@ class Healer:
         arguments = build_arguments(self.recipe, self.how, 1, self.state.folder, self.device.type)
         if arguments.process_index == 0:
             self.state.remove_incomplete()
+            if not self.is_trial and self.how.engine != "auto":
+                self.state.save_way(self.how.engine, self.is_checkpointed)
         if arguments.world_size > 1:
             torch.distributed.barrier()
         return bool(arguments.process_index == 0)
@@ -168,7 +170,7 @@ class Healer:
             arguments,
             self.source(steps=mine, start=done),
             loss,
-            self._build_rows,
+            self.build_rows,
             self.recipe.max_length,
             self.progress.say,
             self.engine,
@@ -186,7 +188,7 @@ class Healer:
 
     def _lay_out(self, samples: Sequence[Encoded]) -> list[PackedRow]:
         """The rows of a few samples, on the device."""
-        rows = self._build_rows(samples, self.recipe.max_length)
+        rows = self.build_rows(samples, self.recipe.max_length)
         return [row.to(self.device, self.model_dtype) for row in rows]
 
     def _build_loss(self, stage: Stage) -> RowLoss:
@@ -213,7 +215,8 @@ class Healer:
         )
         return RowLoss(stage, loss, weights, teacher)
 
-    def _build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[PackedRow]:
+    def build_rows(self, samples: Sequence[Encoded], max_tokens: int) -> list[PackedRow]:
+        """The rows of an optimizer step, of at most `max_tokens` tokens each."""
         layout = self.layout
         return build_rows(samples, layout.is_packed, max_tokens, self.recipe.batch_size, layout.padding, layout.lengths)
 

@@ -12,6 +12,7 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import PlanMismatchError, TrainableSetError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
+from interlace_cli.healing.auto_engine import settle_engine
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.io.text_processor import tell_format
@@ -50,7 +51,12 @@ def open_session(
     from interlace_cli.families.modules import find_layers
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Dense, Healer, Student
-    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set, hash_frozen
+    from interlace_cli.healing.trainable import (
+        apply_trainable_set,
+        can_checkpoint,
+        check_trainable_set,
+        hash_frozen,
+    )
     from interlace_cli.healing.trainer import check_arguments
     from interlace_cli.io.models import load_model
     from interlace_cli.runtime.device import use_device
@@ -60,11 +66,16 @@ def open_session(
     engine = Engine(how.engine, find_processes().size)
     # Before the weights are read: it may be that there is nothing to learn.
     batcher, usable = load_usable(opened, dataset, recipe, progress)
+    asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
+    engine = Engine(how.engine, find_processes().size)
     model = load_model(path, recipe.dtype, "cpu" if engine.shards_weights else how.device)
     layers = find_layers(model, card.stack)
     apply_trainable_set(model, layers, card.tune, engine.is_on_host)
     check_trainable_set(model, layers, card.tune)
     collect_stored(opened, model, layers, card.tune, "meta")
+    if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):
+        progress.say(f"{type(model).__name__} cannot compute its layers again: no gradient checkpointing")
+        how = replace(how, gradient_checkpointing=False)
     dense = None
     if any(stage.needs_teacher for stage in recipe.stages):
         teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, "cpu")

@@ -6,12 +6,15 @@ or another checkpoint never resumes from it. Incomplete files in it are ignored.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from interlace_cli.io.integrity import is_complete
 
 COMPLETE = "complete"
+WAY = "way.json"
+"""File that says how the states beside it were made."""
 
 
 class State:
@@ -35,6 +38,23 @@ class State:
     def stage(self, stage: int) -> Path:
         """The folder of stage number `stage`, from 0."""
         return self.folder / f"stage-{stage}"
+
+    def save_way(self, engine: str, is_checkpointed: bool) -> None:
+        """Notes by which engine this healing is done, and whether layers are checkpointed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        draft = self.folder / f"{WAY}.draft"
+        draft.write_text(json.dumps({"engine": engine, "gradient_checkpointing": is_checkpointed}))
+        draft.replace(self.folder / WAY)
+
+    def load_way(self) -> tuple[str, bool] | None:
+        """What `save_way` noted, if there is a state to resume from."""
+        if not any(self.folder.glob("stage-*/*")):
+            return None
+        try:
+            noted = json.loads((self.folder / WAY).read_text())
+            return str(noted["engine"]), bool(noted["gradient_checkpointing"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
 
     @property
     def exists(self) -> bool:

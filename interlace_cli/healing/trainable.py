@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,18 +40,26 @@ def apply_checkpointing(model: nn.Module, layers: nn.ModuleList, positions: Sequ
     tuned one would be kept and computed again for nothing. Raises UnsupportedModelError if the layers do not support
     it.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     frozen = {id(layer) for layer in layers[: min(positions)]}
-    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not {id(layer) for layer in layers} <= {id(module) for module in found}:
+    if not can_checkpoint(model, layers):
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot compute its layers again in the backward pass.",
             "Leave out --gradient-checkpointing.",
         )
-    for module in (module for module in found if id(module) not in frozen):
+    for module in (module for module in _find_checkpointed(model) if id(module) not in frozen):
         module.gradient_checkpointing = True
         module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+def can_checkpoint(model: nn.Module, layers: nn.ModuleList) -> bool:
+    """Whether all layers can be computed again in the backward pass."""
+    return {id(layer) for layer in layers} <= {id(module) for module in _find_checkpointed(model)}
+
+
+def _find_checkpointed(model: nn.Module) -> list[Any]:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequence[int]) -> None:

@@ -41,3 +41,9 @@ def test_an_estimate_counts_the_steps_and_writes_nothing(
     assert f"of {8 * stages} trial steps" in said.stderr, "it shows that it works"
     assert "63 steps of" in said.stdout
     assert "of the process" in said.stdout
+    # What a GPU would take: no word of whether it fits, as none is here.
+    assert [way["fits"] for way in found["ways"]] == [None] * 5
+    assert found["ways"][-1]["engine"] == "offload"
+    table = said.stdout.partition("memory of a step on a GPU")[2]
+    assert table.count("--engine") == 5
+    assert "fits" not in table

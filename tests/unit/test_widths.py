@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zoo import build_config, build_model
 
 from interlace_cli.families.counts import Experts
 from interlace_cli.families.model_files import open_model
 from interlace_cli.families.widths import find_widths
 from interlace_cli.io.headers import TensorInfo
-from tests.zoo import build_config, build_model
 
 QWEN3_8B = {
     "hidden_size": 4096,

@@ -1,0 +1,128 @@
+"""`--engine auto` on a GPU: the fastest way that fits, said and recorded, and kept by a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pretend import Pretend
+from workspaces import call, copy, succeed
+
+from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.memory import WayNeed
+from interlace_cli.domain.progress import Silent
+from interlace_cli.errors import InterlaceError
+from interlace_cli.families.model_files import open_model
+from interlace_cli.healing import auto_engine, ways
+from interlace_cli.healing.memory_need import RESERVE
+from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.session import load_usable
+from interlace_cli.healing.state import State
+from interlace_cli.healing.trainer import HealingTrainer
+from interlace_cli.io.artifacts import load_artifact
+
+GIB = 2**30
+RECIPE = ("--epochs", "1", "--batch-size", "8", "--grad-accum", "1", "--max-length", "256", "--save-every", "1")
+
+
+class Said(Silent):
+    """Progress of which only the lines are kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def give_room(monkeypatch: pytest.MonkeyPatch, device: float, host: float = 100 * GIB) -> None:
+    """So much memory seems to be free on a GPU."""
+    room = ways.Room(int(device), int(host))
+    monkeypatch.setattr(auto_engine, "read_room", lambda name: room if name.startswith("cuda") else None)
+
+
+def find_least(need: WayNeed) -> int:
+    """The least memory of a device that is enough."""
+    share, more = RESERVE
+    return int(need.device_bytes * (1 + share)) + more + 1
+
+
+def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(batch_size=8, grad_accum=1, max_length=256, dtype="bfloat16")
+    opened, card = open_model(space / "pruned"), load_artifact(space / "pruned/interlace.json", CheckpointCard)
+    said, how = Said(), Execution(device="cuda:0")
+    _, usable = load_usable(opened, space / "dataset", recipe, said)
+    assert len(usable.tokens) == len(usable.samples)
+    row, sizes = ways.bound_row(usable, recipe), ways.find_sizes(opened.facts, card, recipe)
+    assert sizes is not None
+    needs = ways.list_needs(sizes, row, ways.list_ways(recipe.optim), None)
+
+    def settle(asked: Execution, device: float, host: float = 100 * GIB) -> tuple[str, bool]:
+        give_room(monkeypatch, device, host)
+        state = State(tmp_path / "healed", "key")
+        found = auto_engine.settle_engine(opened.facts, card, usable, recipe, asked, state, said)
+        return found.engine, found.gradient_checkpointing
+
+    wanted = [("ddp", False), ("ddp", True), ("offload", True)]
+    assert [(need.engine, need.gradient_checkpointing) for need in needs] == wanted
+    assert [settle(how, find_least(need)) for need in needs] == wanted
+    assert [settle(how, find_least(need) - 1) for need in needs[:2]] == wanted[1:]
+    # None fits: the smallest is tried, and it is said.
+    assert settle(how, GIB) == wanted[2]
+    assert "No way is sure to fit" in said.lines[-1]
+    # Offloading needs the host's memory, others do not.
+    assert settle(how, find_least(needs[2]), needs[2].host_bytes - 1) == wanted[2]
+    assert "No way is sure to fit" in said.lines[-1]
+    assert settle(how, find_least(needs[0]), 0) == wanted[0]
+    assert "No way" not in said.lines[-1]
+    # What was named stays, and nothing is said of it.
+    told = len(said.lines)
+    assert settle(Execution(device="cuda:0", engine="ddp"), GIB) == ("ddp", False)
+    assert settle(Execution(device="cpu"), GIB) == ("auto", False)
+    assert len(said.lines) == told
+    assert settle(Execution(device="cuda:0", gradient_checkpointing=True), 100 * GIB) == ("ddp", True)
+    # A run that goes on is as it began, whatever is free now.
+    state = State(tmp_path / "healed", "key")
+    state.save_way("offload", True)
+    assert settle(how, 100 * GIB) == wanted[0], "nothing was trained yet"
+    (state.stage(0) / "checkpoint-1").mkdir(parents=True)
+    assert settle(how, 100 * GIB) == wanted[2]
+    assert said.lines[-1] == "--engine auto: offload with gradient checkpointing, as the saved state has it"
+
+
+def test_the_choice_is_said_recorded_and_kept(
+    space: Path, tmp_path: Path, gpu: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healed = copy(space, tmp_path / "w")
+    words = ("finetune", "-w", healed, *RECIPE, "--force", "--device", "cuda")
+    # Enough for no way, so that the smallest is taken.
+    give_room(monkeypatch, GIB)
+    train, done = HealingTrainer.training_step, []
+
+    def stop_at_third(trainer: HealingTrainer, *arguments: object) -> object:
+        done.append(type(trainer).__name__)
+        if len(done) == 3:
+            raise InterlaceError("stopped", "")
+        return train(trainer, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HealingTrainer, "training_step", stop_at_third)
+    stopped = call(*words)
+    assert stopped.code == 1
+    assert "--engine auto: offload with gradient checkpointing" in stopped.said
+    monkeypatch.setattr(HealingTrainer, "training_step", train)
+    give_room(monkeypatch, 100 * GIB)
+    ended = succeed(*words, "--json")
+    assert "offload with gradient checkpointing, as the saved state has it" in ended.said
+    assert "going on from step 2" in ended.said
+    assert set(done) == {"OffloadTrainer"}
+    card = json.loads(ended.out)
+    assert (card["healing"]["engine"], card["healing"]["gradient_checkpointing"]) == ("offload", True)
+
+
+def test_an_estimate_shows_what_each_way_takes(space: Path, gpu: Pretend) -> None:
+    found = succeed("finetune", "-w", space, *RECIPE, "--estimate", "--device", "cuda", "--json").json
+    assert [way["fits"] for way in found["ways"]] == [True] * 5
+    assert [way["host_bytes"] > 0 for way in found["ways"]] == [False, False, False, True, True]
+    # The trial ran the first of them, with all that is around a step.
+    assert found["peak_memory_bytes"] == pytest.approx(found["ways"][0]["device_bytes"], rel=0.15)
