@@ -32,8 +32,8 @@ from interlace_cli.healing.layer_memory import Operation, list_operations
 CHUNK = 512
 """Labels at once in the loss of the head (`loss.CHUNK`)."""
 RESERVE = (0.05, 1 << 30)
-"""Share of the need, and bytes, that a device has to have beside live tensors: for the CUDA context, the workspaces of
-its libraries, and holes between the allocator's blocks."""
+"""Share of the need, and bytes, that have to be free beside live tensors: for the CUDA context, the workspaces of its
+libraries, and holes between the allocator's blocks; on the host for all that is in the process already."""
 MASTER = 4
 STATE = {"8bit": 2.0625, "4bit": 1.125, "sgd": 0.0, "lion": 4.0, "adagrad": 4.0, "rmsprop": 4.0, "adafactor": 0.01}
 """Part of an optimizer's name -> bytes of its state for a parameter; 8 where none is in it (AdamW). In 8 and 4 bits
@@ -71,10 +71,10 @@ class Need:
     host: int = 0
 
     def fits(self, device: int | None, host: int | None = None) -> bool:
-        """Whether so many free bytes are enough, with RESERVE on the device. None is unknown, and counts as enough."""
-        share, least = RESERVE
-        has_room = device is None or self.device * (1 + share) + least <= device
-        return has_room and (host is None or self.host <= host)
+        """Whether so many free bytes are enough, with RESERVE beside them. None is unknown, and counts as enough; so
+        does any host where nothing lies."""
+        has_room = device is None or _add_reserve(self.device) <= device
+        return has_room and (host is None or not self.host or _add_reserve(self.host) <= host)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,11 @@ def build_sizes(facts: ModelFacts, kept: Sequence[int], tuned: Sequence[int], el
     layers = [facts.layer_parameters[index] for index in kept]
     rest = facts.total_parameters - sum(facts.layer_parameters)
     return ModelSizes(facts.widths, layers, list(tuned), rest, facts.deepstack_layers, element=element)
+
+
+def _add_reserve(count: int) -> float:
+    share, least = RESERVE
+    return count * (1 + share) + least
 
 
 def count_need(sizes: ModelSizes, row: RowSizes, way: Way) -> Need:

@@ -63,7 +63,7 @@ def list_needs(sizes: ModelSizes, row: RowSizes, ways: Sequence[Way], room: Room
     needs = []
     for way in ways:
         need = count_need(sizes, row, way)
-        fits = None if room is None else need.fits(room.device, room.host if way.is_offloaded else None)
+        fits = None if room is None else need.fits(room.device, room.host)
         needs.append(
             WayNeed(
                 engine=way.engine,

@@ -10,7 +10,6 @@ from pretend import Pretend
 from workspaces import call, copy, succeed
 
 from interlace_cli.domain.checkpoint import CheckpointCard
-from interlace_cli.domain.memory import WayNeed
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError
 from interlace_cli.families.model_files import open_model
@@ -42,10 +41,10 @@ def give_room(monkeypatch: pytest.MonkeyPatch, device: float, host: float = 100 
     monkeypatch.setattr(auto_engine, "read_room", lambda name: room if name.startswith("cuda") else None)
 
 
-def find_least(need: WayNeed) -> int:
-    """The least memory of a device that is enough."""
+def find_least(count: int) -> int:
+    """The least free memory that is enough for so many bytes."""
     share, more = RESERVE
-    return int(need.device_bytes * (1 + share)) + more + 1
+    return int(count * (1 + share)) + more + 1
 
 
 def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,15 +65,15 @@ def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeyp
 
     wanted = [("ddp", False), ("ddp", True), ("offload", True)]
     assert [(need.engine, need.gradient_checkpointing) for need in needs] == wanted
-    assert [settle(how, find_least(need)) for need in needs] == wanted
-    assert [settle(how, find_least(need) - 1) for need in needs[:2]] == wanted[1:]
+    assert [settle(how, find_least(need.device_bytes)) for need in needs] == wanted
+    assert [settle(how, find_least(need.device_bytes) - 2) for need in needs[:2]] == wanted[1:]
     # None fits: the smallest is tried, and it is said.
     assert settle(how, GIB) == wanted[2]
     assert "No way is sure to fit" in said.lines[-1]
     # Offloading needs the host's memory, others do not.
-    assert settle(how, find_least(needs[2]), needs[2].host_bytes - 1) == wanted[2]
+    assert settle(how, find_least(needs[2].device_bytes), find_least(needs[2].host_bytes) - 2) == wanted[2]
     assert "No way is sure to fit" in said.lines[-1]
-    assert settle(how, find_least(needs[0]), 0) == wanted[0]
+    assert settle(how, find_least(needs[0].device_bytes), 0) == wanted[0]
     assert "No way" not in said.lines[-1]
     # What was named stays, and nothing is said of it.
     told = len(said.lines)
