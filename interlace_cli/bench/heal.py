@@ -29,6 +29,7 @@ from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.loss import choose_loss
 from interlace_cli.healing.objective import Stage
+from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.step import RowLoss, TermWeights
 from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
 from interlace_cli.io.datasets import load_split
@@ -144,7 +145,7 @@ class _Ours:
             apply_checkpointing(self.model, self.layers, self.tuned)
         device, dtype = self.model.device, self.model.dtype
         for row in self.rows:
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with autocast(device, dtype):
                 token = self.loss.compute(self.model, row.to(device, dtype)).token
             token.backward()  # type: ignore[no-untyped-call]
 
@@ -168,7 +169,7 @@ class _Released:
             inputs = dict(there.inputs)
             labels = torch.full_like(inputs["input_ids"], IGNORE)
             labels[:, inputs.pop("logits_to_keep") + 1] = there.targets_BK
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with autocast(device, dtype):
                 loss = model(**inputs, labels=labels, use_cache=False).loss
             loss.backward()
         handle.remove()

@@ -25,7 +25,7 @@ from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.options.evaluate import GREEDY
 from interlace_cli.runtime.accelerator import is_cuda, read_free
 from interlace_cli.runtime.device import choose_device
-from interlace_cli.runtime.memory import read_available
+from interlace_cli.runtime.memory import is_out_of_memory, read_available
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """dtype -> the largest absolute difference of any output value that passes."""
@@ -134,7 +134,9 @@ def build_probe(model: Any, folder: Path) -> Probe:
     for probe in candidates:
         try:
             _run(model, to_model(probe.inputs, model))
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
             continue
         return probe
     raise InterlaceError(f"{type(model).__name__} accepts none of the inputs that were tried.", "Compare it by hand.")

@@ -18,6 +18,8 @@ from interlace_cli.data.sample_lengths import Placement
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.families.varlen import SEGMENTS, TOWERS, VARLEN, Call, SegmentsError, register, watch_calls
 from interlace_cli.healing.loss import LogitsLoss
+from interlace_cli.healing.precision import autocast
+from interlace_cli.runtime.memory import is_out_of_memory
 
 SAMPLES = 3
 """Samples that packing is verified on."""
@@ -117,9 +119,9 @@ def _is_exact(
             return False
         # The kernels of a GPU may have a forward and no backward. A tower's are not asked for one.
         return is_tower or model.device.type == "cpu" or _has_gradients(model, row, dtype)
-    except torch.OutOfMemoryError:
-        raise
-    except _UNSUPPORTED:
+    except _UNSUPPORTED as error:
+        if is_out_of_memory(error):
+            raise
         return False
 
 
@@ -151,13 +153,13 @@ def _choose_padding(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) 
     row = pad(probe)
     for padding in (HARMLESS, Padding(needs_positions=True)):
         try:
-            error = _differ(_run(model, complete_row(row, padding), dtype), alone)
-        except torch.OutOfMemoryError:
-            raise
+            difference = _differ(_run(model, complete_row(row, padding), dtype), alone)
         # What models raise that know no positions of ours.
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             continue
-        if error < TOLERANCE[dtype]:
+        if difference < TOLERANCE[dtype]:
             return padding
     return Padding(is_harmless=False)
 
@@ -173,7 +175,7 @@ def apply_layout(model: Any, layout: Layout) -> None:
 
 def _run(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
     """Logits [K, V] at the K labels."""
-    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+    with autocast(model.device, dtype):
         return LogitsLoss().teacher_targets(model, row.to(model.device, dtype)).float()
 
 

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from interlace_cli.data.labels import keep_positions
 from interlace_cli.data.rows import PackedRow
+from interlace_cli.healing.precision import autocast
+from interlace_cli.runtime.memory import is_out_of_memory
 
 CHUNK = 512
 """Labels at once: 300 MB of float32 logits for a vocabulary of 152 000 words."""
@@ -104,23 +106,31 @@ def _at_labels(values_BKX: Tensor, row: PackedRow) -> Tensor:
 
 @torch.no_grad()
 def choose_loss(model: Any, row: PackedRow) -> HeadLoss | LogitsLoss:
-    """HeadLoss if it gives the loss of the model's own logits on this row (relative tolerance 1e-3 in float32, else
-    2e-2), and LogitsLoss if not."""
+    """HeadLoss if it gives the loss of the model's own logits (relative tolerance 1e-3 in float32, else 2e-2), and
+    LogitsLoss if not. Compared on the row's first CHUNK labels, as the logits of all might not fit into memory. The
+    model computes in the dtype of its head, as it does when it is healed."""
     head = model.get_output_embeddings()
     plain = LogitsLoss()
     if not isinstance(head, nn.Linear) or head.weight.requires_grad:
         return plain
-    expected = plain.compute(model, row)
-    try:
-        found = HeadLoss(head).compute(model, row)
-    except torch.OutOfMemoryError:
-        raise
-    # What models raise that do something to their logits (Chameleon hides the pictures' words) when there are none.
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
-        return plain
+    row = _cut_labels(row)
+    with autocast(row.targets_BK.device, head.weight.dtype):
+        expected = plain.compute(model, row)
+        try:
+            found = HeadLoss(head).compute(model, row)
+        # What models raise that do something to their logits (Chameleon hides the pictures' words) when there are none.
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            return plain
     tolerance = 1e-3 if head.weight.dtype == torch.float32 else 2e-2
     is_same = found.shape == expected.shape and torch.allclose(found.float(), expected.float(), rtol=tolerance)
     return HeadLoss(head) if is_same else plain
+
+
+def _cut_labels(row: PackedRow) -> PackedRow:
+    positions_K = row.inputs["logits_to_keep"][:CHUNK]
+    return PackedRow({**row.inputs, "logits_to_keep": positions_K}, row.targets_BK[:, :CHUNK])
 
 
 def _compute_chunk(

@@ -66,11 +66,12 @@ class ProbeLoss:
         """The loss now."""
         import torch
 
+        from interlace_cli.healing.precision import autocast
+
         was_training = model.training
         model.eval()
         total, labels = 0.0, 0
-        is_half = self.dtype != torch.float32
-        with torch.no_grad(), torch.autocast(device.type, self.dtype, enabled=is_half):
+        with torch.no_grad(), autocast(device, self.dtype):
             for row in self.rows:
                 total += float(loss.compute(model, row.to(device, model.dtype))[1])
                 labels += int(row.is_label_BK.sum())
