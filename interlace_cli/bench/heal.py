@@ -39,6 +39,8 @@ from interlace_cli.runtime.memory import measure_peak
 
 CPU_GOAL, CUDA_GOAL = 2.0, 2.5
 """Times as fast as the released way."""
+SCALING = (1, 2, 4)
+"""Steps in a row: their time and memory show whether anything grows."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,9 @@ def _build_optimizer(model: Any, optim: str) -> torch.optim.Optimizer:
 
 
 def _describe_scaling(step: Callable[[], None], optimizer: torch.optim.Optimizer, device: str) -> list[str]:
-    """Time per step and peak memory of one, two and four steps, one line each."""
+    """Time per step and peak memory of so many steps in a row, one line each."""
     lines = []
-    for count in (1, 2, 4):
+    for count in SCALING:
 
         def work(count: int = count) -> None:
             for _ in range(count):
