@@ -55,6 +55,10 @@ class UnusableSampleError(DatasetError):
         self.reason = reason
 
 
+class ShortageError(InterlaceError):
+    """Memory did not do, and nothing that the command could do itself helped."""
+
+
 class UnusableRecordError(Exception):
     """A record of a source cannot be used; the message is the reason, short enough to count by, and `place` says where
     in the record that is. Never reaches a user: what reads records turns it into an entry of the manifest."""

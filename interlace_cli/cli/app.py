@@ -75,7 +75,9 @@ class Commands(typer.core.TyperGroup):
                 raise typer.Exit(LOST) from error
             name, _, rest = f"{type(error).__name__}: {error}".strip().partition("\n")
             if is_out_of_memory(error):
-                output.fail(f"{name} The memory did not do: lower --batch-size, or bound the images.")
+                from interlace_cli.runtime.shortage import read_shortage
+
+                output.fail(f"out of memory: {read_shortage(error)}. Take a lower --batch-size, or bound the images.")
                 raise typer.Exit(1) from error
             # torch and transformers raise bare RuntimeErrors, running out of memory among them: no bug of ours.
             is_bug = not isinstance(error, RuntimeError)

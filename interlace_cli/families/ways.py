@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.families.replay import Inputs, Replay
+from interlace_cli.runtime.memory import is_out_of_memory
 
 
 class Way(Enum):
@@ -30,12 +31,11 @@ def find_way(model: nn.Module, layers: nn.ModuleList, inputs: Inputs) -> Way:
                 try:
                     if _is_alike(replay, inputs, whole):
                         return way
-                except torch.OutOfMemoryError:
-                    raise
                 # What models raise when a later layer misses something of an earlier one (Gemma 4: shared keys in a
                 # dict), and what they say of an argument that they do not take.
-                except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
-                    pass
+                except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                    if is_out_of_memory(error):
+                        raise
     return Way.WHOLE
 
 

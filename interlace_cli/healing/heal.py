@@ -4,7 +4,7 @@ loss is in `loss.py`, an optimizer step in `trainer.py`."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from interlace_cli.families.modules import find_prefix
 from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.history import History, mean
+from interlace_cli.healing.ladder import Place, Setup, explained
 from interlace_cli.healing.layer_pairs import LocalSpan, find_anchors, find_local_spans
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout, choose_trial
 from interlace_cli.healing.local import Learner, LocalTrainer
@@ -29,6 +30,7 @@ from interlace_cli.healing.loss import LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.offload import lend_masters, take_masters_back
 from interlace_cli.healing.offload_trainer import OffloadTrainer
+from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.probe_loss import ProbeLoss, choose_probes
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
@@ -99,7 +101,8 @@ class Healer:
         if not probe:
             raise InterlaceError("the first samples have no answer to learn.", "Look at the dataset, and --max-length.")
         student.model.config.get_text_config().use_cache = False
-        self.layout: Layout = choose_layout(student.model, probe, self.dtype)
+        with explained(Place.TRIAL, self.setup):
+            self.layout: Layout = choose_layout(student.model, probe, self.dtype)
         if not self.layout.is_packed:
             progress.say(f"{type(student.model).__name__} cannot be packed: length-grouped padded batches are used")
         self.probe = self.build_rows(probe[:1], recipe.max_length)[0].to(self.device, self.model_dtype)
@@ -108,7 +111,15 @@ class Healer:
             dense.model.requires_grad_(False)
             if not engine.shards_weights:
                 share_frozen(student.model, dense.model, _find_prefixes(student, dense))
-            dense.model.to(self.device)
+            with explained(Place.TEACHER, self.setup):
+                dense.model.to(self.device)
+
+    @property
+    def setup(self) -> Setup:
+        """What of the ladder of shortages is used already."""
+        recipe, engine = self.recipe, self.engine
+        device, has_teacher = str(self.device), self.dense is not None
+        return Setup(device, recipe.dtype, engine.name, recipe.optim, engine.size, self.is_checkpointed, has_teacher)
 
     def heal(self) -> History:
         """Trains all stages, in place. Returns the losses."""
@@ -117,7 +128,14 @@ class Healer:
         probes = [] if self.is_trial else self.source(steps=[choose_probes(len(self.samples))])[0]
         rows = self.build_rows(probes, self.recipe.max_length)
         stages = [number for number, (_, steps) in enumerate(self.plan) if steps]
-        self.measured = ProbeLoss(rows, stages, self.dtype, self.state.folder, is_main)
+
+        def shorten(rows: Sequence[PackedRow]) -> list[PackedRow] | None:
+            tokens, longest = max(row.padded_tokens for row in rows), max(sample.length for sample in probes)
+            return self._build_rows(probes, max(tokens // 2, longest)) if tokens > longest else None
+
+        # Where all processes measure together, one that is short of memory cannot measure otherwise than the others.
+        may_shorten = None if self.engine.size > 1 else shorten
+        self.measured = ProbeLoss(rows, stages, self.dtype, self.state.folder, is_main, may_shorten, self.progress.say)
         total = sum(len(steps) for _, steps in self.plan)
         with self.progress.task("heal", total, "steps") as advance:
             for number, (stage, steps) in enumerate(self.plan):
@@ -162,7 +180,8 @@ class Healer:
             self.recipe, self.how, len(steps), self.state.stage(number), self.device.type, self.engine.config
         )
         mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
-        loss = self._build_loss(stage)
+        with explained(Place.TRIAL, self.setup):
+            loss = self._build_loss(stage)
         self.engine.shard(self.student.model, self.student.layers, arguments.device)
         make = OffloadTrainer if self.engine.is_on_host else HealingTrainer
         trainer = make(
@@ -176,6 +195,7 @@ class Healer:
             self.engine,
             self._save_memory,
             list(self.student.layers),
+            lambda: self.setup,
         )
         model = self.student.model
         return train_stage(
@@ -193,13 +213,11 @@ class Healer:
 
     def _build_loss(self, stage: Stage) -> RowLoss:
         weights = TermWeights(self.recipe.distill_weight, self.recipe.anchor_weight)
-        with torch.no_grad(), self._autocast():
-            loss = choose_loss(self.student.model, self.probe)
+        loss = choose_loss(self.student.model, self.probe)
         student, dense = self.student, self.dense
         if not stage.needs_teacher or dense is None:
             return RowLoss(stage, loss, weights)
-        with torch.no_grad(), self._autocast():
-            dense_loss = choose_loss(dense.model, self.probe)
+        dense_loss = choose_loss(dense.model, self.probe)
         if isinstance(dense_loss, LogitsLoss):
             # The student has to use logits too: they cannot be compared with hidden states.
             loss = dense_loss
@@ -221,9 +239,7 @@ class Healer:
         return build_rows(samples, layout.is_packed, max_tokens, self.recipe.batch_size, layout.padding, layout.lengths)
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return autocast(self.device, self.dtype)
 
     def _learn_locally(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
         del stage
@@ -233,7 +249,7 @@ class Healer:
         spans = find_local_spans(student.dense_index, student.tuned_dense, len(self.dense.layers), compensated)
         if not spans:
             raise InterlaceError("no tuned layer lies beside a dropped one: local has nothing to learn.", "Use ce.")
-        with torch.no_grad(), self._autocast():
+        with explained(Place.TRIAL, self.setup):
             loss = choose_loss(student.model, self.probe)
         file = self.state.stage(number) / "learners.pt"
         self.measured.begin(number, student.model, loss, self.device, file.exists())

@@ -51,6 +51,7 @@ def open_session(
     from interlace_cli.families.modules import find_layers
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Dense, Healer, Student
+    from interlace_cli.healing.ladder import Place, Setup, explained
     from interlace_cli.healing.trainable import (
         apply_trainable_set,
         can_checkpoint,
@@ -68,9 +69,12 @@ def open_session(
     batcher, usable = load_usable(opened, dataset, recipe, progress)
     asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
     engine = Engine(how.engine, find_processes().size)
-    model = load_model(path, recipe.dtype, "cpu" if engine.shards_weights else how.device)
-    layers = find_layers(model, card.stack)
-    apply_trainable_set(model, layers, card.tune, engine.is_on_host)
+    where = "cpu" if engine.shards_weights else how.device
+    setup = Setup(where, recipe.dtype, engine.name, recipe.optim, engine.size, how.gradient_checkpointing, False)
+    with explained(Place.MODEL, setup):
+        model = load_model(path, recipe.dtype, where)
+        layers = find_layers(model, card.stack)
+        apply_trainable_set(model, layers, card.tune, engine.is_on_host)
     check_trainable_set(model, layers, card.tune)
     collect_stored(opened, model, layers, card.tune, "meta")
     if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):

@@ -26,16 +26,21 @@ from interlace_cli.data.encode_ahead import StepsAhead
 from interlace_cli.data.prefetch import count_threads
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
-from interlace_cli.errors import InterlaceError, NotFiniteError, UsageError, first_line
+from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, UsageError, first_line
 from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
 from interlace_cli.healing.arguments import Arguments
 from interlace_cli.healing.engine import Engine, gather
+from interlace_cli.healing.ladder import Place, Setup, build_shortage
+from interlace_cli.healing.randomness import read_random, restore_random
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.healing.step import RowLoss
 from interlace_cli.io.integrity import mark_complete
 from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.accelerator import release_memory
 from interlace_cli.runtime.launch import is_abandoned
+from interlace_cli.runtime.memory import is_out_of_memory
+from interlace_cli.runtime.shortage import Shortage, read_shortage
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -66,11 +71,13 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         engine: Engine,
         save_memory: Callable[[], bool],
         layers: Sequence[nn.Module],
+        build_setup: Callable[[], Setup],
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=steps, data_collator=_only)
         self.engine, self.save_memory, self.layers = engine, save_memory, layers
         self.row_loss, self.layout, self.max_tokens, self.say = row_loss, layout, max_tokens, say
         self.ahead = StepsAhead(steps, 0)
+        self.place, self._build_setup = Place.STATE, build_setup
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -86,15 +93,30 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         if is_abandoned():
             raise KeyboardInterrupt
         model.train()
-        while True:
-            try:
-                loss = self._accumulate(model, inputs)
-            except torch.OutOfMemoryError as error:
-                self._make_room(model, inputs, error)
-                continue
-            if not bool(torch.isfinite(loss)):
-                raise self._explain_not_finite(inputs)
-            return loss
+        self.place = Place.ROW
+        while (loss := self._try(model, inputs)) is None:
+            pass
+        if not bool(torch.isfinite(loss)):
+            raise self._explain_not_finite(inputs)
+        self.place = Place.OPTIMIZER
+        return loss
+
+    def _try(self, model: Any, samples: list[Encoded]) -> Tensor | None:
+        """The step's loss, with its gradients; None if it did not fit, and there is more room now. It then starts
+        again as if it had not begun: with no gradients, and from the same random numbers (dropout)."""
+        numbers = read_random(self.args.device)
+        try:
+            return self._accumulate(model, samples)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            shortage = read_shortage(error, str(self.args.device))
+        # Behind the handler: the error's traceback holds the activations.
+        model.zero_grad()
+        release_memory()
+        self._make_room(samples, shortage)
+        restore_random(self.args.device, numbers)
+        return None
 
     def _explain_not_finite(self, samples: Sequence[Encoded]) -> NotFiniteError:
         """The error for a loss that is NaN or infinite, before the step that it would spoil; saved states stay."""
@@ -115,28 +137,28 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
 
     def _is_finite(self) -> bool:
         """Whether all tuned weights are, of those that this process holds."""
-        tuned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return all(bool(torch.isfinite(_to_local(parameter)).all()) for parameter in tuned)
+        tuned = [_to_local(parameter) for parameter in self.model.parameters() if parameter.requires_grad]
+        # Without a temporary of a weight's size, and with one wait for the device.
+        ends = [end.float() for weight in tuned if weight.numel() for end in torch.aminmax(weight.detach())]
+        return not ends or bool(torch.isfinite(torch.stack(ends)).all())
 
-    def _make_room(self, model: Any, samples: Sequence[Encoded], error: torch.OutOfMemoryError) -> None:
-        """On out-of-memory: switches on gradient checkpointing; if that is not enough, halves the packed length. Both
-        are logged. The step then starts again, as nothing of it has been applied. Raises InterlaceError if neither
-        helps."""
-        model.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.args.world_size == 1 and self.save_memory():
+    def _make_room(self, samples: Sequence[Encoded], shortage: Shortage) -> None:
+        """Switches on gradient checkpointing; if that is on, makes rows shorter, down to the longest sample. Both are
+        logged. Raises ShortageError if neither helps, or if other processes would have to do the same: they wait in the
+        middle of their step, and end with this one."""
+        is_alone = self.args.world_size == 1
+        if is_alone and self.save_memory():
             return
         longest = max(sample.length for sample in samples)
-        tokens = max(row.padded_tokens for row in self._rows(samples)) // 2
-        if self.args.world_size > 1 or tokens < longest:
-            raise InterlaceError(
-                f"a row of {max(2 * tokens, longest)} tokens does not fit into this device's memory.",
-                "Add --gradient-checkpointing, or take a smaller --max-length, --optim adamw_8bit, or --engine"
-                " zero3-offload.",
-            ) from error
-        self.max_tokens = tokens
-        self.say(f"out of memory: rows of {tokens} tokens from now on; the effective batch stays as it is")
+        tokens = max(row.padded_tokens for row in self._rows(samples))
+        if not is_alone or tokens <= longest:
+            raise self.explain(shortage, f"a row of {tokens:,} tokens")
+        self.max_tokens = max(tokens // 2, longest)
+        self.say(f"out of memory: rows of {self.max_tokens} tokens from now on; the effective batch stays as it is")
+
+    def explain(self, shortage: Shortage, what: str = "") -> ShortageError:
+        """The error for a shortage at the place where training is now."""
+        return build_shortage(self.place, self.setup, shortage, what)
 
     def _rows(self, samples: Sequence[Encoded]) -> list[PackedRow]:
         return self.layout(samples, self.max_tokens)
@@ -238,7 +260,13 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         scheduler = torch.load(Path(checkpoint) / "scheduler.pt", map_location="cpu", weights_only=True)
         self.lr_scheduler.load_state_dict(scheduler)
 
+    @property
+    def setup(self) -> Setup:
+        """What of the ladder is used already."""
+        return self._build_setup()
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.place = Place.SAVING
         # No public hook either: no callback comes after a checkpoint is written and before older ones are deleted.
         try:
             super()._save_checkpoint(model, trial)
@@ -319,6 +347,10 @@ def train_stage(
     trainer.remove_callback(transformers.PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise trainer.explain(read_shortage(error, str(trainer.args.device))) from error
     finally:
         # The traceback of what was raised would keep them alive.
         trainer.ahead.close()

@@ -12,7 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlace_cli.errors import CheckpointError, InterlaceError, UnsupportedModelError, UsageError, first_line
+from interlace_cli.errors import (
+    CheckpointError,
+    InterlaceError,
+    ShortageError,
+    UnsupportedModelError,
+    UsageError,
+    first_line,
+)
 from interlace_cli.io.checkpoints import open_checkpoint
 from interlace_cli.io.integrity import check_files
 from interlace_cli.io.missing_packages import advise
@@ -22,6 +29,7 @@ from interlace_cli.io.saved_names import describe_lack, read_failure, read_repor
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.runtime.device import choose_dtype, use_device
 from interlace_cli.runtime.memory import is_out_of_memory
+from interlace_cli.runtime.shortage import read_shortage
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +118,7 @@ def load_model(
     # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            raise _describe_shortage(path, error, chosen) from error
         failure = read_failure(error, open_checkpoint(path).tensors)
         if failure is not None:
             raise describe_lack(path, failure) from error
@@ -118,7 +126,22 @@ def load_model(
     found = read_report(len(model.state_dict()), report)
     if not found.is_whole:
         raise describe_lack(path, found)
-    return model.eval() if placement.is_dispatched else model.to(chosen).eval()
+    if placement.is_dispatched:
+        return model.eval()
+    try:
+        return model.to(chosen).eval()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _describe_shortage(path, error, chosen) from error
+
+
+def _describe_shortage(path: Path, error: Exception, device: str) -> ShortageError:
+    size = open_checkpoint(path).total_bytes / (1 << 30)
+    return ShortageError(
+        f"{path}, {size:,.2f} GiB of weights on disk, does not fit into the memory: {read_shortage(error, device)}.",
+        "Take --device-map auto, which spreads it over GPUs and the host, or --device cpu.",
+    )
 
 
 @contextmanager

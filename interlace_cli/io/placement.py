@@ -14,7 +14,7 @@ from typing import Any
 from interlace_cli.errors import UsageError
 from interlace_cli.io.files import name_scratch
 from interlace_cli.options.shared import HOST, ONE_DEVICE, parse_memory
-from interlace_cli.runtime.accelerator import read_free
+from interlace_cli.runtime.accelerator import is_cuda, read_free, read_total
 from interlace_cli.runtime.memory import read_available
 from interlace_cli.runtime.processes import find_processes
 
@@ -22,6 +22,8 @@ SHARE = 0.9
 """Of what is free, for weights where nothing is said: the rest is for activations, and on the host for loading."""
 OFFLOADED = "offloaded"
 """Name of the folder for weights that go to the disk."""
+TINY = 2 << 30
+"""Bytes of a GPU that is too small for transformers' own loading."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class Placement:
     def loading(self, device: str) -> Iterator[Loading]:
         """What `from_pretrained` is given beside the rest. `device` is what the placement's own came to."""
         if not self.is_dispatched:
-            # Straight from the file to a GPU, tensor by tensor.
-            yield Loading({} if device == HOST else {"device_map": {"": device}})
+            # Straight from the file to a GPU, tensor by tensor; not to a tiny one: transformers reserves all of a GPU but
+            # 1.2 GiB before it begins.
+            is_tiny = is_cuda(device) and read_total(device) < TINY
+            yield Loading({} if device == HOST or is_tiny else {"device_map": {"": device}})
             return
         assert self.folder is not None
         if find_processes().size > 1:

@@ -61,6 +61,13 @@ def read_free(device: str | torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) + max(int(kept), 0)
 
 
+def read_total(device: str | torch.device) -> int:
+    """Bytes that a CUDA device has."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[1])
+
+
 def release_memory() -> None:
     """Gives memory that nothing refers to any more back, on every device. Call it where a whole model is done with:
     modules refer to each other in circles, which only the collector opens."""

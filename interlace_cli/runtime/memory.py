@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 from collections.abc import Callable
 from pathlib import Path
 
 from interlace_cli.runtime import accelerator
 from interlace_cli.runtime.cgroups import read_group_available
+
+_SHORT = ("out of memory", "alloc_failed", "allocation_failed", "defaultcpuallocator", "cannot allocate memory")
+"""CUDA, HIP and MPS; CUBLAS_STATUS_ALLOC_FAILED and its like; cuDNN 9; the host's allocator; the system."""
 
 
 def measure_peak(work: Callable[[], object], device: str) -> int | None:
@@ -55,7 +59,12 @@ def read_available() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's or the machine's memory did not do; torch says the latter in a plain RuntimeError."""
+    """Whether a device's or the machine's memory did not do. The caching allocator of a device says it in a class of
+    its own; the drivers, cuBLAS, cuDNN and the host's allocator say it in plain RuntimeErrors, and mmap in an OSError.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _SHORT)

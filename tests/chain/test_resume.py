@@ -207,7 +207,7 @@ def test_a_sample_that_does_not_fit_is_said_so(
     pruned: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit_memory(monkeypatch, 10, False)
-    with pytest.raises(InterlaceError, match="does not fit into this device's memory"):
+    with pytest.raises(InterlaceError, match="does not fit into the memory"):
         make_healed(pruned, small_dataset, tmp_path / "out", **RECIPE)
     assert not (tmp_path / "out").exists()
 
