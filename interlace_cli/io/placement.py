@@ -65,8 +65,8 @@ class Placement:
     def loading(self, device: str) -> Iterator[Loading]:
         """What `from_pretrained` is given beside the rest. `device` is what the placement's own came to."""
         if not self.is_dispatched:
-            # Straight from the file to a GPU, tensor by tensor; not to a tiny one: transformers reserves all of a GPU but
-            # 1.2 GiB before it begins.
+            # Straight from the file to a GPU, tensor by tensor; not to a tiny one: transformers first takes up to all
+            # of a GPU but 1.2 GiB.
             is_tiny = is_cuda(device) and read_total(device) < TINY
             yield Loading({} if device == HOST or is_tiny else {"device_map": {"": device}})
             return
