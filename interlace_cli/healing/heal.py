@@ -3,8 +3,8 @@ loss is in `loss.py`, an optimizer step in `trainer.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from interlace_cli.data.batches import Batcher
+from interlace_cli.data.encode_ahead import iter_steps as iter_ahead
+from interlace_cli.data.prefetch import count_threads
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
@@ -37,7 +39,7 @@ from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, TermWeights
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
-from interlace_cli.healing.trainer import HealingTrainer, build_arguments, train_stage
+from interlace_cli.healing.trainer import WORKERS, HealingTrainer, build_arguments, train_stage
 from interlace_cli.io.models import import_transformers
 
 
@@ -268,12 +270,12 @@ class Healer:
             torch.save({"done": finished, "learners": [learner.state_dict() for learner in learners]}, draft)
             draft.replace(file)
 
-        def iter_steps() -> Iterator[list[Encoded]]:
+        def iter_steps() -> Generator[list[Encoded]]:
             mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
-            source = self.source(steps=mine, start=done)
-            return (source[i] for i in range(len(source)))
+            threads = min(count_threads(self.device), WORKERS)
+            return iter_ahead(self.source(steps=mine, start=done), threads)
 
-        LocalTrainer(
+        trainer = LocalTrainer(
             self.dense.model,
             list(self.dense.layers),
             learners,
@@ -282,7 +284,9 @@ class Healer:
             self.device,
             save,
             arguments.save_steps,
-        ).train(iter_steps(), done, advance)
+        )
+        with explained(Place.LOCAL, self.setup), closing(iter_steps()) as encoded:
+            trainer.train(encoded, done, advance)
         save(len(steps))
         for learner in learners:
             if self.engine.is_on_host:
@@ -294,8 +298,10 @@ class Healer:
     def _load_learners(self, file: Path, learners: Sequence[Learner]) -> int:
         if not file.exists():
             return 0
-        saved = torch.load(file, map_location=self.device, weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
         for learner, state in zip(learners, saved["learners"], strict=True):
+            # An optimizer puts its state where the weights are: there is room for one learner's on the device.
+            learner.move("cpu")
             learner.load_state_dict(state)
         return int(saved["done"])
 

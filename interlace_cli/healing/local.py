@@ -10,7 +10,8 @@ Shape legend: B samples, N token positions of a row (padding among them), H hidd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from interlace_cli.data.rows import Encoded, PackedRow
+from interlace_cli.data.transfer import send
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import NotFiniteError
 from interlace_cli.families.finite import advise_dtype
 from interlace_cli.families.replay import Stop
+from interlace_cli.healing.away import Host, take_back
 from interlace_cli.healing.layer_pairs import LocalSpan
 from interlace_cli.healing.step import sum_errors
 from interlace_cli.healing.teacher import Call, capture_inputs
@@ -46,10 +49,12 @@ class Learner:
     def move(self, device: torch.device | str) -> None:
         """Moves the layer's weights and its optimizer's state to `device`."""
         self.layer.to(device)
+        # A step counter (no dimensions) stays on the host, but for kernels that read it where the weights are.
+        groups = self.optimizer.param_groups
+        moves_counter = any(group.get("fused") or group.get("capturable") for group in groups)
         for state in self.optimizer.state.values():
             for name, value in state.items():
-                # AdamW's step counter (no dimensions) stays on the host.
-                if isinstance(value, Tensor) and value.ndim:
+                if isinstance(value, Tensor) and (value.ndim or moves_counter):
                     state[name] = value.to(device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,10 +76,12 @@ class Learner:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row for one span: how the dense model called the tuned layer (`call`), the hidden states [B, N, H] that enter
-    and leave the span, and the mask of token positions (None if there is no padding)."""
+    """One row for one span: the arguments beside the hidden state with which the dense model called the tuned layer
+    (`args`, `kwargs`; put away by `Host`), the hidden states [B, N, H] that enter and leave the span, and the mask of
+    token positions (None if there is no padding). All of it is on the host."""
 
-    call: Call
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     entering: Tensor
     leaving: Tensor
     mask_BN: Tensor | None
@@ -117,13 +124,16 @@ class LocalTrainer:
         tokens = self.sum_over_processes(torch.tensor(sum(map(_count_tokens, lessons)), device=self.device))
         total = torch.zeros((), device=self.device)
         for lesson in lessons:
+            mask_BN = None if lesson.mask_BN is None else send(lesson.mask_BN, self.device)
             with self.autocast():
                 output = self._call(learner.layer, lesson)
-                loss = sum_errors([output], [lesson.leaving.to(self.device)], lesson.mask_BN) / tokens
+                loss = sum_errors([output], [send(lesson.leaving, self.device)], mask_BN) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._exchange(learner.layer)
-        if not bool(torch.isfinite(total)):
+        # The same on all processes, which so agree, and the only wait for the device in a step.
+        found = float(self.sum_over_processes(total))
+        if not math.isfinite(found):
             dtype = str(self.teacher.dtype).removeprefix("torch.")
             raise NotFiniteError(
                 f"the error of layer {learner.span.layer} at local step {len(learner.losses) + 1} is NaN or infinite in"
@@ -134,7 +144,7 @@ class LocalTrainer:
         learner.optimizer.step()
         learner.schedule.step()
         learner.optimizer.zero_grad()
-        return float(self.sum_over_processes(total))
+        return found
 
     def _exchange(self, layer: nn.Module) -> None:
         """Sums the gradients over all processes, including those that had no sample in this step."""
@@ -151,12 +161,9 @@ class LocalTrainer:
         return tensor
 
     def _call(self, layer: nn.Module, lesson: Lesson) -> Tensor:
-        hidden, call = lesson.entering.to(self.device), lesson.call
-        if call.args:
-            output = layer(hidden, *call.args[1:], **call.kwargs)
-        else:
-            name = "hidden_states" if "hidden_states" in call.kwargs else "hidden_state"
-            output = layer(**{**call.kwargs, name: hidden})
+        hidden = send(lesson.entering, self.device)
+        args, kwargs = take_back((lesson.args, lesson.kwargs), self.device)
+        output = layer(hidden, *args[1:], **kwargs) if args else layer(**{**kwargs, _find_name(kwargs): hidden})
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
@@ -179,11 +186,31 @@ class LocalTrainer:
         """Runs the dense model on a row. Returns tuned layer -> lesson; its hidden states are on the host."""
         spans = [learner.span for learner in self.learners]
         indices = sorted({index for span in spans for index in (span.start, span.layer, span.stop)})
-        with self.autocast(), capture_inputs(self.layers, indices, stop=True) as found, suppress(Stop):
+        layers, host = {span.layer for span in spans}, Host()
+
+        def keep(index: int, call: Call) -> Call:
+            """The hidden state leaves the device before the next layer runs."""
+            hidden = call.hidden.to("cpu")
+            if index not in layers:
+                return Call(hidden)
+            if call.args:
+                return Call(hidden, (None, *host.put(call.args[1:])), host.put(dict(call.kwargs)))
+            return Call(hidden, (), host.put({**call.kwargs, _find_name(call.kwargs): None}))
+
+        with self.autocast(), capture_inputs(self.layers, indices, True, keep) as found, suppress(Stop):
             self.teacher(**row.arguments)
-        hidden = {index: found[index].hidden.to("cpu") for index in indices}
         mask_BN = row.inputs.get("attention_mask")
-        return {s.layer: Lesson(found[s.layer], hidden[s.start], hidden[s.stop], mask_BN) for s in spans}
+        mask_BN = None if mask_BN is None else mask_BN.to("cpu")
+        hidden = {index: found[index].hidden for index in indices}
+        return {
+            s.layer: Lesson(found[s.layer].args, dict(found[s.layer].kwargs), hidden[s.start], hidden[s.stop], mask_BN)
+            for s in spans
+        }
+
+
+def _find_name(kwargs: Mapping[str, Any]) -> str:
+    """The name of the hidden state among a layer's arguments."""
+    return "hidden_states" if "hidden_states" in kwargs else "hidden_state"
 
 
 def _count_tokens(lesson: Lesson) -> float:

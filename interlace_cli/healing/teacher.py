@@ -60,11 +60,14 @@ class Call:
 
 @contextmanager
 def capture_inputs(
-    layers: Sequence[nn.Module], indices: Sequence[int], stop: bool = False
+    layers: Sequence[nn.Module],
+    indices: Sequence[int],
+    stop: bool = False,
+    keep: Callable[[int, Call], Call] = lambda index, call: call,
 ) -> Iterator[dict[int, Call]]:
     """Hooks that capture how the layers `indices` are called in the next forward. Yields a dict that the forward fills:
     index -> call. The index `len(layers)` stands for the output of the last layer. With `stop`, the forward ends by
-    raising Stop as soon as all calls are captured."""
+    raising Stop as soon as all calls are captured. What `keep` makes of a call is kept of it."""
     found: dict[int, Call] = {}
     handles = []
 
@@ -76,14 +79,16 @@ def capture_inputs(
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             del layer
             # Gradient checkpointing runs a layer twice; the first call counts.
-            found.setdefault(index, Call(get_hidden(args, kwargs), args, kwargs))
+            if index not in found:
+                found[index] = keep(index, Call(get_hidden(args, kwargs), args, kwargs))
             end()
 
         return hook
 
     def leave(layer: nn.Module, args: Any, output: Any) -> None:
         del layer, args
-        found.setdefault(len(layers), Call(output[0] if isinstance(output, tuple) else output))
+        if len(layers) not in found:
+            found[len(layers)] = keep(len(layers), Call(output[0] if isinstance(output, tuple) else output))
         end()
 
     for index in indices:
