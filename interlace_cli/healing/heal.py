@@ -133,7 +133,7 @@ class Healer:
 
         def shorten(rows: Sequence[PackedRow]) -> list[PackedRow] | None:
             tokens, longest = max(row.padded_tokens for row in rows), max(sample.length for sample in probes)
-            return self._build_rows(probes, max(tokens // 2, longest)) if tokens > longest else None
+            return self.build_rows(probes, max(tokens // 2, longest)) if tokens > longest else None
 
         # Where all processes measure together, one that is short of memory cannot measure otherwise than the others.
         may_shorten = None if self.engine.size > 1 else shorten
