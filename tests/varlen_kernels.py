@@ -52,6 +52,8 @@ class Kernels:
         assert given["max_q"] == given["max_k"]
         self.check(q, k, v, starts, given["max_q"])
         self.calls.append((starts, given))
+        if "enable_gqa" in inspect.signature(REAL_VARLEN).parameters:
+            assert given["enable_gqa"] or q.shape[1] == k.shape[1]
         return attend_rows(q, k, v, self.lengths[len(q)], given["scale"], given["window_size"])
 
     def flash(

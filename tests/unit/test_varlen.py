@@ -105,6 +105,13 @@ def test_what_is_not_implemented_is_refused(more: dict[str, Any]) -> None:
         attend_segments(Layer(), *draw(4, 8, None), **given)
 
 
+def test_attention_to_another_sequence_is_refused() -> None:
+    query, key, value = draw(4, 8, None)
+    longer = torch.cat([key, key], 2), torch.cat([value, value], 2)
+    with pytest.raises(SegmentsError):
+        attend_segments(Layer(), query, *longer, None, **SampleLengths.build(LENGTHS, "host").arguments)
+
+
 def test_the_samples_are_found_in_the_positions_too() -> None:
     tensors = draw(4, 8, None)
     positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
