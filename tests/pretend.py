@@ -220,6 +220,8 @@ class Pretend(TorchDispatchMode):
         finally:
             self.thread.inside -= 1
         made = [tensor for tensor in iter_tensors(out) if tensor.layout is torch.strided]
+        if self.dataless is None:
+            made = [tensor for tensor in made if not tensor.is_meta]  # no memory of any device
         storages = [BASE.untyped_storage(tensor) for tensor in made]
         for storage in storages:
             self.paint(storage, device)
@@ -280,7 +282,7 @@ class Pretend(TorchDispatchMode):
     ) -> None:
         """A copy from `here` to `there`. Unless it `is_free` (non_blocking) the host waits for it, and where the host's
         side is not pinned it waits all the same for what it reads."""
-        if here == there or BASE.numel(source) == 0:
+        if here == there or BASE.numel(source) == 0 or made.is_meta:
             return
         size = BASE.numel(source) * source.element_size()
         if there.type == "cpu":

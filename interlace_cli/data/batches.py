@@ -25,7 +25,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import CheckpointError, UnsupportedModelError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.io.missing_packages import advise
-from interlace_cli.runtime.dispatch import find_input_device
+from interlace_cli.runtime.dispatch import HOST_INPUTS, find_input_device, is_dispatched
 from interlace_cli.runtime.memory import is_out_of_memory
 
 IGNORE = -100
@@ -242,7 +242,12 @@ def to_device(inputs: Inputs, device: torch.device | str, dtype: torch.dtype | N
 
 def to_model(inputs: Inputs, model: Any) -> Inputs:
     """The batch where the model takes its inputs, in its dtype."""
-    return to_device(inputs, find_input_device(model), model.dtype)
+    moved = to_device(inputs, find_input_device(model), model.dtype)
+    if not is_dispatched(model):
+        return moved
+    kept = {name: inputs[name] for name in HOST_INPUTS if name in inputs}
+    # At the end: the output goes to the device of the first input.
+    return {name: value for name, value in moved.items() if name not in kept} | kept
 
 
 def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:

@@ -32,7 +32,7 @@ from interlace_cli.families.ways import Way
 from interlace_cli.importance.room import Room
 from interlace_cli.importance.search_state import SearchState
 from interlace_cli.runtime.accelerator import bring_to
-from interlace_cli.runtime.dispatch import find_input_device
+from interlace_cli.runtime.dispatch import HOST_INPUTS, find_input_device, is_dispatched
 from interlace_cli.runtime.processes import gather, shard
 
 T = TypeVar("T", int, float)
@@ -205,16 +205,22 @@ class _Search:
             return _join(read_losses(found)), streams, recordings
         losses: list[Tensor] = []
         streams = []
-        back = bring_to(self.device)
         batches = zip(self.recordings, self.streams, self.labels, self.moves, strict=True)
         for recording, before, labels, move in batches:
             streams.append({})
             # A layer that this batch skips changes nothing: the next one that it runs has the same state.
             start = min((other for other in before if other >= layer), default=max(before))
-            there = recording if move is None else recording.move(back)
+            there = recording if move is None else self._bring(recording)
             outputs = self.replay.run(there, start, before[start], drop, _keep_in(streams[-1], move))
             losses.append(sum_losses(outputs, labels, there.inputs["logits_to_keep"]))
         return _join(read_losses(losses)), streams, self.recordings
+
+    def _bring(self, recording: Recording) -> Recording:
+        """Back to the device, but for what a dispatched model takes from the host."""
+        there = recording.move(bring_to(self.device))
+        if is_dispatched(self.replay.model):
+            there.inputs |= {name: recording.inputs[name] for name in HOST_INPUTS if name in recording.inputs}
+        return there
 
     def _bypassing(self, drop: Collection[int]) -> AbstractContextManager[None]:
         return bypassed(self.replay.model, sorted(drop), self.stack) if drop else nullcontext()

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from interlace_cli.data.batches import IGNORE
 from interlace_cli.data.labels import keep_positions
 from interlace_cli.domain.progress import Advance
-from interlace_cli.errors import NotFiniteError
+from interlace_cli.errors import NotFiniteError, UnsupportedModelError
 from interlace_cli.families.finite import advise_dtype, explain_not_finite
 from interlace_cli.families.modules import get_hidden, get_output, split_tokens
+from interlace_cli.runtime.dispatch import find_offloaded
 
 Inputs = dict[str, Tensor]
 
@@ -43,7 +44,13 @@ class Taylor:
 
 def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[Inputs], advance: Advance) -> Taylor:
     """One forward and backward of each batch. `batches` hold `labels` [B, K] for the logits that they ask for.
-    Afterwards the parameters require gradients as before, and hold none."""
+    Afterwards the parameters require gradients as before, and hold none. Raises UnsupportedModelError for a model with
+    offloaded weights."""
+    if offloaded := " and the ".join(find_offloaded(model)):
+        raise UnsupportedModelError(
+            f"taylor needs the gradients of all weights at once, and weights are offloaded to the {offloaded}.",
+            "Leave taylor out of --importance, or take more or larger GPUs.",
+        )
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     hook = _BranchHook(layers)
     tokens: list[int] = []
@@ -139,7 +146,7 @@ class _BranchHook:
         def on_output(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             del layer
             out_BTH = get_output(output)
-            branch_BTH = out_BTH.detach() - get_hidden(args, kwargs).detach()
+            branch_BTH = out_BTH.detach() - get_hidden(args, kwargs).detach().to(out_BTH.device)
 
             def on_gradient(gradient_BTH: Tensor) -> None:
                 products = gradient_BTH.float() * branch_BTH.float()

@@ -3,6 +3,7 @@ memory and the disk. What such a model asks of the code that runs it is in `runt
 
 from __future__ import annotations
 
+import logging
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from interlace_cli.errors import UsageError
 from interlace_cli.io.files import name_scratch
 from interlace_cli.options.shared import HOST, ONE_DEVICE, parse_memory
 from interlace_cli.runtime.accelerator import is_cuda, read_free, read_total
+from interlace_cli.runtime.dispatch import keep_on_host
 from interlace_cli.runtime.memory import read_available
 from interlace_cli.runtime.processes import find_processes
 
@@ -76,6 +78,8 @@ class Placement:
                 f"--device-map {self.device_map} takes all GPUs for one process, and this is one of several.",
                 "Start one process.",
             )
+        # What it warns of is asked for here: that weights are on `meta`.
+        logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
         scratch = name_scratch(self.folder / OFFLOADED)
         where = {"device_map": self.device_map, "max_memory": self.find_limits(), "offload_folder": scratch}
         loading = Loading(where)
@@ -84,6 +88,7 @@ class Placement:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
+        keep_on_host(loading.model)
         # There only if weights went to the disk that the checkpoint's files do not hold as they are needed.
         weakref.finalize(loading.model, shutil.rmtree, scratch, ignore_errors=True)
 

@@ -20,6 +20,18 @@ DISK = "disk"
 _OFFLOADS = ("cpu", DISK)
 
 
+HOST_INPUTS = ("logits_to_keep",)
+"""Indices into the last hidden states, which a GPU takes from itself or from the host, not from another GPU."""
+
+
+def keep_on_host(model: Any) -> None:
+    """Lets HOST_INPUTS of a dispatched model pass where they are; accelerate's hook would bring them to the first
+    GPU."""
+    for hook in _list_hooks(model):
+        known = hook.skip_keys or ()
+        hook.skip_keys = [*([known] if isinstance(known, str) else known), *HOST_INPUTS]
+
+
 def is_dispatched(model: Any) -> bool:
     """Whether accelerate's hooks move what the modules get."""
     return hasattr(model, "_hf_hook")
@@ -43,12 +55,12 @@ def find_devices(model: Any) -> list[torch.device]:
 
 
 def find_offloaded(model: Any) -> list[str]:
-    """Where weights are that come to a device only while they are used: `cpu`, `disk`, both or none."""
+    """Where weights are that come to a device only while they are used: `CPU`, `disk`, both or none."""
     if not is_dispatched(model):
         return []
     computes_on = find_input_device(model).type
     there = set(model.hf_device_map.values())
-    return [place for place in _OFFLOADS if place in there and place != computes_on]
+    return [place.replace("cpu", "CPU") for place in _OFFLOADS if place in there and place != computes_on]
 
 
 @contextmanager

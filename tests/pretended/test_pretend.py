@@ -28,6 +28,17 @@ def test_what_is_made_on_a_device_is_there_and_views_inherit_it(gpu: Pretend) ->
     assert not gpu.waits.keys() - {key for key in gpu.waits if "to host" in key}
 
 
+def test_a_tensor_on_meta_takes_no_memory(gpu: Pretend) -> None:
+    """Where accelerate puts weights that it has offloaded."""
+    there = torch.ones(1000, device="cuda")
+    held = gpu.now[0]
+    shape = nn.Parameter(there.to("meta"))
+    assert shape.device.type == "meta"
+    assert (gpu.now[0], gpu.waits) == (held, {})
+    del there
+    assert gpu.now[0] == 0
+
+
 def test_devices_do_not_mix(gpu: Pretend) -> None:
     here, there = torch.ones(3), torch.ones(3, device="cuda")
     for mix in (
