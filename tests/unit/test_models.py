@@ -36,7 +36,7 @@ def qwen3_processor(tmp_path: Path) -> Path:
 def test_a_processor_with_a_video_part_needs_the_patch_and_works_with_it(qwen3_processor: Path) -> None:
     plain = "import sys; from transformers import AutoProcessor; AutoProcessor.from_pretrained(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", plain, str(qwen3_processor)], capture_output=True, check=False)
-    assert done.returncode != 0, "transformers no longer needs `_do_without_video_processors`: remove it"
+    assert done.returncode != 0, "transformers no longer needs `do_without_video_processors`: remove it"
     processor = load_processor(qwen3_processor)
     assert type(processor).__name__ == "Qwen3VLProcessor"
     text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n"
