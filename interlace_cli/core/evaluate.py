@@ -25,6 +25,7 @@ from interlace_cli.evaluation.checkpoints import BATCH_SIZE, describe_machine, m
 from interlace_cli.evaluation.metrics import find_metrics
 from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
 from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
+from interlace_cli.evaluation.unfinished import AnswerFile
 from interlace_cli.evaluation.usable_tasks import keep_usable_tasks
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.arrays import save_arrays
@@ -43,6 +44,10 @@ SETTINGS = (
     *("dtype", "device", "attention", "seed"),
 )
 """The options that the figures depend on."""
+ANSWERED = (
+    *("batch_size", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "dtype", "attention", "seed"),
+)
+"""Those that answers depend on, beside the samples and the machine."""
 
 
 def evaluate(options: EvaluateOptions, progress: Progress) -> Evaluation:
@@ -112,11 +117,16 @@ def _evaluate(
     for line in check_overlap(seen, len(samples), options.allow_overlap):
         progress.say(f"{line}.")
     opened = [(one.name, one.opened) for one in named]
-    answered, speeds = measure_checkpoints(opened, tasks, options, progress)
     device, dtype = describe_machine(options)
+    versions = {name: version(name) for name in ("torch", "transformers")}
+    # Not the number of threads, which moves figures by rounding alone.
+    machine = {"machine": f"{device.partition(',')[0]}, {dtype}", **versions}
+    asked = {name: digest for name, digest in inputs.items() if name == "heldout" or name.startswith("task ")}
+    kept = AnswerFile(out, options.build_settings(*ANSWERED), {**asked, **machine}, tasks)
+    answered, speeds, remarks = measure_checkpoints(opened, tasks, options, kept, progress)
     results = _build_results(opened, answered, speeds, seen, options.seed)
     counts = dict(sorted(Counter(answered[0].kinds).items()))
-    cautions = check_evaluation(counts, results[0].name, results[0].kinds)
+    cautions = [*check_evaluation(counts, results[0].name, results[0].kinds), *remarks]
     for line in cautions:
         progress.say(f"Careful: {line}")
     evaluation = Evaluation(
@@ -126,7 +136,7 @@ def _evaluate(
         inputs=dict(inputs),
         device=device,
         dtype=dtype,
-        versions={name: version(name) for name in ("torch", "transformers")},
+        versions=versions,
         samples=counts,
         left_out=left_out,
         cautions=cautions,
@@ -137,6 +147,7 @@ def _evaluate(
     )
     _save_points(opened, answered, out)
     save_artifact(evaluation, out)
+    kept.remove()
     return evaluation
 
 

@@ -10,7 +10,8 @@ from interlace_cli.domain.record import Artifact, Record, Settings
 
 
 class Speed(Record):
-    """Medians over repeats of one prompt with one image, batch 1, the checkpoints taking turns.
+    """Medians over repeats of one prompt with one image, batch 1; the checkpoints taking turns (`in_turns`), or each by
+    itself where their memory did not do for that.
 
     `peak_memory_bytes`: on a GPU what the allocator held at most; on a CPU the weights and the growth of the
     process while generating, None where the system does not tell.
@@ -22,6 +23,7 @@ class Speed(Record):
     repeats: int
     prompt_tokens: int
     new_tokens: int
+    in_turns: bool = True
 
 
 class Generation(Record):
@@ -65,6 +67,27 @@ class Result(Record):
     def ttft_ms(self) -> float | None:
         """Time to first token in milliseconds, if it was measured."""
         return self.speed.ttft_ms if self.speed else None
+
+
+class KeptAnswers(Record):
+    """What a checkpoint answered, scored: `points` and `weights` by sample, the other fields as `Result` has them."""
+
+    kinds: list[str]
+    points: list[float]
+    weights: list[float] | None
+    loss: float | None
+    cut: int
+    empty: int
+    generation: Generation | None
+
+
+class UnfinishedEvaluation(Artifact):
+    """The answers of those checkpoints that have answered, by the digests of their files."""
+
+    KIND: ClassVar[str] = "interlace.answers"
+    SCHEMA: ClassVar[int] = 1
+
+    answers: dict[str, KeptAnswers] = {}
 
 
 class BenchmarkRow(Record):

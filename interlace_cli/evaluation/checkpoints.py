@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,56 +14,98 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.evaluation import Speed
 from interlace_cli.domain.progress import Progress
 from interlace_cli.evaluation.tasks import EvalTask
+from interlace_cli.evaluation.turns import Turns, measure_turns
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.io.checkpoints import open_checkpoint
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA
 from interlace_cli.options.evaluate import EvaluateOptions
-from interlace_cli.runtime.accelerator import is_cuda, read_name
+from interlace_cli.runtime.accelerator import is_cuda, read_free, read_name, release_memory
+from interlace_cli.runtime.memory import is_out_of_memory, read_available
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from interlace_cli.evaluation.answering import Answered
+    from interlace_cli.evaluation.unfinished import AnswerFile
 
 SPARSE_KERNELS = "2:4"
 """The pattern that GPUs have kernels for."""
 BATCH_SIZE = 32
 
 
-def measure_checkpoints(
-    opened: Sequence[tuple[str, OpenedModel]], tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
-) -> tuple[list[Answered], list[Speed | None]]:
-    """The answers and the speed of each checkpoint, `(name, model)`. Speeds are None where none was asked for, or where
-    a model generates nothing."""
-    from interlace_cli.data.batches import Batcher
-    from interlace_cli.evaluation.retrieval import is_dual_encoder
-    from interlace_cli.evaluation.speed import measure_speed
+@dataclass(frozen=True)
+class _Loaded:
+    """A checkpoint in memory."""
 
-    models: list[Any] = []
+    path: Path
+    model: PreTrainedModel
+    processor: Any
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Loads checkpoints by the options; each one's processor once."""
+
+    options: EvaluateOptions
+    processors: dict[Path, Any] = field(default_factory=dict)
+
+    def load(self, path: Path) -> _Loaded:
+        """The model in evaluation mode, and its processor."""
+        from interlace_cli.io.models import load_model, load_processor
+        from interlace_cli.io.placement import Placement
+
+        o = self.options
+        model = load_model(path, o.dtype, Placement.of(o), o.attention)
+        if path not in self.processors:
+            self.processors[path] = load_processor(path, o.min_pixels, o.max_pixels)
+        return _Loaded(path, model, self.processors[path])
+
+
+def measure_checkpoints(
+    opened: Sequence[tuple[str, OpenedModel]],
+    tasks: Sequence[EvalTask],
+    options: EvaluateOptions,
+    kept: AnswerFile,
+    progress: Progress,
+) -> tuple[list[Answered], list[Speed | None], list[str]]:
+    """The answers and the speed of each checkpoint, `(name, model)`, and what a reader of the speeds has to know.
+    Speeds are None where none was asked for, or where a model generates nothing.
+
+    One model is in memory at a time, and its answers are kept before the next one is loaded. Then all are loaded to be
+    timed in turns, if they fit; else each is timed behind its answers."""
+    paths, loader = [model.checkpoint.path for _, model in opened], _Loader(options)
+    turns = _plan_turns(paths, options)
     answered: list[Answered] = []
-    processor = None
+    speeds: list[Speed | None] = []
     for name, model in opened:
-        loaded, processor = _load(model.checkpoint.path, options)
-        if not answered:
-            tell_format(processor, progress.say)
-        answered.append(_answer(name, loaded, processor, tasks, options, progress))
-        if options.speed and not is_dual_encoder(loaded):
-            models.append(loaded)
-    speeds: list[Speed | None] = [None] * len(opened)
-    if len(models) == len(opened):
-        _use_kernels([model.checkpoint.path for _, model in opened], models, progress)
-        task = next((task for task in tasks if any(sample.image for sample in task.samples)), tasks[0])
-        prompt = Batcher(processor, task.folder).build_prompts([_find_prompt(task.samples)])
-        speeds = list(measure_speed(models, prompt, options.repeats, options.generation_config))
-    return answered, speeds
+        is_timed = options.speed and not turns.is_together
+        found, speed = _measure_one(name, model, tasks, loader, is_timed, kept, progress)
+        answered.append(found)
+        speeds.append(speed)
+        release_memory()
+    if not options.speed or any(one.generation is None for one in answered):
+        return answered, [None] * len(opened), []
+    is_together = len(opened) == 1
+    if turns.is_together:
+        loaders = [partial(loader.load, path) for path in paths]
+        measure = partial(_time_loaded, tasks=tasks, options=options, progress=progress)
+        timed, is_together = measure_turns(loaders, measure)
+        speeds = list(timed)
+    if is_together:
+        return answered, speeds, []
+    apart = [None if speed is None else speed.model_copy(update={"in_turns": False}) for speed in speeds]
+    return answered, apart, [turns.describe()]
 
 
 def answer_samples(
     name: str, opened: OpenedModel, tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
 ) -> Answered:
-    """One checkpoint's answers to the tasks, scored."""
-    return _answer(name, *_load(opened.checkpoint.path, options), tasks, options, progress)
+    """One checkpoint's answers to the tasks, scored. Its model is gone afterwards."""
+    found = _answer(name, _Loader(options).load(opened.checkpoint.path), tasks, options, progress)
+    release_memory()
+    return found
 
 
 def time_checkpoints(
@@ -72,16 +116,24 @@ def time_checkpoints(
     repeats: int,
     progress: Progress,
 ) -> list[list[float]]:
-    """Seconds to the first token, `[repeat][checkpoint]`. All checkpoints are loaded at once and take turns; 2:4 sparse
-    ones run on kernels for that."""
+    """Seconds to the first token, `[repeat][checkpoint]`. The checkpoints take turns if all of them fit into the memory
+    at once, else they are timed one after another, which is said; 2:4 sparse ones run on kernels for that."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.evaluation.speed import time_first_token
 
-    loaded = [_load(path, options) for path in paths]
-    models = [model for model, _ in loaded]
-    _use_kernels(paths, models, progress)
-    prompt = Batcher(loaded[0][1], dataset).build_prompts([_find_prompt(samples)])
-    return time_first_token(models, prompt, repeats, options.generation_config)
+    def measure(loaded: Sequence[_Loaded]) -> list[tuple[float, ...]]:
+        _use_kernels(loaded, progress)
+        prompt = Batcher(loaded[0].processor, dataset).build_prompts([_find_prompt(samples)])
+        times = time_first_token([one.model for one in loaded], prompt, repeats, options.generation_config)
+        return list(zip(*times, strict=True))
+
+    turns, loader = _plan_turns(paths, options), _Loader(options)
+    loaders = [partial(loader.load, path) for path in paths]
+    by_checkpoint, is_together = measure_turns(loaders, measure, turns.is_together)
+    release_memory()
+    if not is_together and len(paths) > 1:
+        progress.say(f"Careful: {turns.describe()}")
+    return [list(times) for times in zip(*by_checkpoint, strict=True)]
 
 
 def has_sparse_kernels(options: EvaluateOptions) -> bool:
@@ -109,39 +161,89 @@ def _describe_device(device: str) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def _load(path: Path, options: EvaluateOptions) -> tuple[PreTrainedModel, Any]:
-    from interlace_cli.io.models import load_model, load_processor
+def _plan_turns(paths: Sequence[Path], options: EvaluateOptions) -> Turns:
+    """Whether the checkpoints fit into the memory of the device at once."""
     from interlace_cli.io.placement import Placement
+    from interlace_cli.runtime.device import choose_device, choose_dtype
 
-    model = load_model(path, options.dtype, Placement.of(options), options.attention)
-    return model, load_processor(path, options.min_pixels, options.max_pixels)
+    placement, device = Placement.of(options), choose_device(options.device)
+    found = [open_checkpoint(path) for path in paths]
+    if options.dtype == "native":
+        total = sum(checkpoint.total_bytes for checkpoint in found)
+    else:
+        total = choose_dtype(options.dtype, device).itemsize * sum(one.total_parameters for one in found)
+    if placement.is_dispatched:
+        return Turns(total, placement.count_bytes(), len(paths), "all devices' memory")
+    if is_cuda(device):
+        return Turns(total, read_free(device), len(paths), "the GPU's memory")
+    return Turns(total, read_available(), len(paths), "the memory")
+
+
+def _measure_one(
+    name: str,
+    opened: OpenedModel,
+    tasks: Sequence[EvalTask],
+    loader: _Loader,
+    is_timed: bool,
+    kept: AnswerFile,
+    progress: Progress,
+) -> tuple[Answered, Speed | None]:
+    """A checkpoint's answers, and its speed if it `is_timed`; its model is loaded for what is not there."""
+    found = kept.find(opened)
+    if found is not None:
+        progress.say(f"{name}: its answers are there, of an earlier call")
+        if not is_timed or found.generation is None:
+            return found, None
+    options, is_first = loader.options, not loader.processors
+    loaded = loader.load(opened.checkpoint.path)
+    if is_first:
+        tell_format(loaded.processor, progress.say)
+    if found is None:
+        found = _answer(name, loaded, tasks, options, progress)
+        kept.keep(opened, found)
+    speed = None
+    if is_timed and found.generation is not None:
+        try:
+            (speed,) = _time_loaded([loaded], tasks, options, progress)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            progress.say(f"{name}: it is not timed, as generating for one prompt did not fit into the memory beside it")
+    return found, speed
+
+
+def _time_loaded(
+    loaded: Sequence[_Loaded], tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
+) -> list[Speed]:
+    from interlace_cli.data.batches import Batcher
+    from interlace_cli.evaluation.speed import measure_speed
+
+    _use_kernels(loaded, progress)
+    task = next((task for task in tasks if any(sample.image for sample in task.samples)), tasks[0])
+    prompt = Batcher(loaded[-1].processor, task.folder).build_prompts([_find_prompt(task.samples)])
+    return measure_speed([one.model for one in loaded], prompt, options.repeats, options.generation_config)
 
 
 def _answer(
-    name: str,
-    model: PreTrainedModel,
-    processor: Any,
-    tasks: Sequence[EvalTask],
-    options: EvaluateOptions,
-    progress: Progress,
+    name: str, loaded: _Loaded, tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
 ) -> Answered:
     from interlace_cli.evaluation.answering import answer_tasks
 
     size, limit = options.batch_size or BATCH_SIZE, options.max_new_tokens
     way, seed = options.generation_config, options.seed
     with progress.task(f"eval {name}", sum(len(task.samples) for task in tasks), "samples") as advance:
-        answered = answer_tasks(model, processor, tasks, size, limit, advance, progress.say, way, seed)
+        answered = answer_tasks(loaded.model, loaded.processor, tasks, size, limit, advance, progress.say, way, seed)
     for line in answered.describe_losses():
         progress.say(f"{name}: {line}.")
     return answered
 
 
-def _use_kernels(paths: Sequence[Path], models: Sequence[PreTrainedModel], progress: Progress) -> None:
+def _use_kernels(loaded: Sequence[_Loaded], progress: Progress) -> None:
     from interlace_cli.evaluation.sparse_kernels import use_sparse_kernels
 
-    for path, model in zip(paths, models, strict=True):
-        if _find_sparsity(path) == SPARSE_KERNELS:
-            use_sparse_kernels(model, progress)
+    for one in loaded:
+        if _find_sparsity(one.path) == SPARSE_KERNELS:
+            use_sparse_kernels(one.model, progress)
 
 
 def _find_sparsity(path: Path) -> str | None:

@@ -1,4 +1,5 @@
-"""Time to first token, tokens per second and peak memory of several checkpoints, timed in alternation."""
+"""Time to first token, tokens per second and peak memory of checkpoints, timed in alternation where there are
+several."""
 
 from __future__ import annotations
 

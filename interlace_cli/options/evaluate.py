@@ -47,7 +47,8 @@ def _parse_results(text: str, flag: str) -> tuple[tuple[str, Path], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """`checkpoints` empty: the workspace's dense, pruned and healed. `speed` needs all of them in memory at once."""
+    """`checkpoints` empty: the workspace's dense, pruned and healed. For `speed` all of them are in memory at once, if
+    they fit."""
 
     checkpoints: tuple[str, ...] = option(
         (),
@@ -99,7 +100,12 @@ class EvaluateOptions(Options):
         run_name="eval_max_pixels",
         group=EVALUATION,
     )
-    speed: bool = option(True, "Time the checkpoints, all loaded at once.", negative="--no-speed", group=EVALUATION)
+    speed: bool = option(
+        True,
+        "Time the checkpoints, in turns if all fit into the memory at once.",
+        negative="--no-speed",
+        group=EVALUATION,
+    )
     repeats: int = option(7, "How many times each is timed.", low=1, group=EVALUATION)
     allow_overlap: bool = option(
         False,

@@ -133,6 +133,7 @@ def _scores(pieces: Pieces) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in evaluation.versions.items())
     stops = f", ended by {escape(describe_stops(evaluation))}" if describe_stops(evaluation) else ""
     notes = _notice(describe_caveats(evaluation))
+    has_turns = all(result.speed is None or result.speed.in_turns for result in evaluation.results)
     chart = _figure(build_intervals(evaluation.results)) if has_intervals else ""
     return (
         f"<h2>What it cost</h2>\n<p class='note'>{count} samples of {len(evaluation.samples)} kinds;"
@@ -140,7 +141,7 @@ def _scores(pieces: Pieces) -> str:
         f"<div class='wide'>{build_results(evaluation)}</div>\n{notes}<p class='note'>Score: mean over kinds of the"
         f" score of {describe_answers(evaluation)}{stops}, in percent. Retention: mean over kinds of"
         f" score / score of {first}, with its 95% interval (paired bootstrap). Timings: medians at batch size 1; the"
-        " checkpoints run in alternation.</p>\n"
+        f" checkpoints run {'in alternation' if has_turns else 'one after another'}.</p>\n"
         f"<details open><summary>Kind by kind</summary><div class='wide'>{build_kinds(evaluation)}</div></details>"
     )
 
