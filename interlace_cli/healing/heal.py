@@ -32,6 +32,7 @@ from interlace_cli.healing.loss import LogitsLoss, choose_loss
 from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.offload import lend_masters, take_masters_back
 from interlace_cli.healing.offload_trainer import OffloadTrainer
+from interlace_cli.healing.optimizer import keep_form
 from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.probe_loss import ProbeLoss, choose_probes
 from interlace_cli.healing.recipe import Execution, Recipe
@@ -312,6 +313,7 @@ class Healer:
             lend_masters(layer)
         make, options = transformers.Trainer.get_optimizer_cls_and_kwargs(arguments, self.student.model)
         optimizer = make(layer.parameters(), **{"weight_decay": 0.0, **options})
+        keep_form(optimizer)
         schedule = transformers.get_cosine_schedule_with_warmup(optimizer, arguments.get_warmup_steps(steps), steps)
         return Learner(span, layer, optimizer, schedule)
 

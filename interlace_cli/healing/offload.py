@@ -103,7 +103,8 @@ class HostAdamW(torch.optim.AdamW):
         self._side = SideStream(tuned[0].device)
         self._sums: dict[Tensor, Tensor] = {}
         self._leaving: deque[tuple[Tensor, Copy]] = deque()
-        self._room = max(sum(p.nbytes for p in layer.parameters()) for layer in layers)
+        # Another gradient comes before one is asked to have left.
+        self._room = max(sum(sizes) - max(sizes) for sizes in ([p.nbytes for p in x.parameters()] for x in layers))
         self._coming: dict[nn.Module, Copy] = {}
         self._handles = [p.register_post_accumulate_grad_hook(self._take) for p in tuned]
         self._handles += [layer.register_forward_pre_hook(self._wait) for layer in layers]

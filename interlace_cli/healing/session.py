@@ -13,6 +13,7 @@ from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import PlanMismatchError, TrainableSetError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
 from interlace_cli.healing.auto_engine import settle_engine
+from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
 from interlace_cli.io.text_processor import tell_format
@@ -34,7 +35,7 @@ def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
 
     how = replace(how, device=choose_device(how.device))
     dtype = str(choose_dtype(recipe.dtype, how.device)).removeprefix("torch.")
-    return replace(recipe, dtype=dtype), how
+    return replace(recipe, dtype=dtype, optim=choose_optim(recipe.optim, how.device, how.engine)), how
 
 
 def open_session(

@@ -31,6 +31,7 @@ from interlace_cli.families.finite import explain_not_finite, find_first_not_fin
 from interlace_cli.healing.arguments import Arguments
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.ladder import Place, Setup, build_shortage
+from interlace_cli.healing.optimizer import keep_form
 from interlace_cli.healing.randomness import read_random, restore_random
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
@@ -79,6 +80,14 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         self.ahead = StepsAhead(steps, 0)
         self.place, self._build_setup = Place.STATE, build_setup
         self.dtype, self._has_head = model.dtype, row_loss.stage.needs_head
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's, which keeps its form when it loads a state."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if is_new and isinstance(optimizer, torch.optim.Optimizer):
+            keep_form(optimizer)
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """A loader of the steps in their order. accelerate does not wrap it: `steps` holds this process's samples

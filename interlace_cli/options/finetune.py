@@ -70,7 +70,7 @@ class RecipeOptions(Options):
     local_share: float = option(0.5, "Share of the steps that a first stage local takes.", low=0, high=1, group=HEALING)
     optim: str = option(
         "adamw_torch",
-        "An optimizer of the Trainer: adamw_torch, adamw_torch_fused, adamw_8bit ...",
+        "An optimizer of the Trainer: adamw_torch (fused on a GPU), adamw_8bit ...",
         group=HEALING,
     )
     dtype: str = DTYPE.field()
