@@ -29,6 +29,7 @@ from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, UsageError, first_line
 from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
 from interlace_cli.healing.arguments import Arguments
+from interlace_cli.healing.callbacks import StageEnds, StepProgress
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.ladder import Place, Setup, build_shortage
 from interlace_cli.healing.optimizer import keep_form
@@ -292,18 +293,6 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", COMPLETE)
 
 
-class _Progress(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-    """Calls `advance` after every optimizer step, with its loss."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **rest: Any) -> None:
-        del args, state, control, rest
-        if logs and "loss" in logs:
-            self.advance(1, f"loss {logs['loss']:.4f}")
-
-
 def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -> None:
     """Raises UsageError for an `--optim` or `--report-to` that the Trainer does not know or that is not installed, and
     for float16 on a CPU."""
@@ -325,21 +314,6 @@ def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -
         raise UsageError(f"--report-to: {first_line(error)}") from error
 
 
-class _Ends(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-    """Calls `begin` before the first step and `end` after the last one, when the engine has the model in its hands."""
-
-    def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
-        self.begin, self.end = begin, end
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        del args, state, control, rest
-        self.begin()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        del args, state, control, rest
-        self.end()
-
-
 def train_stage(
     trainer: HealingTrainer,
     checkpoint: Path | None,
@@ -350,8 +324,8 @@ def train_stage(
     """Runs the Trainer, resuming from `checkpoint` if there is one; `begin` and `end` are called before its first step
     and after its last. Returns the loss of each step from the first on. Raises NotFiniteError at the first step whose
     loss is not finite; the state that was saved before it stays."""
-    trainer.add_callback(_Progress(advance))
-    trainer.add_callback(_Ends(begin, end))
+    trainer.add_callback(StepProgress(advance))
+    trainer.add_callback(StageEnds(begin, end))
     # It would print every log on stdout, which is for the result alone.
     trainer.remove_callback(transformers.PrinterCallback)
     try:
