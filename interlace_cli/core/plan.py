@@ -151,7 +151,9 @@ def _add_healing(made: Plan) -> PlanSummary | None:
     if sizes is None or made.summary is None:
         return made.summary
     recipe = RecipeOptions()
-    row = RowSizes(recipe.max_length, recipe.max_length, recipe.max_length)
+    # A third of them are labels, and as many a picture's.
+    share = recipe.max_length // 3
+    row = RowSizes(recipe.max_length, share, share)
     needs = list_needs(sizes, row, list_ways(recipe.optim), None)
     return made.summary.model_copy(update={"healing_tokens": row.tokens, "healing": needs})
 

@@ -25,12 +25,14 @@ from interlace_cli.io.datasets import list_image_headers
 @dataclass(frozen=True)
 class Usable:
     """`samples` can be used; `left_out` counts the others by reason. `shortened` of the used ones lose the end of an
-    answer to the bound on length. `tokens` of each used sample, within that bound; empty where there is none."""
+    answer to the bound on length. `tokens` and `labels` of each used sample, within that bound; empty where there is
+    none."""
 
     samples: list[Sample]
     left_out: dict[str, int] = field(default_factory=dict)
     shortened: int = 0
     tokens: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
     def describe(self, what: str, max_length: int | None) -> str:
         """What a user has to know, `what` being the name of the samples; empty if all are used whole."""
@@ -65,6 +67,7 @@ def _find_usable(batcher: Batcher, samples: Sequence[Sample], what: str, advance
     lengths = PromptLengths(batcher)
     used: list[Sample] = []
     tokens: list[int] = []
+    labels: list[int] = []
     left_out: Counter[str] = Counter()
     shortened = 0
     for sample in samples:
@@ -73,16 +76,19 @@ def _find_usable(batcher: Batcher, samples: Sequence[Sample], what: str, advance
         except UnusableSampleError as error:
             left_out[error.reason] += 1
         else:
-            if any(reach > 0 for reach, _ in measured):
+            if any(reach.share > 0 for reach in measured):
                 used.append(sample)
-                tokens.append(sum(length for _, length in measured))
-                shortened += min(reach for reach, _ in measured) < 1
+                tokens.append(sum(reach.tokens for reach in measured))
+                labels.append(sum(reach.labels for reach in measured))
+                shortened += min(reach.share for reach in measured) < 1
             else:
                 left_out[describe_bound(batcher.max_length)] += 1
         advance()
     if not used:
         _refuse(batcher, left_out, what)
-    return Usable(used, dict(sorted(left_out.items())), shortened, tokens if batcher.max_length is not None else [])
+    if batcher.max_length is None:
+        tokens, labels = [], []
+    return Usable(used, dict(sorted(left_out.items())), shortened, tokens, labels)
 
 
 def describe_bound(max_length: int | None) -> str:
@@ -120,15 +126,24 @@ def find_reach(prompt: int, pieces: Sequence[tuple[int, int]], max_length: int |
     return within / total if total else 0.0
 
 
-def _measure(batcher: Batcher, lengths: PromptLengths, sample: Sample, sequence: TextSequence) -> tuple[float, int]:
-    """The share of the sequence's labels that lie within the bound on length, and its tokens within it. (1, 0) without
-    a bound: then nothing but the prompt is counted."""
+@dataclass(frozen=True)
+class _Reach:
+    """The share of a sequence's labels that lie within the bound on length; its tokens and labels within it."""
+
+    share: float
+    tokens: int = 0
+    labels: int = 0
+
+
+def _measure(batcher: Batcher, lengths: PromptLengths, sample: Sample, sequence: TextSequence) -> _Reach:
+    """Without a bound nothing but the prompt is counted."""
     prompt = lengths.count(sample, sequence)
     if batcher.max_length is None:
-        return 1.0, 0
+        return _Reach(1.0)
     pieces = [_count_piece(batcher, piece) for piece in sequence.parts[1:]]
-    total = prompt + sum(tokens for tokens, _ in pieces)
-    return find_reach(prompt, pieces, batcher.max_length), min(total, batcher.max_length)
+    share = find_reach(prompt, pieces, batcher.max_length)
+    total, labels = prompt + sum(tokens for tokens, _ in pieces), sum(count for _, count in pieces)
+    return _Reach(share, min(total, batcher.max_length), round(share * labels))
 
 
 def _count_piece(batcher: Batcher, piece: TextPart) -> tuple[int, int]:

@@ -17,7 +17,8 @@ class Lock(Record):
 class LayerWidths(Record):
     """Sizes of what a language layer computes for a token, from the config: `query` and `key_value` are heads x head
     dimension, `intermediate` that of all experts that a token uses. `is_gated`: the MLP has gate and up, and not one
-    matrix before its activation; `has_query_norm`: queries and keys are normalized."""
+    matrix before its activation; `has_query_norm`: queries and keys are normalized; `scales_logits`: the model does
+    something to the head's output."""
 
     hidden: int = Field(ge=1)
     query: int = Field(ge=1)
@@ -27,6 +28,7 @@ class LayerWidths(Record):
     vocabulary: int = Field(ge=1)
     is_gated: bool = True
     has_query_norm: bool = False
+    scales_logits: bool = False
 
 
 class ModelFacts(Record):

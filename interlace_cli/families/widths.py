@@ -17,6 +17,7 @@ KEY_HEADS = ("num_key_value_heads", "multi_query_group_num", "n_head_kv", "num_k
 INNER = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff")
 EXPERT_INNER = ("moe_intermediate_size", *INNER)
 SHARED_INNER = ("shared_expert_intermediate_size", "shared_intermediate_size")
+SCALES = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 """Names of a config's fields. To add one of an architecture, add it here."""
 
 
@@ -39,6 +40,7 @@ def find_widths(layer: Sequence[TensorInfo], described: Config, experts: Experts
         intermediate=met,
         vocabulary=vocabulary,
         is_gated=_is_gated(layer, hidden, inner),
+        scales_logits=any(described.get(name) not in (None, 0, 1) for name in SCALES),
         has_query_norm=any(re.search(r"\.(q|query)_(layer)?norm\b", tensor.name) for tensor in layer),
     )
 

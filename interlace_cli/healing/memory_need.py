@@ -13,7 +13,8 @@ With P parameters in the tuned layers, P_l in the largest of them, F in all othe
             D T           what the teacher holds alone: dropped layers, and the tuned ones as they were
             activations   `layer_memory.py`: of all layers from the first tuned one on, or, checkpointed, each one's
                           input and all of the one that is computed again
-            head          two chunks of logits in float32 (five with a teacher): `loss.py`
+            head          two chunks of logits in float32 (five with a teacher), or all labels' logits where the model
+                          scales them: `loss.py`
     host    16 P + 3 D P_l   offload alone: masters, gradients, moments, and pinned buffers
 
 They are not alive all at once, so that the peak is not their sum: `_walk` goes through the forward, the head and the
@@ -171,7 +172,7 @@ def _walk(sizes: ModelSizes, row: RowSizes, way: Way, base: float) -> float:
         casts += sum(e * part.parameters for part in layer if part.is_cast) if way.is_checkpointed else 0
     norm = 4 * h * tokens
     alive += norm + 2 * e * h * row.labels + sizes.anchors * 4 * h * tokens
-    logits = 4 * sizes.widths.vocabulary * _count_chunks(row.labels, sizes.has_distill)
+    logits = _count_logits(sizes, row.labels)
     peak = max(peak, alive + casts + running + logits, alive + tokens * 20 * h + 2 * state)
     alive -= norm
     for layer, size in zip(reversed(layers), reversed(sizes.layers[first:]), strict=True):
@@ -216,6 +217,10 @@ def _count_taught(sizes: ModelSizes, row: RowSizes) -> int:
     return sizes.element * sizes.widths.hidden * (sizes.anchors * row.tokens + labels)
 
 
-def _count_chunks(labels: int, has_distill: bool) -> int:
-    """Rows of float32 logits that the head's loss holds at once."""
-    return (5 if has_distill else 2) * min(labels, CHUNK)
+def _count_logits(sizes: ModelSizes, labels: int) -> int:
+    """Bytes of logits that the loss holds at once."""
+    if not sizes.widths.scales_logits:
+        return (5 if sizes.has_distill else 2) * 4 * sizes.widths.vocabulary * min(labels, CHUNK)
+    # The head's output, what the model makes of it, in float32 too, and log-probabilities; the teacher's beside them.
+    each = 2 * sizes.element + 8
+    return (each + sizes.element + 16 if sizes.has_distill else each) * sizes.widths.vocabulary * labels

@@ -49,13 +49,14 @@ def find_sizes(facts: ModelFacts, card: CheckpointCard, recipe: Recipe) -> Model
 
 
 def bound_row(usable: Usable, recipe: Recipe) -> RowSizes:
-    """At least the largest row of all steps. All of its tokens may be labels, or a picture's."""
+    """At least the largest row of all steps. All of its tokens may be a picture's."""
     steps = recipe.plan_steps(len(usable.samples))
     longest = max((sum(usable.tokens[index] for index in step) for step in steps), default=0)
-    tokens = min(longest or recipe.max_length, recipe.max_length)
+    tokens = min(longest, recipe.max_length)
+    labels = min(max((sum(usable.labels[index] for index in step) for step in steps), default=0), tokens)
     # Samples with pictures and samples without never share a row.
     are_alike = len({bool(sample.image) for sample in usable.samples}) == 1
-    return RowSizes(tokens, tokens, tokens, is_alone=are_alike and 0 < longest <= recipe.max_length)
+    return RowSizes(tokens, labels, tokens, is_alone=are_alike and longest <= recipe.max_length)
 
 
 def list_needs(sizes: ModelSizes, row: RowSizes, ways: Sequence[Way], room: Room | None) -> list[WayNeed]:

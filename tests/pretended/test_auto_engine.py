@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from pretend import Pretend
 from workspaces import call, copy, succeed
 
+from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.rows import encode_sequences
+from interlace_cli.data.usable import Usable
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.healing import auto_engine, ways
-from interlace_cli.healing.memory_need import RESERVE
+from interlace_cli.healing.memory_need import RESERVE, RowSizes
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import load_usable
 from interlace_cli.healing.state import State
@@ -47,13 +51,24 @@ def find_least(count: int) -> int:
     return int(count * (1 + share)) + more + 1
 
 
+def check_counts(usable: Usable, batcher: Batcher, row: RowSizes) -> None:
+    """The tokens and labels that were counted while rendering are those of the encoded samples."""
+    for sample, tokens, labels in zip(usable.samples[:5], usable.tokens, usable.labels, strict=False):
+        made = encode_sequences(sample, batcher, lambda inputs: torch.zeros(1, 1, inputs["input_ids"].shape[1]))
+        assert sum(len(one.targets_T) for one in made) == tokens
+        assert sum(int((one.targets_T != IGNORE).sum()) for one in made) == labels
+    assert len(usable.labels) == len(usable.tokens) == len(usable.samples)
+    assert max(usable.tokens) <= row.tokens <= 256
+    assert max(usable.labels) <= row.labels <= row.tokens
+
+
 def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(batch_size=8, grad_accum=1, max_length=256, dtype="bfloat16")
     opened, card = open_model(space / "pruned"), load_artifact(space / "pruned/interlace.json", CheckpointCard)
     said, how = Said(), Execution(device="cuda:0")
-    _, usable = load_usable(opened, space / "dataset", recipe, said)
-    assert len(usable.tokens) == len(usable.samples)
+    batcher, usable = load_usable(opened, space / "dataset", recipe, said)
     row, sizes = ways.bound_row(usable, recipe), ways.find_sizes(opened.facts, card, recipe)
+    check_counts(usable, batcher, row)
     assert sizes is not None
     needs = ways.list_needs(sizes, row, ways.list_ways(recipe.optim), None)
 

@@ -50,6 +50,7 @@ def test_qwen3_says_all() -> None:
         "vocabulary": 151936,
         "is_gated": True,
         "has_query_norm": True,
+        "scales_logits": False,
     }
 
 
@@ -81,6 +82,13 @@ def test_the_mlp_is_what_a_token_meets(
     found = find_widths(layer, described, Experts(frozenset({8}), 2), 64)
     assert found is not None
     assert (found.intermediate, found.is_gated, found.key_value, found.has_query_norm) == (inner, is_gated, 64, False)
+
+
+@pytest.mark.parametrize(("value", "scales"), [(30.0, True), (1.0, False), (None, False)])
+def test_logits_that_are_scaled_are_seen(value: float | None, scales: bool) -> None:
+    found = find_widths([], {**QWEN3_8B, "final_logit_softcapping": value}, Experts(), 4096)
+    assert found is not None
+    assert found.scales_logits == scales
 
 
 def test_nothing_is_made_up() -> None:
