@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interlace_cli.data.batches import IGNORE, Inputs
+from interlace_cli.runtime.wide import to_wide
 
 
 def keep_label_positions(batch: Inputs) -> Inputs:
@@ -58,4 +59,4 @@ def sum_losses(outputs: Any, labels_BK: Tensor, positions_K: Tensor | None = Non
     `positions_K` is the batch's `logits_to_keep`."""
     logits_BKV = keep_positions(outputs.logits, positions_K).float()
     losses_BK = functional.cross_entropy(logits_BKV.transpose(1, 2), labels_BK, ignore_index=IGNORE, reduction="none")
-    return losses_BK.double().sum(-1)
+    return to_wide(losses_BK).double().sum(-1)

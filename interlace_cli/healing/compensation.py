@@ -30,6 +30,7 @@ from interlace_cli.families.finite import explain_not_finite
 from interlace_cli.families.replay import Inputs, Recording, Replay
 from interlace_cli.families.ways import Way
 from interlace_cli.runtime.dispatch import loaded
+from interlace_cli.runtime.wide import choose_wide_device, to_wide
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridge penalties to choose from, relative to the mean of the diagonal of M'M."""
@@ -115,7 +116,7 @@ class _State:
         for i, recording in enumerate(self.recordings):
             self.dense[i] = replay.run(recording, self.index, self.dense[i], stop=behind)
             self.short[i] = replay.run(recording, self.index, self.short[i], self.drop, stop=gap.front)
-        sums = self.short[0].double().sum(), self.dense[0].double().sum()
+        sums = to_wide(self.short[0]).double().sum(), to_wide(self.dense[0]).double().sum()
         _check_finite(replay, self.recordings[0], gap.front, sums[0] + sums[1].to(sums[0].device))
         with loaded(linear):
             original = [parameter.clone() for parameter in linear.parameters()]
@@ -169,13 +170,15 @@ class _Sums:
     @classmethod
     def begin(cls, width: int, device: torch.device) -> _Sums:
         """Sums of no token: zeros."""
-        gram, target = (torch.zeros(width, width, dtype=torch.float64, device=device) for _ in range(2))
+        wide = choose_wide_device(device)
+        gram, target = (torch.zeros(width, width, dtype=torch.float64, device=wide) for _ in range(2))
         return cls(gram, target)
 
     def add(self, made_NH: Tensor, wanted_NH: Tensor, scale_N: Tensor) -> None:
         """Adds N tokens: `made_NH` is M, `wanted_NH` is X - Y. Both are divided by `scale_N`, the norm of X, so that a
         token counts by its relative error: the norms of a few tokens are a hundred times those of the others."""
-        made, wanted = (value.double() / scale_N.double()[:, None] for value in (made_NH, wanted_NH))
+        made, wanted, scale = (value.to(self.gram.device).double() for value in (made_NH, wanted_NH, scale_N))
+        made, wanted = made / scale[:, None], wanted / scale[:, None]
         self.gram += made.T @ made
         self.target += made.T @ wanted
 
@@ -257,5 +260,6 @@ def _fold(linear: nn.Module, original: Sequence[Tensor], map_HH: Tensor) -> None
     is_stored_across = not isinstance(linear, nn.Linear)
     with loaded(linear, is_changed=True):
         for parameter, value in zip(linear.parameters(), original, strict=True):
-            new = value.double() @ map_HH if is_stored_across and value.ndim == 2 else map_HH.T @ value.double()
+            wide = value.to(map_HH.device).double()
+            new = wide @ map_HH if is_stored_across and value.ndim == 2 else map_HH.T @ wide
             parameter.copy_(new.to(parameter.dtype))

@@ -27,6 +27,7 @@ from interlace_cli.importance.means import Arrays
 from interlace_cli.importance.similarity import MODALITIES, SpanHook
 from interlace_cli.importance.span_lengths import SPAN_LENGTHS
 from interlace_cli.runtime.processes import find_processes, gather, shard
+from interlace_cli.runtime.wide import to_wide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,7 +99,7 @@ def measure_rows(
             found = _measure_prompts(hook, model, inputs, batches[0], -1 if image_token is None else image_token)
             _check_finite(found, hook, model, inputs)
             assert hook.angles is not None
-            return found, hook.angles.sum(0, dtype=torch.float64).cpu().numpy(), patches
+            return found, to_wide(hook.angles).sum(0, dtype=torch.float64).cpu().numpy(), patches
 
         halving = Halving(batcher, make, say)
         for chosen, batch in zip(mine, made, strict=True):

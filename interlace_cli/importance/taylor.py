@@ -28,6 +28,7 @@ from interlace_cli.errors import NotFiniteError, UnsupportedModelError
 from interlace_cli.families.finite import advise_dtype, explain_not_finite
 from interlace_cli.families.modules import get_hidden, get_output, split_tokens
 from interlace_cli.runtime.dispatch import find_offloaded
+from interlace_cli.runtime.wide import to_wide
 
 Inputs = dict[str, Tensor]
 
@@ -93,7 +94,9 @@ def _sum_gradients_times_weights(layers: nn.ModuleList) -> list[float]:
     """Of each layer; the device is waited for once."""
     tuned = [[parameter for parameter in layer.parameters() if parameter.grad is not None] for layer in layers]
     found = [
-        (parameter.grad.float() * parameter.detach().float()).abs().sum(dtype=torch.float64).reshape(1)  # type: ignore[union-attr]
+        to_wide((parameter.grad.float() * parameter.detach().float()).abs())  # type: ignore[union-attr]
+        .sum(dtype=torch.float64)
+        .reshape(1)
         for own in tuned
         for parameter in own
     ]
@@ -135,7 +138,7 @@ class _BranchHook:
         """Call after it: takes the estimates to the host, 0 of layers without a gradient, and returns the counts. Both
         at once, as the device is waited for."""
         found = sorted(self._estimates)
-        values = _read([self._estimates[index] for index in found] + [counts_B.double()])
+        values = _read([self._estimates[index] for index in found] + [to_wide(counts_B).double()])
         size = self.shape[0]
         for index, activation in enumerate(self.taylor_activation):
             at = found.index(index) * size if index in self._estimates else None
@@ -150,7 +153,7 @@ class _BranchHook:
 
             def on_gradient(gradient_BTH: Tensor) -> None:
                 products = gradient_BTH.float() * branch_BTH.float()
-                estimate_B = split_tokens(products, *self.shape).sum((1, 2), dtype=torch.float64).abs()
+                estimate_B = to_wide(split_tokens(products, *self.shape)).sum((1, 2), dtype=torch.float64).abs()
                 self._estimates[index] = estimate_B
 
             if out_BTH.requires_grad:

@@ -20,6 +20,7 @@ from interlace_cli.families.replay import Inputs, Replay
 from interlace_cli.families.ways import Way
 from interlace_cli.runtime.accelerator import to_host
 from interlace_cli.runtime.dispatch import loaded
+from interlace_cli.runtime.wide import to_wide
 from interlace_cli.sparsity.pattern import Pattern
 
 
@@ -89,7 +90,8 @@ class _InputNorms:
             # Experts get a list of some tokens, among which padding cannot be recognised.
             if self._rows_N is not None and values.shape[:-1] == self._shape:
                 values = values.flatten(0, 1)[self._rows_N.to(values.device)]
-            squares_I = values.reshape(-1, values.shape[-1]).float().square().sum(0, dtype=torch.float64).float()
+            squares_NI = to_wide(values.reshape(-1, values.shape[-1]).float().square())
+            squares_I = squares_NI.sum(0, dtype=torch.float64).float().to(values.device)
             self.squares[linear] = self.squares.get(linear, torch.zeros_like(squares_I)) + squares_I
 
         return on_input
