@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from interlace_cli.data.batches import Batcher, Inputs
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import ShortageError
 from interlace_cli.runtime.accelerator import release_memory
 from interlace_cli.runtime.memory import is_out_of_memory
+from interlace_cli.runtime.shortage import read_shortage
 
 Made = tuple[Inputs, ...]
 Result = TypeVar("Result")
@@ -34,18 +35,20 @@ class Halving:
 
     def run(self, chosen: Sequence[int], made: Made, work: Callable[[Sequence[int], Any], Result]) -> list[Result]:
         """The results of `work(chosen, made)`: one of the whole batch, or those of its parts in order. Raises
-        InterlaceError if a single sample does not fit into memory."""
+        ShortageError if a single sample does not fit into memory."""
         if len(chosen) == 1 or all(batch["input_ids"].numel() <= self.max_tokens for batch in made):
             try:
                 return [work(chosen, made)]
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                shortage = read_shortage(error)
             # Behind the handler: the error holds on to what did not fit.
             if len(chosen) == 1:
                 tokens = made[0]["input_ids"].shape[1]
-                raise InterlaceError(
-                    f"a sample of {tokens:,} tokens does not fit into the memory.", "Bound its images, or its text."
+                raise ShortageError(
+                    f"a sample of {tokens:,} tokens does not fit into the memory: {shortage}.",
+                    "Bound its images, or its text.",
                 )
             release_memory()
             if not self.has_said:

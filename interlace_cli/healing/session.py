@@ -149,10 +149,12 @@ class Session:
     def collect(self) -> dict[str, bytes]:
         """Name on disk -> bytes of each tensor that was tuned."""
         from interlace_cli.healing.engine import gather
+        from interlace_cli.healing.ladder import Place, explained
         from interlace_cli.healing.trainable import to_bytes
 
-        stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu", gather)
-        return {name: to_bytes(value) for name, value in stored.items()}
+        with explained(Place.SAVING, self.healer.setup):
+            stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu", gather)
+            return {name: to_bytes(value) for name, value in stored.items()}
 
 
 def _open_base(card: CheckpointCard) -> OpenedModel:

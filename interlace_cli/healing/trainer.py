@@ -282,6 +282,8 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk by a RuntimeError.
+            if is_out_of_memory(error):
+                raise
             if isinstance(error, RuntimeError) and not any(word in str(error) for word in _WRITING):
                 raise
             raise InterlaceError(

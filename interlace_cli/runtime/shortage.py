@@ -28,9 +28,9 @@ class Shortage:
         return f"{wanted}{_format(self.free)}{total} are free on {self.where}"
 
 
-def read_shortage(error: BaseException, device: str = "cpu") -> Shortage:
-    """What an error says for which `is_out_of_memory` holds. `device` computed when it was raised. Sources: the
-    messages of c10/cuda/CUDACachingAllocator.cpp and c10/core/impl/alloc_cpu.cpp."""
+def read_shortage(error: BaseException, device: str = "") -> Shortage:
+    """What an error says for which `is_out_of_memory` holds. `device` computed when it was raised; empty if it may be
+    any. Sources: the messages of c10/cuda/CUDACachingAllocator.cpp and c10/core/impl/alloc_cpu.cpp."""
     from interlace_cli.runtime import accelerator
     from interlace_cli.runtime.memory import read_available
 
@@ -46,7 +46,7 @@ def read_shortage(error: BaseException, device: str = "cpu") -> Shortage:
         # A driver that has just failed may fail again.
         except RuntimeError:
             return Shortage(device, wanted)
-    return Shortage(device, wanted)
+    return Shortage(device or "the device", wanted)
 
 
 def _read(found: re.Match[str] | None, group: int) -> int | None:

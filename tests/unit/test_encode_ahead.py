@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -138,3 +139,13 @@ def test_steps_of_many_tensors_take_no_file_descriptors(build: Callable[..., Enc
         assert [len(step) for step in iter_steps(source, 3)] == [64] * 4
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_nothing_depends_on_how_worker_processes_start() -> None:
+    """On macOS and Windows they are spawned, and what they are given is pickled, which a local function cannot be."""
+    package = Path(encode_ahead.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "multiprocessing" not in text, path
+        assert "os.fork" not in text, path
+        assert set(re.findall(r"num_workers=(\w+)", text)) <= {"0"}, path

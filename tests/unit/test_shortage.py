@@ -54,6 +54,7 @@ def test_the_figures_are_those_of_the_error() -> None:
     assert (host.where, host.wanted) == ("this machine", 80_000_000_000)
     assert host.free
     assert read_shortage(RuntimeError("CUDA error: out of memory"), "mps").free is None
+    assert str(read_shortage(RuntimeError("CUDA error: out of memory"))) == "the memory of the device is used up"
 
 
 def list_setups() -> list[Setup]:
