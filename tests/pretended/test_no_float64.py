@@ -17,11 +17,11 @@ from interlace_cli.runtime.wide import choose_wide_device, to_wide
 class NoFloat64(Pretend):
     """Refuses float64 as MPS does."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        for made in tree_leaves(out):
-            if isinstance(made, torch.Tensor) and made.dtype == torch.float64 and self.find_device(made).type != "cpu":
-                raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it.")
+    def _run(self, func: Any, args: Any, kwargs: Any, tensors: Any, device: torch.device) -> Any:
+        out = super()._run(func, args, kwargs, tensors, device)
+        made = [tensor for tensor in tree_leaves(out) if isinstance(tensor, torch.Tensor)]
+        if device.type == "cuda" and any(tensor.dtype == torch.float64 for tensor in made):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it.")
         return out
 
 
