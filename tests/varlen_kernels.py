@@ -3,6 +3,7 @@ of each sample's tokens, with the signature and the conditions of the real ones.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,7 @@ class Kernels:
         self.check(q, k, v, starts, given["max_q"])
         self.calls.append((starts, given))
         if "enable_gqa" in inspect.signature(REAL_VARLEN).parameters:
-            assert given["enable_gqa"] or q.shape[1] == k.shape[1]
+            assert given.get("enable_gqa") or q.shape[1] == k.shape[1]
         return attend_rows(q, k, v, self.lengths[len(q)], given["scale"], given["window_size"])
 
     def flash(
@@ -102,6 +103,15 @@ class Kernels:
         assert type(longest) is int
         assert longest == max(self.lengths[len(q)])
         assert len(starts) == len(self.lengths[len(q)]) + 1
+
+    def install_varlen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """torch's kernel, with its signature."""
+
+        @functools.wraps(REAL_VARLEN)
+        def attend(*args: Any, **kwargs: Any) -> Tensor:
+            return self.varlen(*args, **kwargs)
+
+        monkeypatch.setattr(varlen, "varlen_attn", attend)
 
     def install_flash(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """flash-attn 2 seems to be installed, for transformers too."""

@@ -48,7 +48,7 @@ def test_kernels_are_given_the_lengths_that_were_made_once(
 ) -> None:
     model, samples, kernels = build()
     wanted = run_alone(model, samples)
-    monkeypatch.setattr(torch_varlen, "varlen_attn", kernels.varlen)
+    kernels.install_varlen(monkeypatch)
     if kernel == "flash_attention_2":
         kernels.install_flash(monkeypatch)
     layout = choose_layout(model, samples, torch.bfloat16)
@@ -83,7 +83,7 @@ def test_no_layer_waits_for_the_device(kernel: str, gpu: Pretend, monkeypatch: p
             model.model.visual.blocks.extend(more)
         with monkeypatch.context() as patch:
             if kernel == "varlen":
-                patch.setattr(torch_varlen, "varlen_attn", kernels.varlen)
+                kernels.install_varlen(patch)
             elif kernel != "none":
                 kernels.install_flash(patch)
             layout = choose_layout(model, samples, torch.bfloat16)
@@ -121,7 +121,7 @@ def test_a_kernel_without_a_backward_pass_is_not_taken(gpu: Pretend, monkeypatch
 def test_float32_and_old_cards_get_sdpa(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     with Pretend(capability=(9, 0) if dtype == torch.float32 else (7, 5)):
         model, samples, kernels = build()
-        monkeypatch.setattr(torch_varlen, "varlen_attn", kernels.varlen)
+        kernels.install_varlen(monkeypatch)
         layout = choose_layout(model.to(dtype), samples, dtype)
         assert (layout.attention, layout.lengths) == ("segments", "host")
         assert not kernels.calls

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention import varlen as torch_varlen
 from varlen_kernels import Kernels, attend_rows
 
 from interlace_cli.data.sample_lengths import SampleLengths
@@ -51,7 +50,7 @@ def test_a_packed_row_attends_as_its_samples_alone(attend: Any, form: str, monke
     given = {"key_heads": 4, "width": 8, "value_width": None, "window": None, "scale": None, "is_causal": True}
     given |= FORMS[form]
     kernels = Kernels({sum(LENGTHS): LENGTHS})
-    monkeypatch.setattr(torch_varlen, "varlen_attn", kernels.varlen)
+    kernels.install_varlen(monkeypatch)
     monkeypatch.setattr(varlen, "find_obstacle", lambda *args: None)
     tensors = draw(given["key_heads"], given["width"], given["value_width"])
     more = SampleLengths.build(LENGTHS, "device").arguments
