@@ -25,7 +25,7 @@ def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
     stack = find_stack(owner.config.to_dict(), stack_name)
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     sizes = {
-        f"{name}.{number}.weight": sum(parameter.numel() for parameter in layer.parameters())
+        f"{name}.{number}.weight": sum(count_elements(parameter) for parameter in layer.parameters())
         for name, layers in lists.items()
         for number, layer in enumerate(layers)
     }
@@ -36,6 +36,11 @@ def find_layers(model: nn.Module, stack_name: str = LANGUAGE) -> nn.ModuleList:
             "This architecture cannot be cut.",
         )
     return lists[prefix]
+
+
+def count_elements(parameter: torch.Tensor) -> int:
+    """Of the whole parameter, also where DeepSpeed has divided it between processes."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def find_prefix(model: nn.Module, layers: nn.ModuleList) -> str:

@@ -10,15 +10,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.offload import find_master
+from interlace_cli.healing.sharding import FullyShard, Gathering, Zero3, is_partitioned
+from interlace_cli.io.placement import Placement
 from interlace_cli.options.finetune import DEEPSPEED_ENGINES, TORCH_ENGINES
 
 ENGINES = (*TORCH_ENGINES, *DEEPSPEED_ENGINES)
@@ -72,20 +76,25 @@ class Engine:
         """Whether a process holds only a shard of each weight."""
         return self.name == "fsdp" or self.stage == 3
 
-    def shard(self, model: Any, layers: nn.ModuleList, device: torch.device) -> None:
-        """For `fsdp`, shards the model in place over all processes and tells accelerate not to wrap it again. Other
-        engines do this themselves, inside the Trainer."""
-        if self.name != "fsdp":
-            return
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Raises UsageError for a stage that the engine cannot train."""
+        if self.shards_weights and any(stage.is_local for stage in stages):
+            raise UsageError(
+                f"--engine {self.name} divides each weight between processes, and the stage local trains whole layers"
+                " alone.",
+                "Take --engine ddp for it, or an objective without local.",
+            )
 
-        mesh = init_device_mesh(device.type, (self.size,))
-        for layer in layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        # accelerate's own mark; without it, it would wrap the shards in DDP. tests/chain/test_engines.py looks at them.
-        model._is_accelerate_prepared = True
+    def place(self, device: str, stack: str) -> str | Placement:
+        """Where `load_model` puts a model of which the layers of `stack` train: on `device`, whole, or this process's
+        part of it. The Trainer's arguments have to be made before, and to be kept while it loads."""
+        if self.name == "fsdp":
+            return FullyShard(device, size=self.size, stack=stack)
+        return Zero3(device) if self.stage == 3 else device
+
+    def running(self, model: nn.Module, layers: nn.ModuleList) -> AbstractContextManager[Any]:
+        """The context of a forward outside of training, which only DeepSpeed's own engine could run otherwise."""
+        return Gathering(model, layers) if self.stage == 3 else nullcontext()
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -96,14 +105,14 @@ def gather(tensor: Tensor) -> Tensor:
     own = find_master(tensor)
     if own is not None:
         return own
-    if tensor.requires_grad and (hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping")):
+    if tensor.requires_grad and (is_partitioned(tensor) or hasattr(tensor, "_hp_mapping")):
         from deepspeed.utils import safe_get_full_fp32_param
 
         master = safe_get_full_fp32_param(tensor)
         if master is not None:
             whole: Tensor = master.detach()
             return whole
-    if hasattr(tensor, "ds_id"):
+    if is_partitioned(tensor):
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([tensor]):

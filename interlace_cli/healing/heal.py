@@ -84,6 +84,7 @@ class Healer:
         samples: Sequence[Sample],
         recipe: Recipe,
         how: Execution,
+        device: torch.device,
         engine: Engine,
         state: State,
         progress: Progress,
@@ -94,7 +95,7 @@ class Healer:
         if how.gradient_checkpointing:
             apply_checkpointing(student.model, student.layers, student.tuned)
             self.is_checkpointed = True
-        self.device = student.model.device
+        self.device = device
         self.dtype = getattr(torch, recipe.dtype)
         self.model_dtype = student.model.dtype
         self.plan = recipe.divide_steps(recipe.plan_steps(len(samples)))
@@ -104,7 +105,7 @@ class Healer:
         if not probe:
             raise InterlaceError("the first samples have no answer to learn.", "Look at the dataset, and --max-length.")
         student.model.config.get_text_config().use_cache = False
-        with explained(Place.TRIAL, self.setup):
+        with explained(Place.TRIAL, self.setup), engine.running(student.model, student.layers):
             self.layout: Layout = choose_layout(student.model, probe, self.dtype)
         if not self.layout.is_packed:
             progress.say(f"{type(student.model).__name__} cannot be packed: length-grouped padded batches are used")
@@ -112,10 +113,12 @@ class Healer:
         if dense is not None:
             apply_layout(dense.model, self.layout)
             dense.model.requires_grad_(False)
+            if engine.stage == 3:
+                engine.running(dense.model, dense.layers).__enter__()
             if not engine.shards_weights:
                 share_frozen(student.model, dense.model, _find_prefixes(student, dense))
-            with explained(Place.TEACHER, self.setup):
-                dense.model.to(self.device)
+                with explained(Place.TEACHER, self.setup):
+                    dense.model.to(self.device)
 
     @property
     def setup(self) -> Setup:
@@ -185,7 +188,6 @@ class Healer:
         mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
         with explained(Place.TRIAL, self.setup):
             loss = self._build_loss(stage)
-        self.engine.shard(self.student.model, self.student.layers, arguments.device)
         make = OffloadTrainer if self.engine.is_on_host else HealingTrainer
         trainer = make(
             self.student.model,
@@ -216,7 +218,8 @@ class Healer:
 
     def _build_loss(self, stage: Stage) -> RowLoss:
         weights = TermWeights(self.recipe.distill_weight, self.recipe.anchor_weight)
-        loss = choose_loss(self.student.model, self.probe)
+        with self.engine.running(self.student.model, self.student.layers):
+            loss = choose_loss(self.student.model, self.probe)
         student, dense = self.student, self.dense
         if not stage.needs_teacher or dense is None:
             return RowLoss(stage, loss, weights)

@@ -17,8 +17,10 @@ from interlace_cli.data.rows import Encoded, PackedRow, complete_row, pack, pad
 from interlace_cli.data.sample_lengths import Placement
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.families.varlen import SEGMENTS, TOWERS, VARLEN, Call, SegmentsError, register, watch_calls
+from interlace_cli.healing.engine import gather
 from interlace_cli.healing.loss import LogitsLoss
 from interlace_cli.healing.precision import autocast
+from interlace_cli.healing.sharding import find_device, is_divided, is_partitioned
 from interlace_cli.runtime.memory import is_out_of_memory
 
 SAMPLES = 3
@@ -72,7 +74,7 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
     original = _read_attention(model)
     alone = torch.cat([_run(model, pad([sample]), dtype) for sample in probe])
     for attention, lengths in CANDIDATES:
-        if not _is_available(attention, model.device.type, dtype):
+        if not _is_available(attention, find_device(model).type, dtype):
             continue
         layout = Layout(attention, lengths=lengths, implementations=_name_attention(model, attention, original))
         if _is_exact(model, layout, probe, alone, dtype):
@@ -118,7 +120,7 @@ def _is_exact(
         if layout.attention in OURS and not (is_told and knows_windows(model.config.get_text_config(), calls)):
             return False
         # The kernels of a GPU may have a forward and no backward. A tower's are not asked for one.
-        return is_tower or model.device.type == "cpu" or _has_gradients(model, row, dtype)
+        return is_tower or find_device(model).type == "cpu" or _has_gradients(model, row, dtype)
     except _UNSUPPORTED as error:
         if is_out_of_memory(error):
             raise
@@ -129,7 +131,7 @@ def _choose_tower(model: Any, layout: Layout, probe: Sequence[Encoded], alone: T
     """The layout with the same attention for the towers that pack their pictures, if that is exact too. On a CPU, which
     nothing waits for, it is no faster."""
     text = _find_text(model)
-    if model.device.type == "cpu" or layout.attention not in (*FLASH, *OURS) or not probe[0].whole:
+    if find_device(model).type == "cpu" or layout.attention not in (*FLASH, *OURS) or not probe[0].whole:
         return layout
     wanted = TOWERS[OURS[layout.attention]] if layout.attention in OURS else layout.attention
     for name in layout.implementations:
@@ -175,8 +177,9 @@ def apply_layout(model: Any, layout: Layout) -> None:
 
 def _run(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
     """Logits [K, V] at the K labels."""
-    with autocast(model.device, dtype):
-        return LogitsLoss().teacher_targets(model, row.to(model.device, dtype)).float()
+    device = find_device(model)
+    with autocast(device, dtype):
+        return LogitsLoss().teacher_targets(model, row.to(device, dtype)).float()
 
 
 def _has_gradients(model: Any, row: PackedRow, dtype: torch.dtype) -> bool:
@@ -184,8 +187,18 @@ def _has_gradients(model: Any, row: PackedRow, dtype: torch.dtype) -> bool:
     trained = next((parameter for parameter in model.parameters() if parameter.requires_grad), None)
     if trained is None:
         return True
+    if is_partitioned(trained):
+        # DeepSpeed runs no backward pass before training.
+        return True
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_run(model, row, dtype).sum(), [trained])
+        total = _run(model, row, dtype).sum()
+        if is_divided(trained):
+            # `fully_shard` computes with other tensors than those that it trains.
+            total.backward()  # type: ignore[no-untyped-call]
+            gradient = gather(trained.grad)
+            model.zero_grad()
+        else:
+            (gradient,) = torch.autograd.grad(total, [trained])
     return math.isfinite(float(gradient.sum()))
 
 

@@ -49,42 +49,50 @@ def open_session(
 ) -> Session:
     """Loads the model, and its teacher where the objective needs one. Raises TrainableSetError if anything else than
     the tuned layers would train."""
-    from interlace_cli.families.modules import find_layers
+    import torch
+
+    from interlace_cli.families.modules import count_elements, find_layers
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Dense, Healer, Student
     from interlace_cli.healing.ladder import Place, Setup, explained
+    from interlace_cli.healing.sharding import describe
     from interlace_cli.healing.trainable import (
         apply_trainable_set,
         can_checkpoint,
         check_trainable_set,
         hash_frozen,
     )
-    from interlace_cli.healing.trainer import check_arguments
+    from interlace_cli.healing.trainer import build_arguments, check_arguments
     from interlace_cli.io.models import load_model
     from interlace_cli.runtime.device import use_device
 
-    path = opened.checkpoint.path
-    check_arguments(recipe, how, state.folder, use_device(how.device))
+    path, device = opened.checkpoint.path, use_device(how.device)
+    check_arguments(recipe, how, state.folder, device)
     engine = Engine(how.engine, find_processes().size)
+    engine.check(recipe.stages)
     # Before the weights are read: it may be that there is nothing to learn.
     batcher, usable = load_usable(opened, dataset, recipe, progress)
     asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
     engine = Engine(how.engine, find_processes().size)
-    where = "cpu" if engine.shards_weights else how.device
-    setup = Setup(where, recipe.dtype, engine.name, recipe.optim, engine.size, how.gradient_checkpointing, False)
+    engine.check(recipe.stages)
+    # Kept until all is loaded: through it, transformers finds DeepSpeed's config.
+    arguments = build_arguments(recipe, how, 1, state.folder, torch.device(device).type, engine.config)
+    setup = Setup(device, recipe.dtype, engine.name, recipe.optim, engine.size, how.gradient_checkpointing, False)
     with explained(Place.MODEL, setup):
-        model = load_model(path, recipe.dtype, where)
+        model = load_model(path, recipe.dtype, engine.place(device, card.stack))
         layers = find_layers(model, card.stack)
         apply_trainable_set(model, layers, card.tune, engine.is_on_host)
     check_trainable_set(model, layers, card.tune)
-    collect_stored(opened, model, layers, card.tune, "meta")
+    collect_stored(opened, model, layers, card.tune, "meta", describe)
     if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):
         progress.say(f"{type(model).__name__} cannot compute its layers again: no gradient checkpointing")
         how = replace(how, gradient_checkpointing=False)
     dense = None
     if any(stage.needs_teacher for stage in recipe.stages):
-        teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, "cpu")
+        where = engine.place(device, card.stack) if engine.shards_weights else "cpu"
+        teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, where)
         dense = Dense(teacher, find_layers(teacher, card.stack))
+    del arguments
     return Session(
         opened=opened,
         positions=card.tune,
@@ -92,7 +100,7 @@ def open_session(
         model=model,
         layers=layers,
         frozen_sha256=hash_frozen(model),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        trained_parameters=sum(count_elements(p) for p in model.parameters() if p.requires_grad),
         healer=Healer(
             Student(model, layers, card.dense_index, card.tune, card.compensated),
             dense,
@@ -100,6 +108,7 @@ def open_session(
             usable.samples,
             recipe,
             how,
+            torch.device(device),
             engine,
             state,
             progress,
@@ -147,14 +156,18 @@ class Session:
         return history
 
     def collect(self) -> dict[str, bytes]:
-        """Name on disk -> bytes of each tensor that was tuned."""
+        """Name on disk -> bytes of each tensor that was tuned. Layer by layer, and kept by the first process alone: all
+        have to call it together."""
         from interlace_cli.healing.engine import gather
         from interlace_cli.healing.ladder import Place, explained
         from interlace_cli.healing.trainable import to_bytes
 
+        kept, is_main = {}, find_processes().is_main
         with explained(Place.SAVING, self.healer.setup):
-            stored = collect_stored(self.opened, self.model, self.layers, self.positions, "cpu", gather)
-            return {name: to_bytes(value) for name, value in stored.items()}
+            for position in self.positions:
+                stored = collect_stored(self.opened, self.model, self.layers, [position], "cpu", gather)
+                kept.update({name: to_bytes(value) for name, value in stored.items()} if is_main else {})
+        return kept
 
 
 def _open_base(card: CheckpointCard) -> OpenedModel:

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from interlace_cli.errors import TrainableSetError, UnsupportedModelError
 from interlace_cli.healing.engine import gather
 from interlace_cli.healing.offload import keep_masters
+from interlace_cli.healing.sharding import is_divided, is_partitioned
+from interlace_cli.runtime.processes import find_processes
 
 
 def apply_trainable_set(
@@ -27,7 +29,8 @@ def apply_trainable_set(
         layer = layers[position]
         if has_masters:
             keep_masters(layer)
-        else:
+        # DeepSpeed makes master weights of its own of those that it has divided.
+        elif not any(map(is_partitioned, layer.parameters())):
             layer.float()
         layer.requires_grad_(True)
 
@@ -76,12 +79,14 @@ def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequ
 
 def hash_frozen(model: nn.Module) -> str:
     """sha256, in hex, over the names and bytes of all parameters and buffers that do not train. If the engine shards
-    them, all processes have to call it together."""
-    digest = hashlib.sha256()
+    them, all processes have to call it together, and the first alone knows it: the others hash nothing of them."""
+    digest, is_main = hashlib.sha256(), find_processes().is_main
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if not tensor.requires_grad:
+            whole = gather(tensor)
             digest.update(name.encode())
-            digest.update(to_bytes(gather(tensor)))
+            if is_main or not is_divided(tensor):
+                digest.update(to_bytes(whole))
     return digest.hexdigest()
 
 

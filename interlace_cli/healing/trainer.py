@@ -8,7 +8,7 @@ length of the rows, and rows that are halved on out-of-memory change a step's re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from interlace_cli.families.finite import explain_not_finite, find_first_not_fin
 from interlace_cli.healing.arguments import Arguments
 from interlace_cli.healing.callbacks import StageEnds, StepProgress
 from interlace_cli.healing.engine import Engine, gather
+from interlace_cli.healing.gradients import keep_views, view_buckets
 from interlace_cli.healing.ladder import Place, Setup, build_shortage
 from interlace_cli.healing.optimizer import keep_form
 from interlace_cli.healing.randomness import read_random, restore_random
@@ -95,6 +96,14 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         alone."""
         self.ahead = StepsAhead(self.train_dataset, min(count_threads(self.args.device), WORKERS))
         return DataLoader(self.ahead, batch_size=None, num_workers=0, pin_memory=False)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        # The Trainer has no public hook on either side of wrapping the model. tests/chain/test_engines.py looks.
+        if self.args.world_size > 1 and self.engine.name in ("auto", "ddp"):
+            view_buckets(self.accelerator, (p for p in self.model.parameters() if p.requires_grad))
+        model, loader = super()._prepare_for_training(*args, **kwargs)
+        keep_views(model)
+        return model, loader
 
     def training_step(self, model: Any, inputs: list[Encoded], num_items_in_batch: Any = None) -> Tensor:
         """Computes the gradients of one optimizer step. Returns the mean cross-entropy per label, or, for a stage with
@@ -208,6 +217,16 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         dataset: EncodedSteps = self.train_dataset
         return self.layout([dataset.encode_any()], self.max_tokens)[0]
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """The Trainer leaves it to accelerate, which wraps the forward of a model that it prepares. One that is divided
+        by `fully_shard` has been prepared already."""
+        if self.engine.name != "fsdp":
+            context: AbstractContextManager[Any] = super().autocast_smart_context_manager(cache_enabled)
+            return context
+        is_half = self.args.bf16 or self.args.fp16
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        return torch.autocast(self.args.device.type, dtype, enabled=is_half, cache_enabled=cache_enabled)
+
     @contextmanager
     def _synced(self, model: Any, is_last: bool) -> Iterator[None]:
         """Gradients are exchanged between processes once a step, after the last row; DeepSpeed also takes its optimizer
@@ -237,7 +256,11 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
                 f"tuned weights are NaN or infinite after step {self.state.global_step}: training has diverged.",
                 "Use a smaller --lr; or --dtype float32.",
             )
-        tuned = {name: gather(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+        tuned = {}
+        for name, parameter in self.model.named_parameters():
+            whole = gather(parameter) if parameter.requires_grad else None
+            if whole is not None and self.args.should_save:
+                tuned[name] = whole.cpu()
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -245,7 +268,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # The Trainer has no public hook for loading other weights; the tests of resuming fail if this is not called.
-        tuned = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True)
+        tuned = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True, mmap=True)
         options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(model or self.model, tuned, options=options)
 
@@ -264,7 +287,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         if self.engine.name != "fsdp" or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        state = torch.load(Path(checkpoint) / SHARDED, map_location="cpu", weights_only=True)
+        state = torch.load(Path(checkpoint) / SHARDED, map_location="cpu", weights_only=True, mmap=True)
         options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True)
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=options)
         scheduler = torch.load(Path(checkpoint) / "scheduler.pt", map_location="cpu", weights_only=True)
