@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import CONFIGS, Engine
+from interlace_cli.healing.objective import parse_objective
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.runtime.launch import _choose_failed
 from interlace_cli.runtime.processes import LOST
@@ -73,32 +74,12 @@ def test_two_processes_do_what_one_does(
     check_equal(alone, tmp_path / "out")
 
 
-LOOK = """
-import sys
-import torch.distributed as dist
-from torch.distributed.tensor import DTensor
-from interlace_cli.healing import heal
-original = heal.train_stage
-def look(trainer, *rest):
-    for parameter in trainer.model.parameters():
-        assert isinstance(parameter, DTensor)
-        assert dist.get_world_size() == 2
-        assert parameter.to_local().numel() < parameter.numel()
-    print("divided", file=sys.stderr)
-    return original(trainer, *rest)
-heal.train_stage = look
-from interlace_cli.cli.app import main
-main()
-"""
-
-
-def test_fsdp_really_divides_every_tensor(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    """accelerate's FSDP on CPUs runs DDP without a word."""
-    words = call(pruned, small_dataset, tmp_path / "out", "--engine", "fsdp", "--epochs", "0.1")[3:]
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611"}
+def watch(script: str, words: list[str], port: int) -> list[str]:
+    """Runs two processes of `interlace WORDS`, each after `script`; what each has said."""
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", LOOK, *words],
+            [sys.executable, "-c", f"{script}\nfrom interlace_cli.cli.app import main\nmain()", *words],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -108,7 +89,76 @@ def test_fsdp_really_divides_every_tensor(pruned: Path, small_dataset: Path, tmp
     ]
     said = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
-    assert "divided" in said[0]
+    return said
+
+
+LOOK_AT_PARTS = """
+import sys
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import core_model_loading as reading
+from interlace_cli.io import models
+original, read = models.load_model, reading.spawn_materialize
+taken = []
+def count(pool, tensor, device, dtype, sharding_op=None, **rest):
+    part = sharding_op.shard_tensor(tensor, device="cpu", dtype=dtype)
+    taken.append(part.numel() / (sharding_op._axis0_size * part[0].numel() if len(part) else 1))
+    return read(pool, tensor, device, dtype, sharding_op=sharding_op, **rest)
+reading.spawn_materialize = count
+def look(path, *rest):
+    model = original(path, *rest)
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor), name
+        assert parameter.to_local().numel() < parameter.numel(), name
+        assert not parameter.is_meta, name
+    for name, buffer in model.named_buffers():
+        assert not buffer.is_meta, name
+    print(f"{len(taken)} parts of at most {max(taken):.2f}", file=sys.stderr)
+    return model
+models.load_model = look
+"""
+
+
+def test_fsdp_divides_every_tensor_as_it_is_read(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """The teacher's too. accelerate's FSDP on CPUs runs DDP without a word."""
+    words = call(pruned, small_dataset, tmp_path / "out", "--engine", "fsdp", "--epochs", "0.1")[3:]
+    for said in watch(LOOK_AT_PARTS, [*words, "--objective", "distill"], 29611):
+        assert said.count("parts of at most 0.5") == 2, said
+
+
+LOOK_AT_GRADIENTS = """
+import sys
+from torch import nn
+from interlace_cli.healing import trainer
+original = trainer.HealingTrainer._accumulate
+def look(self, model, samples):
+    assert isinstance(model, nn.parallel.DistributedDataParallel)
+    loss = original(self, model, samples)
+    gradients = [p.grad for p in self.model.parameters() if p.requires_grad]
+    buckets = {g.untyped_storage().data_ptr(): g.untyped_storage().nbytes() for g in gradients}
+    held, needed = sum(buckets.values()), sum(g.nbytes for g in gradients)
+    assert held < 1.1 * needed, (held, needed)
+    assert len(buckets) < len(gradients)
+    print("held once", file=sys.stderr)
+    return loss
+trainer.HealingTrainer._accumulate = look
+"""
+
+
+def test_ddp_holds_gradients_once(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """As views of the buckets that are sent, from the first step on."""
+    words = call(pruned, small_dataset, tmp_path / "out", "--engine", "ddp", "--epochs", "0.3")[3:]
+    for said in watch(LOOK_AT_GRADIENTS, words, 29616):
+        assert said.count("held once") == 3
+
+
+def test_bfloat16_is_the_same_with_fsdp(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+    """Tuned layers are float32 then, and the others are not."""
+    for engine in ("ddp", "fsdp"):
+        words = call(pruned, small_dataset, tmp_path / engine, "--engine", engine, "--dtype", "bfloat16")
+        done = subprocess.run([*words, "--epochs", "0.3"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    check_equal(tmp_path / "ddp", tmp_path / "fsdp")
 
 
 @pytest.mark.soak
@@ -127,10 +177,23 @@ def test_killed_they_go_on(engine: str, pruned: Path, alone: Path, small_dataset
     check_equal(alone, tmp_path / "out")
 
 
-@pytest.mark.parametrize("objective", ["local,distill"])
-def test_objectives_over_two_processes(objective: str, pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    make_healed(pruned, small_dataset, tmp_path / "one", **RECIPE, objective=objective)
-    words = call(pruned, small_dataset, tmp_path / "two", "--objective", objective)
+@pytest.mark.parametrize(
+    ("objective", "engine"),
+    [
+        ("local,distill", "ddp"),
+        ("distill+anchor", "fsdp"),
+        ("anchor", "fsdp"),
+        pytest.param("distill+anchor", "zero3", marks=needs_deepspeed),
+    ],
+)
+def test_objectives_over_two_processes(
+    objective: str, engine: str, pruned: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    """Where weights are divided, the teacher's are too."""
+    recipe = {**RECIPE, "epochs": 0.3}
+    make_healed(pruned, small_dataset, tmp_path / "one", **recipe, objective=objective)
+    words = call(pruned, small_dataset, tmp_path / "two", "--objective", objective, "--engine", engine)
+    words += ["--epochs", "0.3"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     check_equal(tmp_path / "one", tmp_path / "two")
@@ -287,6 +350,10 @@ def test_engines_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text("{}")
     with pytest.raises(UsageError, match="no zero_optimization"):
         Engine(str(tmp_path / "own.json"), 2)
+    with pytest.raises(UsageError, match=r"--engine fsdp divides each weight .* stage local trains whole layers"):
+        Engine("fsdp", 2).check(parse_objective("local,ce"))
+    Engine("fsdp", 2).check(parse_objective("distill+anchor"))
+    Engine("ddp", 2).check(parse_objective("local,ce"))
     if find_spec("deepspeed") is None:
         with pytest.raises(InterlaceError, match="needs DeepSpeed"):
             Engine("zero2", 2)
