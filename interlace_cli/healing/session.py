@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import Usable
-    from interlace_cli.healing.heal import Healer
+    from interlace_cli.healing.engine import Engine
+    from interlace_cli.healing.heal import Dense, Healer
     from interlace_cli.healing.history import History
 
 
@@ -53,7 +54,7 @@ def open_session(
 
     from interlace_cli.families.modules import count_elements, find_layers
     from interlace_cli.healing.engine import Engine
-    from interlace_cli.healing.heal import Dense, Healer, Student
+    from interlace_cli.healing.heal import Healer, Student
     from interlace_cli.healing.ladder import Place, Setup, explained
     from interlace_cli.healing.sharding import describe
     from interlace_cli.healing.trainable import (
@@ -87,11 +88,7 @@ def open_session(
     if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):
         progress.say(f"{type(model).__name__} cannot compute its layers again: no gradient checkpointing")
         how = replace(how, gradient_checkpointing=False)
-    dense = None
-    if any(stage.needs_teacher for stage in recipe.stages):
-        where = engine.place(device, card.stack) if engine.shards_weights else "cpu"
-        teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, where)
-        dense = Dense(teacher, find_layers(teacher, card.stack))
+    dense = _load_teacher(card, recipe, engine, device)
     del arguments
     return Session(
         opened=opened,
@@ -114,6 +111,20 @@ def open_session(
             progress,
         ),
     )
+
+
+def _load_teacher(card: CheckpointCard, recipe: Recipe, engine: Engine, device: str) -> Dense | None:
+    """None for an objective that needs none. A whole one comes to the device later, without what it shares with the
+    model that is healed."""
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.healing.heal import Dense
+    from interlace_cli.io.models import load_model
+
+    if not any(stage.needs_teacher for stage in recipe.stages):
+        return None
+    where = engine.place(device, card.stack) if engine.shards_weights else "cpu"
+    teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, where)
+    return Dense(teacher, find_layers(teacher, card.stack))
 
 
 def load_usable(opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Progress) -> tuple[Batcher, Usable]:
