@@ -14,8 +14,8 @@ def check_machine(options: RunOptions | CompareOptions) -> None:
     """Raises CheckpointError for a model that cannot be loaded, UnsupportedModelError for one that cannot be healed,
     UsageError or InterlaceError for a device, a way to attend, an engine, an optimizer or a tracker that is not
     here."""
+    from interlace_cli.healing.arguments import check_arguments
     from interlace_cli.healing.engine import Engine
-    from interlace_cli.healing.trainer import check_arguments
     from interlace_cli.io.models import check_attention, check_goes_on_from_prompt, check_loadable
     from interlace_cli.runtime.device import choose_device
 

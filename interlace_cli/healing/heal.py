@@ -22,6 +22,7 @@ from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import InterlaceError, UnsupportedModelError
 from interlace_cli.families.modules import find_prefix
 from interlace_cli.families.packing import find_positions
+from interlace_cli.healing.arguments import build_arguments
 from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.history import History, mean
 from interlace_cli.healing.ladder import Place, Setup, explained
@@ -40,7 +41,7 @@ from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, TermWeights
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
-from interlace_cli.healing.trainer import WORKERS, HealingTrainer, build_arguments, train_stage
+from interlace_cli.healing.trainer import WORKERS, HealingTrainer, train_stage
 from interlace_cli.io.models import import_transformers
 
 

@@ -53,6 +53,7 @@ def open_session(
     import torch
 
     from interlace_cli.families.modules import count_elements, find_layers
+    from interlace_cli.healing.arguments import build_arguments, check_arguments
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Healer, Student
     from interlace_cli.healing.ladder import Place, Setup, explained
@@ -63,7 +64,6 @@ def open_session(
         check_trainable_set,
         hash_frozen,
     )
-    from interlace_cli.healing.trainer import build_arguments, check_arguments
     from interlace_cli.io.models import load_model
     from interlace_cli.runtime.device import use_device
 

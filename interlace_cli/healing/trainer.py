@@ -26,16 +26,14 @@ from interlace_cli.data.encode_ahead import StepsAhead
 from interlace_cli.data.prefetch import count_threads
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
-from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, UsageError, first_line
+from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, first_line
 from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
-from interlace_cli.healing.arguments import Arguments
 from interlace_cli.healing.callbacks import StageEnds, StepProgress
 from interlace_cli.healing.engine import Engine, gather
 from interlace_cli.healing.gradients import keep_views, view_buckets
 from interlace_cli.healing.ladder import Place, Setup, build_shortage
 from interlace_cli.healing.optimizer import keep_form
 from interlace_cli.healing.randomness import read_random, restore_random
-from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.healing.step import RowLoss
 from interlace_cli.io.integrity import mark_complete
@@ -318,27 +316,6 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", COMPLETE)
 
 
-def check_arguments(recipe: Recipe, how: Execution, folder: Path, device: str) -> None:
-    """Raises UsageError for an `--optim` or `--report-to` that the Trainer does not know or that is not installed, and
-    for float16 on a CPU."""
-    if device == "cpu" and recipe.dtype == "float16":
-        raise UsageError(
-            "healing in float16 needs a GPU: the Trainer scales its losses there alone.",
-            "Give --dtype bfloat16 or float32.",
-        )
-    try:
-        arguments = build_arguments(recipe, how, 1, folder, device)
-        transformers.Trainer.get_optimizer_cls_and_kwargs(arguments)
-    except (ValueError, ImportError) as error:
-        raise UsageError(f"--optim {recipe.optim} cannot be used here: {error}") from error
-    try:
-        # That one is known is not to say that it is installed: its constructor does.
-        for callback in transformers.integrations.get_reporting_integration_callbacks(arguments.report_to):
-            callback()
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise UsageError(f"--report-to: {first_line(error)}") from error
-
-
 def train_stage(
     trainer: HealingTrainer,
     checkpoint: Path | None,
@@ -363,39 +340,6 @@ def train_stage(
         # The traceback of what was raised would keep them alive.
         trainer.ahead.close()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def build_arguments(
-    recipe: Recipe, how: Execution, steps: int, folder: Path, device: str, deepspeed: Any = None
-) -> TrainingArguments:
-    """The Trainer's arguments for a stage of `steps` optimizer steps; `folder` is that of its checkpoints."""
-    return Arguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        learning_rate=recipe.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.count_warmup(steps),
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        optim=recipe.optim,
-        bf16=recipe.dtype == "bfloat16",
-        fp16=recipe.dtype == "float16",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=how.choose_save_every(steps),
-        # While the newest is being written, the one before it is complete.
-        save_total_limit=2,
-        # The dataset itself leaves out the finished steps.
-        ignore_data_skip=True,
-        report_to=how.report_to,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=device == "cpu",
-        seed=recipe.seed,
-        deepspeed=deepspeed,
-        ddp_find_unused_parameters=False,
-    )
 
 
 def _to_local(parameter: Tensor) -> Tensor:

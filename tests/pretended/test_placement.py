@@ -10,8 +10,8 @@ import torch
 from pretend import Pretend
 from workspaces import succeed
 
+from interlace_cli.healing.arguments import build_arguments
 from interlace_cli.healing.recipe import Execution, Recipe
-from interlace_cli.healing.trainer import build_arguments
 from interlace_cli.io.models import load_model
 
 HEAL = ("--epochs", "0.5", "--batch-size", "8", "--grad-accum", "1", "--max-length", "256", "--dtype", "float32")

@@ -255,7 +255,7 @@ def test_a_recipe_is_counted_by_the_samples_of_a_step() -> None:
 
 
 def test_the_trainer_is_told_what_the_recipe_says(tmp_path: Path) -> None:
-    from interlace_cli.healing.trainer import build_arguments
+    from interlace_cli.healing.arguments import build_arguments
 
     recipe = Recipe(lr=3e-4, warmup=0.125, optim="sgd", seed=7, dtype="float32", batch_size=3, grad_accum=5)
     made = build_arguments(recipe, Execution(save_every=6, report_to="none", device="cpu"), 40, tmp_path, "cpu")
@@ -273,7 +273,7 @@ def test_the_trainer_is_told_the_dtype(
     dtype: str, flags: tuple[bool, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which arguments of this kind a machine without a GPU would not take."""
-    from interlace_cli.healing import trainer
+    from interlace_cli.healing import arguments
 
     given: dict[str, Any] = {}
 
@@ -281,9 +281,9 @@ def test_the_trainer_is_told_the_dtype(
         given.update(named)
         raise Stop
 
-    monkeypatch.setattr(trainer, "Arguments", keep)
+    monkeypatch.setattr(arguments, "Arguments", keep)
     with pytest.raises(Stop):
-        trainer.build_arguments(Recipe(dtype=dtype), Execution(report_to="wandb"), 100, tmp_path, "cuda", {"zero": 3})
+        arguments.build_arguments(Recipe(dtype=dtype), Execution(report_to="wandb"), 100, tmp_path, "cuda", {"zero": 3})
     assert (given["bf16"], given["fp16"]) == flags
     assert (given["report_to"], given["save_steps"], given["use_cpu"]) == ("wandb", 5, False)
     assert (given["optim"], given["learning_rate"], given["deepspeed"]) == ("adamw_torch", 1e-5, {"zero": 3})
@@ -823,7 +823,7 @@ def test_the_machine_is_checked_for_what_each_step_asks(spies: Spies, tmp_path: 
     spies.watch("runtime.device.choose_device", lambda device: device)
     spies.watch("io.models.check_attention", lambda attention: None)
     spies.watch("healing.engine.Engine", lambda engine, count: None)
-    spies.watch("healing.trainer.check_arguments", lambda recipe, how, folder, device: None)
+    spies.watch("healing.arguments.check_arguments", lambda recipe, how, folder, device: None)
     options = RunOptions(
         analyze=AnalyzeOptions(device="cpu", attention="eager"),
         evaluate=EvaluateOptions(device="cuda:1", attention="sdpa"),
