@@ -383,7 +383,11 @@ def test_the_weights_of_the_terms_are_not_each_others(
     recipe = Recipe(distill_weight=0.375, anchor_weight=0.625)
     monkeypatch.setattr(heal, "choose_loss", lambda model, row: "loss")
     me = SimpleNamespace(
-        recipe=recipe, student=SimpleNamespace(model=None), dense=None, probe=None, _autocast=nullcontext
+        recipe=recipe,
+        student=SimpleNamespace(model=None, layers=None),
+        dense=None,
+        probe=None,
+        engine=SimpleNamespace(running=lambda model, layers: nullcontext()),
     )
     loss = heal.Healer._build_loss(me, parse_objective(stage)[0])  # type: ignore[arg-type]
     assert (loss.weights.distill, loss.weights.anchor, loss.share) == (0.375, 0.625, share)
