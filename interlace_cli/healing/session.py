@@ -52,22 +52,14 @@ def open_session(
     the tuned layers would train."""
     import torch
 
-    from interlace_cli.families.modules import count_elements, find_layers
+    from interlace_cli.families.modules import count_elements
     from interlace_cli.healing.arguments import build_arguments, check_arguments
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Healer, Student
-    from interlace_cli.healing.ladder import Place, Setup, explained
-    from interlace_cli.healing.sharding import describe
-    from interlace_cli.healing.trainable import (
-        apply_trainable_set,
-        can_checkpoint,
-        check_trainable_set,
-        hash_frozen,
-    )
-    from interlace_cli.io.models import load_model
+    from interlace_cli.healing.trainable import can_checkpoint, hash_frozen
     from interlace_cli.runtime.device import use_device
 
-    path, device = opened.checkpoint.path, use_device(how.device)
+    device = use_device(how.device)
     check_arguments(recipe, how, state.folder, device)
     engine = Engine(how.engine, find_processes().size)
     engine.check(recipe.stages)
@@ -78,13 +70,7 @@ def open_session(
     engine.check(recipe.stages)
     # Kept until all is loaded: through it, transformers finds DeepSpeed's config.
     arguments = build_arguments(recipe, how, 1, state.folder, torch.device(device).type, engine.config)
-    setup = Setup(device, recipe.dtype, engine.name, recipe.optim, engine.size, how.gradient_checkpointing, False)
-    with explained(Place.MODEL, setup):
-        model = load_model(path, recipe.dtype, engine.place(device, card.stack))
-        layers = find_layers(model, card.stack)
-        apply_trainable_set(model, layers, card.tune, engine.is_on_host)
-    check_trainable_set(model, layers, card.tune)
-    collect_stored(opened, model, layers, card.tune, "meta", describe)
+    model, layers = _load_student(opened, card, recipe, how, engine, device)
     if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):
         progress.say(f"{type(model).__name__} cannot compute its layers again: no gradient checkpointing")
         how = replace(how, gradient_checkpointing=False)
@@ -111,6 +97,26 @@ def open_session(
             progress,
         ),
     )
+
+
+def _load_student(
+    opened: OpenedModel, card: CheckpointCard, recipe: Recipe, how: Execution, engine: Engine, device: str
+) -> tuple[PreTrainedModel, nn.ModuleList]:
+    """The model that is healed and its layers, with nothing but the tuned ones to train."""
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.healing.ladder import Place, Setup, explained
+    from interlace_cli.healing.sharding import describe
+    from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set
+    from interlace_cli.io.models import load_model
+
+    setup = Setup(device, recipe.dtype, engine.name, recipe.optim, engine.size, how.gradient_checkpointing, False)
+    with explained(Place.MODEL, setup):
+        model = load_model(opened.checkpoint.path, recipe.dtype, engine.place(device, card.stack))
+        layers = find_layers(model, card.stack)
+        apply_trainable_set(model, layers, card.tune, engine.is_on_host)
+    check_trainable_set(model, layers, card.tune)
+    collect_stored(opened, model, layers, card.tune, "meta", describe)
+    return model, layers
 
 
 def _load_teacher(card: CheckpointCard, recipe: Recipe, engine: Engine, device: str) -> Dense | None:
