@@ -25,15 +25,24 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
-from pretend_rules import BASE, CPU, aten, check_devices, iter_tensors, name_wait
+from pretend_rules import (
+    BASE,
+    CPU,
+    aten,
+    check_devices,
+    is_collective,
+    is_dtensor,
+    is_of_options,
+    iter_tensors,
+    name_wait,
+)
 from torch import Tensor
-from torch.autograd import graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GRAIN = 512
@@ -117,6 +126,8 @@ class Pretend(TorchDispatchMode):
         self.thread = Thread()
         self.lock = threading.RLock()
         self.owner = os.getpid()
+        self.has_nccl_alone: Callable[[], bool] = lambda: False
+        """Whether processes exchange tensors of GPUs only (pretend_ranks)."""
         self.dataless = None
         if fake:
             from pretend_fake import Dataless
@@ -141,7 +152,9 @@ class Pretend(TorchDispatchMode):
     # --- Colours and bytes ---
 
     def find_device(self, tensor: Tensor) -> torch.device:
-        """The device that a tensor is said to be on."""
+        """The device that a tensor is said to be on; of a DTensor, that its part is on."""
+        if is_dtensor(type(tensor)):
+            return self.find_device(tensor._local_tensor)
         try:
             block = self.blocks.get(BASE.untyped_storage(tensor)._cdata)
         except (NotImplementedError, RuntimeError):  # sparse ones have no storage
@@ -208,6 +221,8 @@ class Pretend(TorchDispatchMode):
     # --- Operations ---
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(map(is_dtensor, types)):
+            return NotImplemented  # it does the same with the parts, one by one
         kwargs = dict(kwargs or {})
         tensors = list(iter_tensors([*args, *kwargs.values()]))
         device = self._settle(func, args, kwargs, tensors, sys._getframe(1))
@@ -234,13 +249,15 @@ class Pretend(TorchDispatchMode):
 
     def _settle(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], frame: FrameType) -> torch.device:
         """The device that the result is on. Raises where the inputs do not go together."""
-        asked, is_formula = kwargs.get("device"), frame.f_code is graph._engine_run_backward.__code__
+        asked, is_formula = kwargs.get("device"), is_of_options(frame.f_code)
         if not tensors:
             if is_formula and self.thread.last is not None and torch.device(asked or CPU).type == "cpu":
-                return self.thread.last  # a formula of autograd copies what it believes to be a tensor's options
+                return self.thread.last
             return self.name_device(asked or CPU)
         devices = [self.find_device(tensor) for tensor in tensors]
         colours = [device for device in devices if device.type == "cuda"]
+        if len(colours) < len(devices) and is_collective(func) and self.has_nccl_alone():
+            raise RuntimeError("No backend type associated with device type cpu")
         if colours and any(device.type == "cpu" for device in devices):
             devices = self._adopt(tensors, devices, colours[0], frame)
         if colours:

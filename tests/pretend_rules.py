@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import graph
+from torch.distributed import utils
+from torch.nn.parallel import distributed
 
 aten = torch.ops.aten
 BASE = torch._C.TensorBase
@@ -36,6 +40,23 @@ def iter_tensors(value: Any) -> Iterator[Tensor]:
 
 
 @cache
+def is_dtensor(kind: type) -> bool:
+    """Whether tensors of this class are parts of one that lies on several devices."""
+    return hasattr(kind, "_local_tensor")
+
+
+def is_collective(func: Any) -> bool:
+    """Whether processes exchange its tensors. (A barrier's is made for it by C++.)"""
+    return func.namespace == "c10d" and func is not torch.ops.c10d.barrier.default
+
+
+def is_of_options(code: CodeType) -> bool:
+    """Whether what this Python code makes on the CPU is made by C++, which copies what it believes to be a tensor's
+    options: the formulas of autograd, and what DistributedDataParallel compares and buckets."""
+    return code is graph._engine_run_backward.__code__ or code.co_filename in (distributed.__file__, utils.__file__)
+
+
+@cache
 def find_written(func: Any) -> list[tuple[int, str]]:
     """Place and name of the arguments that an operation writes into."""
     arguments = enumerate(func._schema.arguments)
@@ -55,7 +76,7 @@ def check_devices(func: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], 
             raise RuntimeError(
                 f"indices should be either on cpu or on the same device as the indexed tensor ({find_device(args[0])})"
             )
-    else:
+    elif not name.startswith("c10d::"):
         written = [args[i] if i < len(args) else kwargs.get(name) for i, name in find_written(func)]
         _compare(func, tensors, find_device, func not in STRICT, written)
 

@@ -81,7 +81,7 @@ def _choose_own(device: str, here: Processes) -> str:
 
     count = torch.cuda.device_count()
     own = f"cuda:{here.local % count}"
-    if device != "cuda" and (device != own or (here.on_machine > 1 and count > 1)):
+    if device not in ("cuda", own):  # its own, if it was chosen before
         raise UsageError(
             f"--device {device} is one GPU, and there are {here.size} processes.",
             "Give --device cuda: each process takes a GPU of its own. CUDA_VISIBLE_DEVICES says which there are.",

@@ -71,12 +71,12 @@ def test_each_process_takes_a_gpu_of_those_that_it_sees(
     assert use_device(asked) == chosen
     assert f"cuda:{gpus.current}" == chosen
     assert os.environ["LOCAL_RANK"] == chosen[-1], "by which DeepSpeed chooses"
-    assert choose_device(asked) == chosen
+    assert choose_device(asked) == choose_device(chosen) == chosen
 
 
 def test_one_gpu_is_not_for_several_processes(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus.show(4)
-    for rank in (0, 1):
+    for rank in (0, 2):  # that of rank 1 is its own
         be_rank(monkeypatch, rank=rank, size=4, local=rank, beside=4)
         with pytest.raises(
             UsageError, match=r"--device cuda:1 is one GPU, and there are 4 processes\..*--device cuda:"
