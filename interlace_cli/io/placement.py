@@ -7,7 +7,7 @@ import logging
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,11 @@ class Placement:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         keep_on_host(loading.model)
-        # There only if weights went to the disk that the checkpoint's files do not hold as they are needed.
-        weakref.finalize(loading.model, shutil.rmtree, scratch, ignore_errors=True)
+        with suppress(OSError):
+            # Empty, where the checkpoint's files hold all weights of the disk as they are needed.
+            scratch.rmdir()
+        if scratch.exists():
+            weakref.finalize(loading.model, shutil.rmtree, scratch, ignore_errors=True)
 
 
 @dataclass

@@ -57,7 +57,7 @@ def parse_memory(texts: Sequence[str]) -> dict[int | str, int]:
     the GPUs in order. Raises UsageError for anything else."""
     found: dict[int | str, int] = {}
     for number, text in enumerate(texts):
-        match = re.fullmatch(r"(?:(cpu|\d{1,3}):)?(0|\d{1,12}(?:\.\d{1,6})?([KMGT]i?B))", text, re.I)
+        match = re.fullmatch(r"(?:(cpu|\d{1,3}):)?(0|\d{1,12}(?:\.\d{1,6})?([KMGT]i?B))", text, re.ASCII | re.I)
         if match is None:
             raise UsageError(f"--max-memory does not take {text!r}.", "Such as 20GiB,20GiB,cpu:60GiB.")
         name = (match[1] or str(number)).lower()
