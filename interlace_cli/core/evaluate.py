@@ -34,6 +34,7 @@ from interlace_cli.io.files import check_free
 from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.evaluate import EvaluateOptions
+from interlace_cli.options.shared import ONE_DEVICE
 
 if TYPE_CHECKING:
     from interlace_cli.evaluation.answering import Answered
@@ -89,7 +90,8 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
 
 def build_settings(options: EvaluateOptions) -> Settings:
     """Everything the figures depend on beside the checkpoints and the samples."""
-    return {**options.build_settings(*SETTINGS), "batch_size": options.batch_size or BATCH_SIZE}
+    spread = options.build_settings("device_map") if options.device_map != ONE_DEVICE else {}
+    return {**options.build_settings(*SETTINGS), **spread, "batch_size": options.batch_size or BATCH_SIZE}
 
 
 def find_file(tasks: str) -> Path:

@@ -146,10 +146,13 @@ def has_sparse_kernels(options: EvaluateOptions) -> bool:
 
 def describe_machine(options: EvaluateOptions) -> tuple[str, str]:
     """The device and the dtype that `options` come to."""
+    from interlace_cli.io.placement import Placement
     from interlace_cli.runtime.device import choose_device, choose_dtype
 
     device = choose_device(options.device)
-    return _describe_device(device), str(choose_dtype(options.dtype, device)).removeprefix("torch.")
+    count = Placement.of(options).count_gpus()
+    name = f"{count} × {_describe_device(device)}" if count > 1 else _describe_device(device)
+    return name, str(choose_dtype(options.dtype, device)).removeprefix("torch.")
 
 
 def _describe_device(device: str) -> str:

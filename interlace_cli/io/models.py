@@ -117,7 +117,7 @@ def load_model(
     # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
     except Exception as error:
         if is_out_of_memory(error):
-            raise _describe_shortage(path, error, chosen) from error
+            raise _describe_shortage(path, error, chosen, placement) from error
         failure = read_failure(error, open_checkpoint(path).tensors)
         if failure is not None:
             raise describe_lack(path, failure) from error
@@ -132,14 +132,16 @@ def load_model(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise _describe_shortage(path, error, chosen) from error
+        raise _describe_shortage(path, error, chosen, placement) from error
 
 
-def _describe_shortage(path: Path, error: Exception, device: str) -> ShortageError:
+def _describe_shortage(path: Path, error: Exception, device: str, placement: Placement) -> ShortageError:
     size = open_checkpoint(path).total_bytes / (1 << 30)
     return ShortageError(
         f"{path}, {size:,.2f} GiB of weights on disk, does not fit into the memory: {read_shortage(error, device)}.",
-        "Take --device-map auto, which spreads it over GPUs and the host, or --device cpu.",
+        "Say less by --max-memory."
+        if placement.is_dispatched
+        else "Take --device-map auto, which spreads it over GPUs and the host, or --device cpu.",
     )
 
 

@@ -59,6 +59,10 @@ class Placement:
         free = {gpu: read_free(f"cuda:{gpu}") for gpu in range(count)}
         return limit_memory(free, read_available(), parse_memory(self.max_memory))
 
+    def count_gpus(self) -> int:
+        """GPUs that may hold the model."""
+        return len(self.find_limits()) - 1 if self.is_dispatched else 1
+
     def count_bytes(self) -> int:
         """Bytes that weights may take of all GPUs and of the host together."""
         return sum(self.find_limits().values())

@@ -108,6 +108,7 @@ def test_a_cut_is_verified_and_asked_as_on_one_device(
     found, gpu = spread(way, *words)
     assert found.code == 0, found.err
     expect_spread(gpu, way, chain_model)
+    assert found.json["device"] == "2 × Pretended GPU"
     for one, other in zip(plain.json["results"], found.json["results"], strict=True):
         assert one == other
 

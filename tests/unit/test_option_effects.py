@@ -439,7 +439,7 @@ REMEMBERED: dict[str, set[str]] = {
     "finetune": {slot.name for slot in describe(RecipeOptions)},
     "evaluate": {
         *("samples", "batch_size", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed"),
-        *("repeats", "dtype", "device", "attention", "seed"),
+        *("repeats", "dtype", "device", "device_map", "attention", "seed"),
     },
 }
 """Step -> the options that its result depends on: by another value of one of them it is another result."""
@@ -456,7 +456,8 @@ def test_a_step_remembers_what_its_result_depends_on(step: str) -> None:
         value = "none" if slot.name == "compensate" else choose_value(slot)
         # Weights are dropped, or layers, whose gaps are made up for; and a plain cut alone is verified.
         plain = {} if slot.name in ("method", "verify", "dry_run") else base
-        if plain == base and build_settings(record(**{**plain, **more, slot.name: value})) != before:
+        beside = build_settings(record(**{**plain, **more}))
+        if plain == base and build_settings(record(**{**plain, **more, slot.name: value})) != beside:
             changed.add(slot.name)
     assert changed == REMEMBERED[step]
     assert json.loads(json.dumps(before)) == before, "as it stands in the artifact"
