@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from typing import Any
 
@@ -110,10 +111,16 @@ def test_a_kernel_without_a_backward_pass_is_not_taken(gpu: Pretend, monkeypatch
         def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("This flash attention build does not support backward.")
 
-    monkeypatch.setattr(
-        torch_varlen, "varlen_attn", lambda *args, **named: Forward.apply(kernels.varlen(*args, **named))
-    )
+    kernels.install_varlen(monkeypatch)
+    forward = torch_varlen.varlen_attn
+
+    @functools.wraps(forward)
+    def attend(*args: Any, **named: Any) -> torch.Tensor:
+        return Forward.apply(forward(*args, **named))
+
+    monkeypatch.setattr(torch_varlen, "varlen_attn", attend)
     assert choose_layout(model, samples, torch.bfloat16).attention == "segments"
+    assert kernels.calls, "it was tried"
     del gpu
 
 
