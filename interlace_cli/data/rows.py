@@ -62,11 +62,13 @@ class Encoded:
 @dataclass(frozen=True)
 class PackedRow:
     """The input of one forward pass. `inputs`: the model's, among them `logits_to_keep` [K]; `targets_BK`: the targets
-    at these positions; `lengths`: where the samples of a packed row lie, if the model is told."""
+    at these positions; `lengths`: where the samples of a packed row lie, if the model is told; `labels_L`: see
+    `label_places`, found before the row was moved."""
 
     inputs: Inputs
     targets_BK: Tensor
     lengths: SampleLengths | None = None
+    labels_L: Tensor | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -77,6 +79,11 @@ class PackedRow:
     def is_label_BK(self) -> Tensor:
         """True where there is a target. [B, K]"""
         return self.targets_BK != IGNORE
+
+    @property
+    def label_places(self) -> Tensor:
+        """The places [L] of [B K] where there is a target. On the host a mask is looked at without a wait."""
+        return self.is_label_BK.flatten().nonzero()[:, 0] if self.labels_L is None else self.labels_L
 
     @property
     def padded_tokens(self) -> int:
@@ -92,7 +99,8 @@ class PackedRow:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> PackedRow:
         """The same on `device`; floating-point tensors (pixels) in `dtype`."""
         moved = {name: send(value, device, dtype) for name, value in self.inputs.items()}
-        return PackedRow(moved, send(self.targets_BK, device), self.lengths.to(device) if self.lengths else None)
+        lengths = self.lengths.to(device) if self.lengths else None
+        return PackedRow(moved, send(self.targets_BK, device), lengths, send(self.label_places, device))
 
 
 class EncodedSteps(Dataset[list[Encoded]]):

@@ -102,4 +102,4 @@ def compute_loss(model: PreTrainedModel, conversations: Inputs) -> tuple[float, 
     loss = float(answer_loss(model(**batch, use_cache=False), labels, batch["logits_to_keep"]))
     if not math.isfinite(loss):
         raise explain_not_finite(model, find_layers(model), batch, "the loss")
-    return loss, int((labels != IGNORE).sum())
+    return loss, int((conversations["labels"] != IGNORE).sum())

@@ -48,7 +48,7 @@ class HeadLoss:
         None (with share 0) for no distillation."""
 
         def loss(hidden_BKH: Tensor) -> Tensor:
-            hidden_KH, targets_K = _at_labels(hidden_BKH, row), row.targets_BK[row.is_label_BK]
+            hidden_KH, targets_K = _at_labels(hidden_BKH, row), _find_targets(row)
             weight, bias = self.head.weight, self.head.bias
             result: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
                 hidden_KH, wanted, targets_K, weight, bias, share
@@ -86,7 +86,7 @@ class LogitsLoss:
     def compute(self, model: Any, row: PackedRow, wanted: Tensor | None = None, share: float = 0.0) -> Tensor:
         """As `HeadLoss.compute`; `wanted` are the teacher's logits [K, V]."""
         log_p = torch.log_softmax(self.teacher_targets(model, row).float(), -1)
-        cross_entropy = -log_p.gather(1, row.targets_BK[row.is_label_BK][:, None]).sum()
+        cross_entropy = -log_p.gather(1, _find_targets(row)[:, None]).sum()
         total = (1 - share) * cross_entropy
         if wanted is not None:
             log_t = torch.log_softmax(wanted.float(), -1)
@@ -101,7 +101,13 @@ class LogitsLoss:
 
 def _at_labels(values_BKX: Tensor, row: PackedRow) -> Tensor:
     """[labels, ...]: the logits or hidden states of the row at its labels."""
-    return keep_positions(values_BKX, row.inputs.get("logits_to_keep"))[row.is_label_BK]
+    kept_BKX = keep_positions(values_BKX, row.inputs.get("logits_to_keep"))
+    return kept_BKX.flatten(0, 1)[row.label_places]
+
+
+def _find_targets(row: PackedRow) -> Tensor:
+    """[labels]: their ids."""
+    return row.targets_BK.flatten()[row.label_places]
 
 
 @torch.no_grad()

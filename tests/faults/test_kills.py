@@ -33,7 +33,7 @@ def kill_often(server: ForkServer, stages: Stages, name: str, kills: int, space:
         assert code in (0, -signal.SIGKILL) or "exists already" in said, said
         done += 1
         left = {name: data for name, data in list_files(space).items() if "/." not in f"/{name}"}
-        assert left.keys() <= {*whole, "analysis.search.json"}
+        assert left.keys() <= {*whole, "analysis.search.json", "eval.answers.json"}
         assert all(data == whole[name] for name, data in left.items() if name in whole and name not in CHANGING)
         if code != -signal.SIGKILL and done < kills:
             # It was faster: begun again from the start.
@@ -112,7 +112,7 @@ def kill_run_often(
         code, said = running.wait()
         assert code in (0, 130, -signal.SIGKILL), said
         left = {name: data for name, data in list_files(space).items() if "/." not in f"/{name}"}
-        assert left.keys() <= {*whole, "analysis.search.json"}
+        assert left.keys() <= {*whole, "analysis.search.json", "eval.answers.json"}
         assert all(data == whole[name] for name, data in left.items() if name not in (*CHANGING, "report.html"))
         if code == 0:
             shutil.rmtree(space)
