@@ -12,6 +12,7 @@ from interlace_cli.domain.memory import WayNeed
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.healing.layer_pairs import find_anchors
 from interlace_cli.healing.memory_need import ModelSizes, RowSizes, Way, build_sizes, count_need
+from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def list_needs(sizes: ModelSizes, row: RowSizes, ways: Sequence[Way], room: Room
 def list_ways(optim: str, is_checkpointed: bool = False) -> list[Way]:
     """Those that `auto` chooses from, the fastest first; with `is_checkpointed` those that are. The training state of
     an optimizer that is not torch's AdamW does not leave the device."""
-    optim = settle_optim(optim)
+    optim = choose_optim(optim, "cuda", "auto")
     ways = [Way("ddp", False, optim), Way("ddp", True, optim)]
     if optim.startswith("adamw_torch"):
         ways.append(Way("offload", True, optim))
@@ -93,11 +94,6 @@ def list_all_ways(optim: str) -> list[Way]:
     first, second, *offloaded = list_ways(optim)
     small = [replace(second, optim=SMALL)] if offloaded else []
     return [first, second, *small, *(replace(way, is_checkpointed=False) for way in offloaded), *offloaded]
-
-
-def settle_optim(optim: str) -> str:
-    """What an optimizer is on a GPU: torch's AdamW is the fused one there."""
-    return "adamw_torch_fused" if optim == "adamw_torch" else optim
 
 
 def choose_way(needs: Sequence[WayNeed]) -> WayNeed:
