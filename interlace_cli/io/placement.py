@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -88,7 +89,10 @@ class Placement:
         where = {"device_map": self.device_map, "max_memory": self.find_limits(), "offload_folder": scratch}
         loading = Loading(where)
         try:
-            yield loading
+            with warnings.catch_warnings():
+                # Parameters beside modules (LLaVA-NeXT's image_newline), which it places all the same.
+                warnings.filterwarnings("ignore", message="The following device_map keys do not match")
+                yield loading
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

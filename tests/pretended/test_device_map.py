@@ -9,10 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pretend import Pretend
 from pretend_numbers import numbered
 from safetensors.numpy import load_file
+from tiny import IMAGE, TINY
 from workspaces import Called, call
+
+from interlace_cli.data.batches import to_model
+from interlace_cli.families.modules import bypassed, find_layers
+from interlace_cli.importance.similarity import SpanHook
+from interlace_cli.io.models import load_model
+from interlace_cli.io.placement import Placement
+from interlace_cli.runtime.dispatch import find_offloaded
 
 WAYS: dict[str, dict[str, Any]] = {
     "two": {"gpus": 2, "used": 2},
@@ -111,6 +120,34 @@ def test_a_cut_is_verified_and_asked_as_on_one_device(
     assert found.json["device"] == "2 × Pretended GPU"
     for one, other in zip(plain.json["results"], found.json["results"], strict=True):
         assert one == other
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_each_family_computes_the_same_on_several_devices(name: str, tmp_path: Path) -> None:
+    """Outputs, outputs with layers bypassed (the last is on another device than the first), similarities, angles."""
+    TINY[name].save(tmp_path)
+    inputs = TINY[name].build_inputs()
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+
+    def run(model: Any) -> list[torch.Tensor]:
+        there = to_model(inputs, model)
+        with torch.inference_mode():
+            found = [model(**there, use_cache=False).logits]
+            with bypassed(model, [3, 7]):
+                found.append(model(**there, use_cache=False).logits)
+        with SpanHook(find_layers(model)) as hook:
+            found += [hook.run(model, there, there["input_ids"] == IMAGE), hook.angles]
+        return [value.cpu() for value in found]
+
+    plain = load_model(tmp_path, "float32", "cpu")
+    wanted, size = run(plain), sum(parameter.nbytes for parameter in plain.parameters())
+    for sizes in ((), (f"{size * 45 // 100000}KB", f"{size * 30 // 100000}KB")):
+        with Pretend(2), numbered():
+            model = load_model(tmp_path, "float32", Placement("auto", "auto", sizes, tmp_path))
+            assert {0, 1} <= set(model.hf_device_map.values())
+            assert find_offloaded(model) == (["CPU"] if sizes else [])
+            found = run(model)
+        assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
 
 
 def test_gradients_of_offloaded_weights_are_refused(chain_model: Path, small_dataset: Path, tmp_path: Path) -> None:
