@@ -319,7 +319,8 @@ class Healer:
         optimizer = make(layer.parameters(), **{"weight_decay": 0.0, **options})
         keep_form(optimizer)
         schedule = transformers.get_cosine_schedule_with_warmup(optimizer, arguments.get_warmup_steps(steps), steps)
-        return Learner(span, layer, optimizer, schedule)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        return Learner(span, layer, optimizer, schedule, scaler)
 
 
 def _find_prefixes(student: Student, dense: Dense) -> dict[str, str]:

@@ -38,12 +38,14 @@ MAX_NORM = 1.0
 
 @dataclass
 class Learner:
-    """A tuned layer, the span it learns, its optimizer and schedule, and its loss at each step so far."""
+    """A tuned layer, the span it learns, its optimizer and schedule, what scales its losses in float16, and its loss at
+    each step so far."""
 
     span: LocalSpan
     layer: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
     losses: list[float] = field(default_factory=list)
 
     def move(self, device: torch.device | str) -> None:
@@ -63,6 +65,7 @@ class Learner:
             "layer": self.layer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "losses": self.losses,
         }
 
@@ -71,6 +74,7 @@ class Learner:
         self.layer.load_state_dict(state["layer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
         self.losses = list(state["losses"])
 
 
@@ -128,7 +132,7 @@ class LocalTrainer:
             with self.autocast():
                 output = self._call(learner.layer, lesson)
                 loss = sum_errors([output], [send(lesson.leaving, self.device)], mask_BN) / tokens
-            loss.backward()  # type: ignore[no-untyped-call]
+            learner.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self._exchange(learner.layer)
         # The same on all processes, which so agree, and the only wait for the device in a step.
@@ -140,11 +144,22 @@ class LocalTrainer:
                 f" {dtype}.",
                 f"Use a smaller --lr. {advise_dtype(dtype)}",
             )
+        learner.scaler.unscale_(learner.optimizer)
         torch.nn.utils.clip_grad_norm_(learner.layer.parameters(), MAX_NORM)
-        learner.optimizer.step()
-        learner.schedule.step()
+        self._step(learner)
         learner.optimizer.zero_grad()
         return found
+
+    @staticmethod
+    def _step(learner: Learner) -> None:
+        """One step of optimizer and schedule. In float16 it is left out where a gradient was beyond its range, on all
+        processes alike since gradients are summed before; the next losses are scaled less."""
+        scaler = learner.scaler
+        before = scaler.get_scale() if scaler.is_enabled() else 1.0
+        scaler.step(learner.optimizer)
+        scaler.update()
+        if not scaler.is_enabled() or scaler.get_scale() >= before:
+            learner.schedule.step()
 
     def _exchange(self, layer: nn.Module) -> None:
         """Sums the gradients over all processes, including those that had no sample in this step."""

@@ -67,11 +67,12 @@ def test_a_model_is_read_straight_to_its_gpu(chain_model: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_an_old_gpu_heals_in_float16_with_scaled_losses(space: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["ce", "local"])
+def test_an_old_gpu_heals_in_float16_with_scaled_losses(objective: str, space: Path, tmp_path: Path) -> None:
     """A T4 has no bfloat16 of its own."""
     copytree(space, tmp_path / "w")
     with Pretend(capability=(7, 5)) as gpu:
-        done = succeed("finetune", "-w", tmp_path / "w", "--force", *HEAL[:-2], "--json")
+        done = succeed("finetune", "-w", tmp_path / "w", "--force", *HEAL[:-2], "--objective", objective, "--json")
         assert gpu.peak[0] > 0
     healing = done.json["healing"]
     assert healing["recipe"]["dtype"] == "float16"
