@@ -82,7 +82,9 @@ LADDER = (
     Rung("--objective ce, which needs no dense model", frozenset({Place.TEACHER}), lambda s: s.has_teacher),
     Rung("--optim adamw_8bit", TRAINED, lambda s: s.is_gpu and s.is_whole and "8bit" not in s.optim),
     Rung("a smaller --max-length or --max-pixels", COMPUTED, lambda s: True),
-    Rung("fewer layers (--tune-layers)", TRAINED | {Place.MODEL, Place.TRIAL}, lambda s: True),
+    Rung("fewer layers (--tune-layers)", TRAINED | {Place.TRIAL}, lambda s: True),
+    # Their float32 copies are on the host with `offload`.
+    Rung("fewer layers (--tune-layers)", frozenset({Place.MODEL}), lambda s: s.engine != "offload"),
     Rung(
         "--engine zero3 and more --processes, each with a GPU",
         DEVICE - {Place.LOCAL},

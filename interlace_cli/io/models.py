@@ -28,7 +28,7 @@ from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.io.torchvision import do_without_video_processors, repair_torchvision
 from interlace_cli.runtime.device import choose_dtype, use_device
 from interlace_cli.runtime.memory import is_out_of_memory
-from interlace_cli.runtime.shortage import read_shortage
+from interlace_cli.runtime.shortage import format_bytes, read_shortage
 
 if TYPE_CHECKING:
     import torch
@@ -136,9 +136,9 @@ def load_model(
 
 
 def _describe_shortage(path: Path, error: Exception, device: str, placement: Placement) -> ShortageError:
-    size = open_checkpoint(path).total_bytes / (1 << 30)
+    size = format_bytes(open_checkpoint(path).total_bytes)
     return ShortageError(
-        f"{path}, {size:,.2f} GiB of weights on disk, does not fit into the memory: {read_shortage(error, device)}.",
+        f"{path}, {size} of weights on disk, does not fit into the memory: {read_shortage(error, device)}.",
         "Say less by --max-memory."
         if placement.is_dispatched
         else "Take --device-map auto, which spreads it over GPUs and the host, or --device cpu.",

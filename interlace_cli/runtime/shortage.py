@@ -21,11 +21,11 @@ class Shortage:
     total: int | None = None
 
     def __str__(self) -> str:
-        wanted = "" if self.wanted is None else f"{_format(self.wanted)} more were asked for, and "
+        wanted = "" if self.wanted is None else f"{format_bytes(self.wanted)} more were asked for, and "
         if self.free is None:
             return f"{wanted}the memory of {self.where} is used up"
-        total = "" if self.total is None else f" of {_format(self.total)}"
-        return f"{wanted}{_format(self.free)}{total} are free on {self.where}"
+        total = "" if self.total is None else f" of {format_bytes(self.total)}"
+        return f"{wanted}{format_bytes(self.free)}{total} are free on {self.where}"
 
 
 def read_shortage(error: BaseException, device: str = "") -> Shortage:
@@ -53,5 +53,6 @@ def _read(found: re.Match[str] | None, group: int) -> int | None:
     return None if found is None else int(float(found[group]) * UNITS[found[group + 1]])
 
 
-def _format(size: int) -> str:
+def format_bytes(size: int) -> str:
+    """In GiB, or in MiB where that is little."""
     return f"{size / (1 << 30):,.2f} GiB" if size >= 1 << 28 else f"{size / (1 << 20):,.1f} MiB"
