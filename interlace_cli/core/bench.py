@@ -16,6 +16,7 @@ from interlace_cli.families.model_files import open_model
 from interlace_cli.io.artifacts import build_origin
 from interlace_cli.options.bench import BenchOptions
 from interlace_cli.options.prepare import PrepareOptions
+from interlace_cli.runtime.allocator import expand_segments
 
 if TYPE_CHECKING:
     from interlace_cli.bench.heal import Patient
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 def run_benchmark(options: BenchOptions, progress: Progress) -> Benchmark:
     """One part, on this machine. Raises UsageError for a shape that there is not."""
     part = options.part
+    if part == "heal":
+        expand_segments()
     with progress.task(f"bench {part}", _count(part, options), "runs") as advance:
         device, cases = _measure(part, options, lambda: advance(1))
     from interlace_cli.bench.machine import describe_machine, find_versions

@@ -40,6 +40,7 @@ from interlace_cli.options.option import describe
 from interlace_cli.options.plan import CRITERIA, SEARCHES, STRATEGIES, TUNED, PlanOptions
 from interlace_cli.report.comparison import build_csv, build_markdown
 from interlace_cli.report.figure import build_figure
+from interlace_cli.runtime.allocator import expand_segments
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies.needs import complete_analysis
 
@@ -59,6 +60,7 @@ COUNTED: Mapping[str, tuple[str, ...]] = {
 def compare(options: CompareOptions, progress: Progress, on_step: StepCallback = ignore_step) -> Comparison:
     """Makes and evaluates every cell that is not there yet, and writes compare.json, .md, .csv and .svg. Raises
     ExistsError if rows of the table that is there would be lost."""
+    expand_segments()
     grid = _check_options(options)
     _check_replaceable(options)
     if options.anew or not (Workspace(options.workspace).root / "compare.json").exists():

@@ -35,6 +35,7 @@ from interlace_cli.io.sample_keys import CALIBRATED, TRAINED, build_keys, join_k
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.finetune import FinetuneOptions
+from interlace_cli.runtime.allocator import describe_segments, expand_segments
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ class Job:
 def finetune(options: FinetuneOptions, progress: Progress) -> CheckpointCard:
     """Trains the layers that are to be tuned on the dataset's training split, and writes the checkpoint. An interrupted
     call goes on where it was. Raises TrainableSetError if anything else would train, or has moved."""
+    expand_segments()
     return build_step(options).run(progress, options.force)
 
 
 def estimate(options: FinetuneOptions, progress: Progress | None = None) -> HealingEstimate:
     """What healing would need here, by a trial of a few steps. Writes nothing."""
+    expand_segments()
     job = choose_job(options)
     recipe, how = Recipe.of(options), Execution.of(options)
     check_recipe(recipe, job.card)
@@ -234,6 +237,8 @@ def _heal(
     key = hash_bytes(repr((step.key, chosen.dtype, how.describe_state(processes.size))).encode())[:10]
     state = State(step.out, key)
     told = progress if processes.is_main else Silent()
+    if line := describe_segments(how.device):
+        told.say(line)
     healing = open_session(job.opened, job.card, dataset, chosen, how, state, told)
     history = healing.run()
     tuned = healing.collect()

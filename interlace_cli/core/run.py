@@ -40,6 +40,7 @@ from interlace_cli.options.option import describe
 from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.run import RunOptions
 from interlace_cli.options.shared import WORKSPACE
+from interlace_cli.runtime.allocator import expand_segments
 from interlace_cli.strategies.decide import check_reach
 from interlace_cli.strategies.needs import complete_analysis
 
@@ -68,6 +69,7 @@ def compose_options(record: type[O], given: Mapping[str, Any]) -> O:
 def run(options: RunOptions, progress: Progress, on_step: StepCallback = ignore_step) -> RunRecord:
     """Brings every artifact of the workspace up to date, and returns what came of it. Raises UsageError for options
     that cannot work, and ExistsError for what would be replaced, before the first step starts."""
+    expand_segments()
     chain = Chain(options, progress, on_step)
     chain.check_options()
     chain.refuse_early()

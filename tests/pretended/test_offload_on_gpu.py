@@ -12,8 +12,18 @@ from pretend import Pretend
 from safetensors.torch import load_file
 from torch import nn
 
+from interlace_cli.bench.shapes import SHAPES, build_model, build_samples
+from interlace_cli.data.rows import build_rows
+from interlace_cli.domain.progress import Silent
+from interlace_cli.families.modules import find_layers
+from interlace_cli.healing.layout import choose_layout
+from interlace_cli.healing.loss import choose_loss
+from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.offload import HostAdamW, find_master, keep_masters
 from interlace_cli.healing.optimizer import keep_form
+from interlace_cli.healing.step import RowLoss, TermWeights
+from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
+from interlace_cli.runtime import allocator
 
 WIDTH = 256
 LAYER = 2 * WIDTH * WIDTH * 2
@@ -112,19 +122,61 @@ def test_a_fused_optimizer_goes_on_from_the_state_of_any_other(saved: dict[str, 
     assert {state["step"].device.type for state in new.state.values()} == {"cuda"}
 
 
-def test_a_gpu_gives_the_same_weights_by_both_engines(chain_model: Path, tmp_path: Path) -> None:
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_gpu_gives_the_same_weights_by_both_engines(
+    chain_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both run fused AdamW, in float16 with a scaler."""
-    make_cut(chain_model, [2, 6], tmp_path / "pruned")
-    make_dataset("demo", tmp_path / "dataset", max_samples=20)
+    for name in (allocator.NAME, allocator.OURS):
+        monkeypatch.setenv(name, allocator.SETTING)
+    pruned, dataset, told = tmp_path / "pruned", tmp_path / "dataset", Lines()
+    make_cut(chain_model, [2, 6], pruned)
+    make_dataset("demo", dataset, max_samples=20)
     where = {"device": "cuda", "dtype": "float16", "tune_layers": (3, 5), "max_length": 150, "save_every": 2}
     recipe = {"lr": 1e-3, "epochs": 1.0, "batch_size": 6, "grad_accum": 1, **where}
     peaks = {}
     for engine in ("ddp", "offload"):
         with Pretend() as gpu:
-            card = make_healed(tmp_path / "pruned", tmp_path / "dataset", tmp_path / engine, **recipe, engine=engine)
+            card = make_healed(pruned, dataset, tmp_path / engine, told, **recipe, engine=engine)
         assert card.healing.recipe["optim"] == "adamw_torch_fused"
         peaks[engine] = gpu.peak[0]
         assert not [place for place in gpu.pageable if "side_stream" in place]
     one, two = (load_file(tmp_path / engine / "model.safetensors") for engine in peaks)
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
     assert peaks["offload"] < peaks["ddp"]
+    assert told.lines.count(allocator.describe_segments("cuda")) == 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "most"), [("8b", 22), ("4b", 12)])
+def test_large_models_are_healed_in_little_memory(name: str, most: int) -> None:
+    """GiB of a step of 8192 tokens, a quarter of the layers dropped and as many tuned."""
+    shape = SHAPES[name]
+    with Pretend(fake=True) as gpu:
+        model = build_model(shape, torch.bfloat16, "cuda")
+        layers = find_layers(model)
+        apply_trainable_set(model, layers, shape.tuned, has_masters=True)
+        apply_checkpointing(model, layers, shape.tuned)
+        samples = build_samples(shape, 8192, model.train())
+        layout = choose_layout(model, samples, torch.bfloat16)
+        (row,) = build_rows(samples, layout.is_packed, 8192, len(samples), layout.padding, layout.lengths)
+        optimizer = HostAdamW(
+            [{"params": [p for p in model.parameters() if p.requires_grad]}], [layers[i] for i in shape.tuned], lr=1e-5
+        )
+        with torch.autocast("cuda", torch.bfloat16):
+            there = row.to("cuda", torch.bfloat16)
+            with torch.no_grad():
+                loss = RowLoss(Stage(("ce",)), choose_loss(model, there), TermWeights(0.0, 0.0))
+            loss.compute(model, there).token.backward()
+        optimizer.land()
+        optimizer.clip(1.0)
+        optimizer.step()
+    print(f"{name}: {gpu.peak[0] / 2**30:.2f} GiB")
+    assert 6 < gpu.peak[0] / 2**30 < most
