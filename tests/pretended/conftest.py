@@ -1,4 +1,4 @@
-"""A pretend GPU, and a workspace of the demo that was made on the CPU."""
+"""A pretend GPU, and a workspace of a tiny model that was made on the CPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pretend import Pretend
 from workspaces import succeed, to_words
 
 CHAIN = {
+    "data": "demo",
     "max-samples": 48,
     "holdout": 0.2,
     "calibration": 0.34,
     "importance": "similarity,loss,taylor",
     "loss-samples": 8,
     "ratio": 0.25,
+    "triplet-selection": "optimal",
     "compensate": "linear",
     "epochs": 1,
     "heal-batch-size": 8,
@@ -30,9 +32,9 @@ CHAIN = {
 """A run that takes a few seconds: three steps of healing."""
 
 
-def build_chain(space: Path, device: str, **more: object) -> list[str]:
-    """The words of `run` on the demo."""
-    return ["run", "demo", "-w", str(space), "--device", device, *to_words(CHAIN | more)]
+def build_chain(model: Path, space: Path, device: str, **more: object) -> list[str]:
+    """The words of `run` on the demo's samples."""
+    return ["run", str(model), "-w", str(space), "--device", device, *to_words(CHAIN | more)]
 
 
 @pytest.fixture
@@ -43,9 +45,9 @@ def gpu() -> Iterator[Pretend]:
 
 
 @pytest.fixture(scope="session")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `run` made of the demo on the CPU, in float32: four of sixteen layers are gone. Read it, or copy it
+def space(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `run` made of a tiny model on the CPU, in float32: two of eight layers are gone. Read it, or copy it
     (workspaces.copy); never write into it."""
     folder = tmp_path_factory.mktemp("pretended") / "w"
-    succeed(*build_chain(folder, "cpu"))
+    succeed(*build_chain(chain_model, folder, "cpu"))
     return folder

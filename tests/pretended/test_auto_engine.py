@@ -105,6 +105,7 @@ def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeyp
     assert said.lines[-1] == "--engine auto: offload with gradient checkpointing, as the saved state has it"
 
 
+@pytest.mark.long
 def test_the_choice_is_said_recorded_and_kept(
     space: Path, tmp_path: Path, gpu: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,11 +35,11 @@ def compare_weights(one: Path, other: Path, tolerance: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pretend]:
-    """The same run as `space`, on the GPU."""
+def ran(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pretend]:
+    """The same run as `space`, on the second of two GPUs."""
     folder = tmp_path_factory.mktemp("ran") / "w"
-    with Pretend() as gpu:
-        succeed(*build_chain(folder, "auto"))
+    with Pretend(gpus=2) as gpu:
+        succeed(*build_chain(chain_model, folder, "cuda:1"))
     return folder, gpu
 
 
@@ -59,9 +59,10 @@ def test_a_run_finds_the_same_layers_and_losses(space: Path, ran: tuple[Path, Pr
     assert all((made / name).exists() for name in ("export/model.safetensors", "report.html", "eval.json"))
 
 
-def test_the_gpu_is_what_took_the_work(ran: tuple[Path, Pretend]) -> None:
+def test_the_gpu_that_is_named_took_all_the_work(ran: tuple[Path, Pretend]) -> None:
     folder, gpu = ran
-    assert gpu.peak[0] > 2 * (folder / "pruned/model.safetensors").stat().st_size
+    assert gpu.peak[1] > 2 * (folder / "pruned/model.safetensors").stat().st_size
+    assert gpu.peak[0] == 0
 
 
 def test_a_cut_is_verified(tmp_path: Path, gpu: Pretend) -> None:
@@ -74,8 +75,9 @@ def test_a_cut_is_verified(tmp_path: Path, gpu: Pretend) -> None:
 
 @pytest.mark.parametrize("objective", ["local,distill+anchor"])
 def test_healing_learns_the_same(objective: str, space: Path, tmp_path: Path) -> None:
+    """On the second of two GPUs, the teacher's too."""
     losses = {}
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", "cuda:1"):
         out = tmp_path / device
         words = (
             "-w",
@@ -91,13 +93,14 @@ def test_healing_learns_the_same(objective: str, space: Path, tmp_path: Path) ->
             "--grad-accum",
             1,
         )
-        with Pretend() as gpu:
+        with Pretend(gpus=2) as gpu:
             succeed("finetune", *words, "--device", device, "--dtype", "float32", "--lr", 1e-3)
         losses[device] = read(out / "interlace.json")["healing"]
     check_given_back(gpu)
-    compare_weights(tmp_path / "cpu", tmp_path / "cuda", LEARNED)
+    assert gpu.peak[0] == 0
+    compare_weights(tmp_path / "cpu", tmp_path / "cuda:1", LEARNED)
     for name in ("first_loss", "last_loss", "loss_after"):
-        assert losses["cuda"][name] == pytest.approx(losses["cpu"][name], rel=1e-4)
+        assert losses["cuda:1"][name] == pytest.approx(losses["cpu"][name], rel=1e-4)
 
 
 def test_healing_in_the_precision_of_a_gpu(space: Path, tmp_path: Path, gpu: Pretend) -> None:

@@ -74,7 +74,7 @@ def compensate(model: Path, dataset: Path, folder: Path) -> list[object]:
     return [*words, "--batch-size", 2, "--compensate", "linear"]
 
 
-@pytest.mark.parametrize("way", ["two", "four", LONG])
+@pytest.mark.parametrize("way", ["two", pytest.param("four", marks=pytest.mark.long), LONG])
 def test_scores_are_those_of_one_device(
     way: str, chain_model: Path, small_dataset: Path, plain: Path, tmp_path: Path
 ) -> None:
@@ -122,7 +122,9 @@ def test_a_cut_is_verified_and_asked_as_on_one_device(
         assert one == other
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [name if name == "qwen3_vl" else pytest.param(name, marks=pytest.mark.long) for name in TINY]
+)
 def test_each_family_computes_the_same_on_several_devices(name: str, tmp_path: Path) -> None:
     """Outputs, outputs with layers bypassed (the last is on another device than the first), similarities, angles."""
     TINY[name].save(tmp_path)

@@ -103,7 +103,7 @@ def test_one_model_at_a_time(
     assert held == [0]
 
 
-@pytest.mark.parametrize("models", [1, 2.5, 8])
+@pytest.mark.parametrize("models", [pytest.param(1, marks=pytest.mark.long), 2.5, 8])
 def test_checkpoints_are_timed_in_turns_where_they_fit(
     models: float, family: Family, answered: tuple[Evaluation, int, Path], held: Held, tmp_path: Path
 ) -> None:
@@ -161,6 +161,7 @@ def test_a_kill_keeps_the_answers_of_models_that_have_answered(
     del gpu
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{"max_new_tokens": 3}, {"samples": 1}, {"dtype": "bfloat16"}], ids=str)
 def test_answers_to_another_question_are_not_taken(
     more: dict[str, Any], family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,5 +45,5 @@ def test_analysis_and_compensation_do_without(space: Path, tmp_path: Path) -> No
         w = copy(space, tmp_path / "w")
         words = ("-w", w, "--force", "--device", "cuda", "--samples", 4)
         succeed("analyze", *words, "--importance", "similarity,taylor", "--loss-samples", 4)
-        succeed("plan", "-w", w, "--force", "--ratio", 0.1)
+        succeed("plan", "-w", w, "--force", "--ratio", 0.125)
         succeed("prune", *words, "--compensate", "linear", "--batch-size", 4)

@@ -17,6 +17,7 @@ from interlace_cli.io.models import load_model
 HEAL = ("--epochs", "0.5", "--batch-size", "8", "--grad-accum", "1", "--max-length", "256", "--dtype", "float32")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [
@@ -30,6 +31,7 @@ HEAL = ("--epochs", "0.5", "--batch-size", "8", "--grad-accum", "1", "--max-leng
     ids=["distill", "local", "analyze", "compensate", "verify", "eval"],
 )
 def test_the_gpu_that_is_named_does_all(words: tuple[str, ...], space: Path, tmp_path: Path) -> None:
+    """Each command alone; test_commands.py has them together."""
     copytree(space, tmp_path / "w")
     with Pretend(gpus=2) as gpu:
         succeed(*words, "-w", tmp_path / "w", "--force", "--device", "cuda:1")
@@ -67,12 +69,11 @@ def test_a_model_is_read_straight_to_its_gpu(chain_model: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-@pytest.mark.parametrize("objective", ["ce", "local"])
-def test_an_old_gpu_heals_in_float16_with_scaled_losses(objective: str, space: Path, tmp_path: Path) -> None:
+def test_an_old_gpu_heals_in_float16_with_scaled_losses(space: Path, tmp_path: Path) -> None:
     """A T4 has no bfloat16 of its own."""
     copytree(space, tmp_path / "w")
     with Pretend(capability=(7, 5)) as gpu:
-        done = succeed("finetune", "-w", tmp_path / "w", "--force", *HEAL[:-2], "--objective", objective, "--json")
+        done = succeed("finetune", "-w", tmp_path / "w", "--force", *HEAL[:-2], "--objective", "local,ce", "--json")
         assert gpu.peak[0] > 0
     healing = done.json["healing"]
     assert healing["recipe"]["dtype"] == "float16"

@@ -120,7 +120,7 @@ def test_a_loss_that_cannot_be_measured_does_not_end_healing(
     ids=["analyze", "heal"],
 )
 def test_a_model_that_does_not_fit_is_named_with_its_size(command: str, advice: str, space: Path) -> None:
-    with Pretend(capacity=1 << 20):
+    with Pretend(capacity=1 << 16):
         found = call(command, "-w", space, "--force", "--device", "cuda")
     assert found.code == 1
     assert "MiB of weights on disk, does not fit into the memory:" in found.sentence

@@ -10,7 +10,7 @@ from pretend import Pretend
 from workspaces import succeed
 
 HEAL = "finetune --save-every 100 --batch-size 8 --grad-accum 1 --epochs"
-ANALYZE = "analyze demo --batch-size 4 --samples"
+ANALYZE = "analyze {space}/pruned --batch-size 4 --samples"
 EVAL = "eval {space}/pruned --batch-size 3 --max-new-tokens 3 --no-speed --samples"
 
 
@@ -21,11 +21,11 @@ def is_ours(key: str) -> bool:
 
 @pytest.mark.parametrize(
     ("words", "few", "many", "batches", "most"),
-    [(HEAL, 1, 2, 3, 2), (ANALYZE, 4, 12, 2, 2), (EVAL, 3, 6, 1, 1)],
+    [(HEAL, 0.3, 1, 2, 2), (ANALYZE, 4, 12, 2, 2), (EVAL, 3, 6, 1, 1)],
     ids=["a-step-of-healing", "a-batch-of-analysis", "a-batch-of-answers"],
 )
 def test_the_host_waits_so_often(
-    words: str, few: int, many: int, batches: int, most: int, space: Path, tmp_path: Path
+    words: str, few: float, many: float, batches: int, most: int, space: Path, tmp_path: Path
 ) -> None:
     """Between two runs, one of which has more batches."""
     found = []
