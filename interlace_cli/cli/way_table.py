@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from interlace_cli.domain.memory import WayNeed
+from interlace_cli.domain.memory import WayNeed, describe_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +34,8 @@ def describe_ways(ways: Sequence[WayNeed], tokens: int) -> str:
     parts = [f"{describe_bytes(fastest.device_bytes)} of a GPU"]
     for way in others:
         host = f" and {describe_bytes(way.host_bytes)} of the host" if way.host_bytes else ""
-        flag = f"--engine {way.engine}" if way.host_bytes else "--gradient-checkpointing"
-        parts.append(f"{describe_bytes(way.device_bytes)}{host} with {flag}")
+        flags = [f"--engine {way.engine}"] * bool(way.host_bytes) + [
+            "--gradient-checkpointing"
+        ] * way.gradient_checkpointing
+        parts.append(f"{describe_bytes(way.device_bytes)}{host} with {' '.join(flags)}")
     return f"healing: {', '.join(parts)}; computed, at rows of {tokens:,} tokens"
-
-
-def describe_bytes(count: int) -> str:
-    """In GiB, or MiB if it is less than one."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -24,3 +24,8 @@ class WayNeed(Record):
         """The options that ask for it."""
         checkpointing = " --gradient-checkpointing" if self.gradient_checkpointing else ""
         return f"--engine {self.engine}{checkpointing} --optim {self.optim}"
+
+
+def describe_bytes(count: int) -> str:
+    """In GiB, or MiB if it is less than one."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

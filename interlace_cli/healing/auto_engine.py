@@ -59,6 +59,6 @@ def settle_engine(
         return how
     row = bound_row(usable, recipe)
     needs = list_needs(sizes, row, list_ways(recipe.optim, how.gradient_checkpointing), room)
-    chosen = choose_way(needs)
+    chosen = choose_way(needs, room)
     progress.say(describe_choice(chosen, needs, room, row.tokens))
     return apply_way(how, chosen)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from interlace_cli.errors import ShortageError
+from interlace_cli.options.finetune import HOST_OPTIMIZERS
 from interlace_cli.runtime.memory import is_out_of_memory
 from interlace_cli.runtime.shortage import Shortage, read_shortage
 
@@ -77,7 +78,7 @@ LADDER = (
     Rung(
         "--engine offload",
         TRAINED | {Place.MODEL, Place.TEACHER, Place.TRIAL},
-        lambda s: s.is_gpu and s.is_whole and s.processes == 1 and s.optim.startswith("adamw_torch"),
+        lambda s: s.is_gpu and s.is_whole and s.processes == 1 and s.optim in HOST_OPTIMIZERS,
     ),
     Rung("--objective ce, which needs no dense model", frozenset({Place.TEACHER}), lambda s: s.has_teacher),
     Rung("--optim adamw_8bit", TRAINED, lambda s: s.is_gpu and s.is_whole and "8bit" not in s.optim),

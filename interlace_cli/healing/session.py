@@ -57,6 +57,7 @@ def open_session(
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Healer, Student
     from interlace_cli.healing.trainable import can_checkpoint, hash_frozen
+    from interlace_cli.runtime.accelerator import is_cpu
     from interlace_cli.runtime.device import use_device
 
     device = use_device(how.device)
@@ -68,6 +69,8 @@ def open_session(
     asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
     engine = Engine(how.engine, find_processes().size)
     engine.check(recipe.stages)
+    if engine.is_on_host and is_cpu(device):
+        progress.say("--engine offload saves no memory on a CPU: the training state lies on the host with any engine")
     # Kept until all is loaded: through it, transformers finds DeepSpeed's config.
     arguments = build_arguments(recipe, how, 1, state.folder, torch.device(device).type, engine.config)
     model, layers = _load_student(opened, card, recipe, how, engine, device)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from interlace_cli.domain.checkpoint import CheckpointCard
-from interlace_cli.domain.memory import WayNeed
+from interlace_cli.domain.memory import WayNeed, describe_bytes
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.healing.layer_pairs import find_anchors
-from interlace_cli.healing.memory_need import ModelSizes, RowSizes, Way, build_sizes, count_need
+from interlace_cli.healing.memory_need import RESERVE, ModelSizes, RowSizes, Way, build_sizes, count_need
 from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.options.finetune import HOST_OPTIMIZERS
 
 if TYPE_CHECKING:
     from interlace_cli.data.usable import Usable
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 ELEMENT = {"float32": 4}
 """Bytes of an element by dtype; 2 for others."""
 SMALL = "adamw_8bit"
-GIB = 2**30
 CAUSAL = ("language", "text", "decoder")
 """Stacks whose layers the formula knows."""
 
@@ -83,22 +83,23 @@ def list_ways(optim: str, is_checkpointed: bool = False) -> list[Way]:
     """Those that `auto` chooses from, the fastest first; with `is_checkpointed` those that are. The training state of
     an optimizer that is not torch's AdamW does not leave the device."""
     optim = choose_optim(optim, "cuda", "auto")
-    ways = [Way("ddp", False, optim), Way("ddp", True, optim)]
-    if optim.startswith("adamw_torch"):
-        ways.append(Way("offload", True, optim))
+    engines = ("ddp", "offload") if optim in HOST_OPTIMIZERS else ("ddp",)
+    ways = [Way(engine, checkpointed, optim) for engine in engines for checkpointed in (False, True)]
     return [way for way in ways if way.is_checkpointed or not is_checkpointed]
 
 
 def list_all_ways(optim: str) -> list[Way]:
-    """Those that a table shows: those of `list_ways`, 8-bit moments, and offloading without checkpointing."""
+    """Those that a table shows: those of `list_ways`, and 8-bit moments."""
     first, second, *offloaded = list_ways(optim)
     small = [replace(second, optim=SMALL)] if offloaded else []
-    return [first, second, *small, *(replace(way, is_checkpointed=False) for way in offloaded), *offloaded]
+    return [first, second, *small, *offloaded]
 
 
-def choose_way(needs: Sequence[WayNeed]) -> WayNeed:
-    """The first that fits; the last where none does."""
-    return next((need for need in needs if need.fits), needs[-1])
+def choose_way(needs: Sequence[WayNeed], room: Room) -> WayNeed:
+    """The first that fits. Where none does, the last, which takes the least of the device; but not more than the host
+    has: a process that does so is killed without a word, and a shortage on the device is one that can be explained."""
+    tried = [need for need in needs if room.host is None or need.host_bytes <= room.host]
+    return next((need for need in needs if need.fits), tried[-1])
 
 
 def apply_way(how: Execution, need: WayNeed) -> Execution:
@@ -111,9 +112,11 @@ def describe_choice(chosen: WayNeed, needs: Sequence[WayNeed], room: Room, token
     figures = [_describe_share(chosen.device_bytes, room.device, "free on the GPU")]
     if chosen.host_bytes:
         figures.append(_describe_share(chosen.host_bytes, room.host, "on the host"))
-    others = [f"{_describe(need)} {need.device_bytes / GIB:.1f}" for need in needs if need is not chosen]
+    others = [f"{_describe(need)} {describe_bytes(need.device_bytes)}" for need in needs if need is not chosen]
     beside = f"; {', '.join(others)}" if others else ""
-    line = f"--engine auto: {_describe(chosen)}, {' and '.join(figures)}, at rows of {tokens:,} tokens{beside}"
+    share, more = RESERVE
+    kept = f"{share:.0%} and {describe_bytes(more)} beside it stay free"
+    line = f"--engine auto: {_describe(chosen)}, {' and '.join(figures)} at rows of {tokens:,} tokens, {kept}{beside}"
     if chosen.fits:
         return line
     return f"{line}. No way is sure to fit: rows are halved on out-of-memory; a smaller --max-length needs less"
@@ -124,4 +127,4 @@ def _describe(need: WayNeed) -> str:
 
 
 def _describe_share(needed: int, free: int | None, where: str) -> str:
-    return f"{needed / GIB:.1f} GiB of {'?' if free is None else f'{free / GIB:.1f}'} {where}"
+    return f"{describe_bytes(needed)} of {'?' if free is None else describe_bytes(free)} {where}"

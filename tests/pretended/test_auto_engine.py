@@ -14,16 +14,19 @@ from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.data.rows import encode_sequences
 from interlace_cli.data.usable import Usable
 from interlace_cli.domain.checkpoint import CheckpointCard
+from interlace_cli.domain.model import LayerWidths
 from interlace_cli.domain.progress import Silent
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.healing import auto_engine, ways
-from interlace_cli.healing.memory_need import RESERVE, RowSizes
+from interlace_cli.healing.ladder import Place, Setup, list_rungs
+from interlace_cli.healing.memory_need import RESERVE, ModelSizes, RowSizes
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import load_usable
 from interlace_cli.healing.state import State
 from interlace_cli.healing.trainer import HealingTrainer
 from interlace_cli.io.artifacts import load_artifact
+from interlace_cli.options import FinetuneOptions
 
 GIB = 2**30
 RECIPE = ("--epochs", "1", "--batch-size", "8", "--grad-accum", "1", "--max-length", "256", "--save-every", "1")
@@ -78,15 +81,21 @@ def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeyp
         found = auto_engine.settle_engine(opened.facts, card, usable, recipe, asked, state, said)
         return found.engine, found.gradient_checkpointing
 
-    wanted = [("ddp", False), ("ddp", True), ("offload", True)]
+    wanted = [("ddp", False), ("ddp", True), ("offload", False), ("offload", True)]
     assert [(need.engine, need.gradient_checkpointing) for need in needs] == wanted
-    assert [settle(how, find_least(need.device_bytes)) for need in needs] == wanted
-    assert [settle(how, find_least(need.device_bytes) - 2) for need in needs[:2]] == wanted[1:]
+    for need in needs:
+        for free in (find_least(need.device_bytes), find_least(need.device_bytes) - 2):
+            fitting = [way for way, one in zip(wanted, needs, strict=True) if find_least(one.device_bytes) <= free]
+            assert settle(how, free) == (fitting or wanted[-1:])[0]
     # None fits: the smallest is tried, and it is said.
-    assert settle(how, GIB) == wanted[2]
+    assert settle(how, GIB) == wanted[3]
     assert "No way is sure to fit" in said.lines[-1]
     # Offloading needs the host's memory, others do not.
-    assert settle(how, find_least(needs[2].device_bytes), find_least(needs[2].host_bytes) - 2) == wanted[2]
+    least = needs[3]
+    assert settle(how, find_least(least.device_bytes), find_least(least.host_bytes) - 2) == wanted[3]
+    assert "No way is sure to fit" in said.lines[-1]
+    # What the host cannot hold is not tried: the process would be killed.
+    assert settle(how, find_least(least.device_bytes), least.host_bytes - 1) == wanted[1]
     assert "No way is sure to fit" in said.lines[-1]
     assert settle(how, find_least(needs[0].device_bytes), 0) == wanted[0]
     assert "No way" not in said.lines[-1]
@@ -101,8 +110,45 @@ def test_the_fastest_way_that_fits_is_taken(space: Path, tmp_path: Path, monkeyp
     state.save_way("offload", True)
     assert settle(how, 100 * GIB) == wanted[0], "nothing was trained yet"
     (state.stage(0) / "checkpoint-1").mkdir(parents=True)
-    assert settle(how, 100 * GIB) == wanted[2]
+    assert settle(how, 100 * GIB) == wanted[3]
     assert said.lines[-1] == "--engine auto: offload with gradient checkpointing, as the saved state has it"
+
+
+def test_short_rows_on_24_gib_leave_room_to_compute_nothing_again() -> None:
+    widths = LayerWidths(
+        hidden=4096,
+        query=4096,
+        key_value=1024,
+        heads=32,
+        intermediate=12288,
+        vocabulary=151_936,
+        has_query_norm=True,
+    )
+    sizes = ModelSizes(widths, [192_951_040] * 27, range(18, 27), 2_000_000_000)
+    room = ways.Room(24 * GIB, 100 * GIB)
+
+    def choose(tokens: int) -> tuple[str, bool]:
+        needs = ways.list_needs(sizes, RowSizes(tokens, tokens // 3), ways.list_ways("adamw_torch"), room)
+        chosen = ways.choose_way(needs, room)
+        assert f"{chosen.device_bytes / GIB:.1f} GiB of 24.0 GiB free on the GPU" in ways.describe_choice(
+            chosen, needs, room, tokens
+        )
+        return chosen.engine, chosen.gradient_checkpointing
+
+    assert choose(1024) == ("offload", False)
+    assert choose(8192) == ("offload", True)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "adamw_torch_8bit", "adamw_8bit", "sgd"])
+def test_offloading_is_chosen_and_advised_for_optimizers_that_it_takes(optim: str) -> None:
+    try:
+        FinetuneOptions(engine="offload", optim=optim).check()
+        takes = True
+    except UsageError:
+        takes = False
+    assert any(way.engine == "offload" for way in ways.list_ways(optim)) == takes
+    setup = Setup("cuda:0", "bfloat16", "ddp", optim, 1, is_checkpointed=True, has_teacher=False)
+    assert ("--engine offload" in list_rungs(Place.OPTIMIZER, setup)) == takes
 
 
 @pytest.mark.long

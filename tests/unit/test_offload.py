@@ -146,6 +146,7 @@ def interrupt(pruned: Path, dataset: Path, out: Path, last: int, first: str, rec
     told = _Stop(100)
     make_healed(pruned, dataset, out, told, **recipe, engine="offload")
     assert [line for line in told.lines if line.startswith("going on from")], told.lines
+    assert [line for line in told.lines if "saves no memory on a CPU" in line], told.lines
 
 
 @pytest.mark.parametrize(("objective", "last"), [("ce", 3), ("local,ce", 2)])
