@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 from pretend import Pretend
+from pretend_numbers import Numbered
 
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 SHOWN = 15
@@ -38,7 +39,7 @@ def main() -> None:
     gpu, code = Pretend(asked.gpus, asked.capacity, capability=(major, minor)), 0
     sys.argv = ["interlace", *asked.words]
     try:
-        with gpu:
+        with gpu, Numbered():
             run()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

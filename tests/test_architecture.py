@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,12 @@ def test_files_and_functions_stay_readable() -> None:
                 if length > 60:
                     long.append(f"{path.relative_to(ROOT)}:{node.name}: {length} lines")
     assert not long
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by name: it would run none of the suite."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -7,34 +7,8 @@ from pathlib import Path
 
 import pytest
 from pretend import Pretend
-from workspaces import succeed, to_words
-
-CHAIN = {
-    "data": "demo",
-    "max-samples": 48,
-    "holdout": 0.2,
-    "calibration": 0.34,
-    "importance": "similarity,loss,taylor",
-    "loss-samples": 8,
-    "ratio": 0.25,
-    "triplet-selection": "optimal",
-    "compensate": "linear",
-    "epochs": 1,
-    "heal-batch-size": 8,
-    "grad-accum": 1,
-    "max-length": 256,
-    "lr": 1e-3,
-    "eval-samples": 6,
-    "max-new-tokens": 4,
-    "dtype": "float32",
-    "no-speed": None,
-}
-"""A run that takes a few seconds: three steps of healing."""
-
-
-def build_chain(model: Path, space: Path, device: str, **more: object) -> list[str]:
-    """The words of `run` on the demo's samples."""
-    return ["run", str(model), "-w", str(space), "--device", device, *to_words(CHAIN | more)]
+from small_chain import build_chain
+from workspaces import succeed
 
 
 @pytest.fixture

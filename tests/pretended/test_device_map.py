@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pretend import Pretend
-from pretend_numbers import numbered
+from pretend_numbers import Numbered
 from safetensors.numpy import load_file
 from tiny import IMAGE, TINY
 from workspaces import Called, call
@@ -38,7 +38,7 @@ def spread(way: str, *words: object) -> tuple[Called, Pretend]:
     """A command on several GPUs; float32, so that kernels are those of one CPU."""
     asked = WAYS[way]
     limits = ["--max-memory", asked["sizes"]] if "sizes" in asked else []
-    with Pretend(asked["gpus"]) as gpu, numbered():
+    with Pretend(asked["gpus"]) as gpu, Numbered():
         found = call(*words, "--dtype", "float32", "--device-map", "auto", *limits)
     return found, gpu
 
@@ -144,7 +144,7 @@ def test_each_family_computes_the_same_on_several_devices(name: str, tmp_path: P
     plain = load_model(tmp_path, "float32", "cpu")
     wanted, size = run(plain), sum(parameter.nbytes for parameter in plain.parameters())
     for sizes in ((), (f"{size * 45 // 100000}KB", f"{size * 30 // 100000}KB")):
-        with Pretend(2), numbered():
+        with Pretend(2), Numbered():
             model = load_model(tmp_path, "float32", Placement("auto", "auto", sizes, tmp_path))
             assert {0, 1} <= set(model.hf_device_map.values())
             assert find_offloaded(model) == (["CPU"] if sizes else [])

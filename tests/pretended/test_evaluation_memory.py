@@ -103,7 +103,7 @@ def test_one_model_at_a_time(
     assert held == [0]
 
 
-@pytest.mark.parametrize("models", [pytest.param(1, marks=pytest.mark.long), 2.5, 8])
+@pytest.mark.parametrize("models", [1, pytest.param(2.5, marks=pytest.mark.long), 8])
 def test_checkpoints_are_timed_in_turns_where_they_fit(
     models: float, family: Family, answered: tuple[Evaluation, int, Path], held: Held, tmp_path: Path
 ) -> None:

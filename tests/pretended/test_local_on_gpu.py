@@ -16,7 +16,7 @@ from interlace_cli.healing.away import Host, take_back
 from interlace_cli.healing.heal import Healer
 from interlace_cli.healing.local import LocalTrainer
 
-WORDS = ("--objective", "local", "--batch-size", "4", "--grad-accum", "1", "--epochs", "1", "--max-length", "256")
+WORDS = ("--objective", "local", "--batch-size", "8", "--grad-accum", "1", "--epochs", "1", "--max-length", "256")
 
 
 def list_states(learner: Any) -> set[str]:
@@ -47,7 +47,7 @@ def test_lessons_and_learners_wait_on_the_host(
         others = [one for one in self.learners if one is not learner]
         assert not any("cuda" in list_states(one) for one in others)
         steps.append(learner.span.layer)
-        if len(steps) == 7 and not loaded:
+        if len(steps) == 5 and not loaded:
             raise KeyboardInterrupt
         return train(self, learner, lessons)
 

@@ -69,6 +69,7 @@ def test_a_model_is_read_straight_to_its_gpu(chain_model: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
+@pytest.mark.long
 def test_an_old_gpu_heals_in_float16_with_scaled_losses(space: Path, tmp_path: Path) -> None:
     """A T4 has no bfloat16 of its own."""
     copytree(space, tmp_path / "w")

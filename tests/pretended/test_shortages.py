@@ -96,6 +96,7 @@ def test_a_row_that_never_fits_gets_the_advice_that_is_left(
     assert "--engine offload" in found.sentence
 
 
+@pytest.mark.long
 def test_a_loss_that_cannot_be_measured_does_not_end_healing(
     heal: Heal, gpu: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,7 @@ def interrupt(pruned: Path, dataset: Path, out: Path, last: int, first: str, rec
     assert [line for line in told.lines if "saves no memory on a CPU" in line], told.lines
 
 
-@pytest.mark.parametrize(("objective", "last"), [("ce", 3), ("local,ce", 2)])
+@pytest.mark.parametrize(("objective", "last"), [pytest.param("ce", 3, marks=pytest.mark.long), ("local,ce", 2)])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     objective: str, last: int, pruned: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +160,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
+@pytest.mark.long
 def test_a_run_of_the_ordinary_engine_goes_on_without_room_on_the_device(
     pruned: Path, dataset: Path, tmp_path: Path, trainers: list[Any]
 ) -> None:

@@ -124,7 +124,10 @@ def test_changed_weights_stay_changed(model: Any, chain_model: Path) -> None:
         assert torch.equal(find_layers(model)[3].mlp.down_proj.weight, find_layers(plain)[3].mlp.down_proj.weight)
 
 
-@pytest.mark.parametrize("how", ["analyze", "linear", "wanda", "magnitude", "verify"])
+LINEAR, WANDA = (pytest.param(how, marks=pytest.mark.long) for how in ("linear", "wanda"))
+
+
+@pytest.mark.parametrize("how", ["analyze", LINEAR, WANDA, "magnitude", "verify"])
 def test_a_model_on_the_disk_gives_the_same_bytes(
     how: str, chain_model: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
