@@ -225,7 +225,7 @@ def test_several_processes_are_as_quiet_as_their_command(pruned: Path, small_dat
         [*words, "--optim", "none", "--force", "--debug"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert "healing/trainer.py" in done.stderr, "where in the process that failed"
+    assert "healing/arguments.py" in done.stderr, "where in the process that failed"
 
 
 def find_children(process: int) -> list[int]:
