@@ -17,7 +17,14 @@ from interlace_cli.cli.derive import COMPOSED, derive_command
 from interlace_cli.cli.interruption import LINE, watch_interruptions
 from interlace_cli.errors import InterlaceError
 from interlace_cli.options.option import find_nearest
-from interlace_cli.runtime.processes import INTERRUPTED, LOST, is_connection_lost, is_launched_by_us
+from interlace_cli.runtime.processes import (
+    INTERRUPTED,
+    LOST,
+    end_at_once,
+    has_open_group,
+    is_connection_lost,
+    is_launched_by_us,
+)
 
 COMMANDS = {
     name: {"eval": "evaluate"}.get(name, name)
@@ -153,4 +160,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, output.interrupt)
     signal.signal(signal.SIGTERM, output.interrupt)
     watch_interruptions()
-    build_app(sys.argv[1:])(prog_name="interlace")
+    try:
+        build_app(sys.argv[1:])(prog_name="interlace")
+    except BaseException as error:
+        if not has_open_group():
+            raise
+        if isinstance(error, SystemExit):
+            end_at_once(error.code if isinstance(error.code, int) else 1)
+        sys.excepthook(type(error), error, error.__traceback__)
+        end_at_once(1)

@@ -4,9 +4,11 @@ other outside of training. Loads no torch where there is but one."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 LAUNCHER = "INTERLACE_LAUNCHER"
@@ -90,3 +92,19 @@ def leave_processes() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def has_open_group() -> bool:
+    """Whether this process is still connected to the others. One that ends by an error does not reach
+    `leave_processes`."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+def end_at_once(code: int) -> NoReturn:
+    """Ends this process with `code`, whatever threads torch has running. At an ordinary end it may wait for what is in
+    flight between the processes, or abort: then the launcher sees a signal in place of the code."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import workspaces
 from making import make_analysis
 from outcome import call
 
@@ -64,6 +65,66 @@ def test_a_process_that_dies_and_one_that_hangs(
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
+
+
+SHORT = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    from interlace_cli.healing.trainer import HealingTrainer
+    def short(*_):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 23.50 GiB of which 1.00 GiB"
+            " is free."
+        )
+    HealingTrainer._accumulate = short
+"""
+"""What the second process begins with."""
+
+
+def test_one_process_short_of_memory_ends_all_with_its_sentence(
+    chain_model: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is in the middle of a step, and waits for it."""
+    (tmp_path / "sitecustomize.py").write_text(SHORT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    words = ("--dense", chain_model, "--tune-layers", "3", "--dataset", small_dataset)
+    size = ("--processes", 2, "--batch-size", 4, "--grad-accum", 1, "--epochs", "0.01")
+    found = workspaces.call("finetune", *words, *size, "-w", tmp_path / "w", "--device", "cpu")
+    assert found.code == 1
+    assert "tokens does not fit into the memory: 2.00 GiB more were asked for" in found.sentence
+    assert "are free on cuda:1. Take --gradient-checkpointing" in found.sentence
+    assert not (tmp_path / "w" / "dense-ft").exists()
+
+
+FAIL = """
+import sys, threading
+import torch.distributed as dist
+from interlace_cli.core import plan
+from interlace_cli.cli.app import main
+from interlace_cli.errors import InterlaceError
+
+kind, store = sys.argv.pop(), sys.argv.pop()
+
+def fail(*_, **more):
+    dist.init_process_group("gloo", init_method="file://" + store, rank=0, world_size=1)
+    threading.Thread(target=threading.Event().wait).start()
+    raise InterlaceError("it failed.") if kind == "sentence" else ValueError("strange")
+
+plan.plan = fail
+sys.argv[0] = "interlace"
+main()
+"""
+"""Ends by an error while the group is open, and while a thread runs that is not done."""
+
+
+@pytest.mark.parametrize(("kind", "words"), [("sentence", "Error: it failed."), ("traceback", "ValueError: strange")])
+def test_a_process_that_fails_ends_whatever_is_in_flight(kind: str, words: str, tmp_path: Path) -> None:
+    debug = ["--debug"] if kind == "traceback" else []
+    command = [sys.executable, "-c", FAIL, "plan", "-w", tmp_path, *debug, tmp_path / "store", kind]
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert words in ended.stderr
 
 
 class Short:
