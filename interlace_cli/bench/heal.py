@@ -29,6 +29,7 @@ from interlace_cli.families.packing import find_positions
 from interlace_cli.healing.layout import Layout, apply_layout, choose_layout
 from interlace_cli.healing.loss import choose_loss
 from interlace_cli.healing.objective import Stage
+from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.step import RowLoss, TermWeights
 from interlace_cli.healing.trainable import apply_checkpointing, apply_trainable_set
@@ -85,9 +86,11 @@ def measure_healing(
     """The case of one step: forward, backward and optimizer, `repeats` times each way in alternation.
 
     The first step of each way is a warm-up, in which its peak memory is measured. `optim` is the name of one of
-    transformers' optimizers; `is_checkpointed` turns on gradient checkpointing in our way, too.
+    transformers' optimizers, which both ways run in the form that healing takes; `is_checkpointed` turns on gradient
+    checkpointing in our way, too.
     """
     model, samples, dtype = patient.model, patient.samples, patient.model.dtype
+    optim = choose_optim(optim, device, "auto")
     layers, tokens = find_layers(model), sum(len(sample.targets_T) for sample in samples)
     apply_trainable_set(model, layers, patient.tuned)
     layout = choose_layout(model, samples, dtype)
