@@ -19,10 +19,14 @@ from torch import Tensor
 
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_model
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.errors import UnusableSampleError
+from interlace_cli.errors import UnusableSampleError, first_line
+from interlace_cli.runtime.accelerator import release_memory
+from interlace_cli.runtime.memory import is_out_of_memory
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
 """Largest relative difference of the logits, |padded - alone| / |alone|, in float32 and in 16 bits."""
+FAILURES = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError)
+"""What models of all makers raise on inputs that they do not take, and what is raised where memory does not do."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def add_positions(inputs: Inputs) -> Inputs:
 
 def find_padding(model: Any, batcher: Batcher, samples: Sequence[Sample], say: Callable[[str], None]) -> Padding:
     """Runs the longest and the shortest of the samples alone and together; where some samples have pictures and some
-    have none, both kinds are among them. `say` gets a line if samples have to be run one by one."""
+    have none, both kinds are among them. `say` gets a line if samples have to be run one by one. They are too where the
+    trial fails: what fails for one alone is raised where it is needed."""
     if len(samples) < 2 or model.config.is_encoder_decoder or not model.can_generate():
         return Padding()
     chosen = [samples[i] for i in choose_trial(samples)]
@@ -66,8 +71,15 @@ def find_padding(model: Any, batcher: Batcher, samples: Sequence[Sample], say: C
     else:
         if len({bool(one.image) for one in chosen}) == 1 and bool(together["attention_mask"].all()):
             return Padding()
-        found = choose_padding(model, alone, together)
-        why = f"{type(model).__name__} computes something else in a batch than alone"
+        name = type(model).__name__
+        try:
+            found, why = choose_padding(model, alone, together), f"{name} computes something else in a batch than alone"
+        except FAILURES as error:
+            short = is_out_of_memory(error)
+            found, why = Padding(is_harmless=False), "out of memory" if short else f"{name}: {first_line(error)}"
+        if not found.is_harmless:
+            # Behind the handler: the error's traceback holds the activations.
+            release_memory()
     if not found.is_harmless:
         say(f"{why}: samples are run one by one")
     return found
@@ -84,19 +96,19 @@ def choose_trial(samples: Sequence[Sample]) -> list[int]:
 
 @torch.inference_mode()
 def choose_padding(model: Any, alone: Sequence[Inputs], together: Inputs) -> Padding:
-    """By the logits of the last token of each row: padding is harmless, or it is with positions, or it is not. A trial
-    that fails, or for which there is no memory, says nothing: what fails in it is raised where it is needed."""
-    try:
-        wanted = torch.cat([_run(model, inputs) for inputs in alone])
-        plain = differ(_run(model, together), wanted)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
-        return Padding()
+    """By the logits of the last token of each row: padding is harmless, or it is with positions, or it is not. Raises
+    what the model raises (FAILURES) where it computes neither."""
+    wanted = torch.cat([_run(model, inputs) for inputs in alone])
+    plain = differ(_run(model, together), wanted)
     tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
     if plain <= TOLERANCE / 10 or not plain < float("inf"):
         return Padding()
     try:
         counted = differ(_run(model, add_positions(together)), wanted)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+    # A model that knows no such positions.
+    except FAILURES as error:
+        if is_out_of_memory(error):
+            raise
         counted = plain
     if counted < plain / 2:
         return Padding(needs_positions=True, is_harmless=counted <= tolerance)

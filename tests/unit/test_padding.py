@@ -14,6 +14,7 @@ from zoo_chain import ZooProcessor, build_processor, make_zoo_dataset
 
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.padding import HARMLESS, Padding, choose_padding, choose_trial, find_padding
+from interlace_cli.demo import CHECKPOINT
 from interlace_cli.errors import UnusableSampleError
 from interlace_cli.evaluation.quality import measure_quality
 from interlace_cli.families.architectures import NEEDS
@@ -103,3 +104,27 @@ def test_samples_with_and_without_pictures_are_tried_together(tmp_path: Path, mo
     monkeypatch.setattr(batcher, "build_prompts", build)
     assert find_padding(model, batcher, mixed, said.append) == Padding(is_harmless=False)
     assert "cannot encode them together" in said.pop()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory: samples are run one by one"),
+        (ValueError("no batches here"), "no batches here: samples are run one by one"),
+    ],
+    ids=["shortage", "other"],
+)
+def test_a_batch_that_cannot_be_tried_is_not_taken_for_harmless(
+    error: Exception, said: str, small_dataset: Path
+) -> None:
+    samples, lines = load_split(small_dataset, "train")[:8], []
+    model, batcher = load_model(CHECKPOINT), Batcher(load_processor(CHECKPOINT), small_dataset)
+
+    def look(model: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        if len(kwargs["input_ids"]) > 1:
+            raise error
+
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    assert find_padding(model, batcher, samples, lines.append) == Padding(is_harmless=False)
+    assert len(lines) == 1
+    assert lines[0].endswith(said)
