@@ -72,6 +72,16 @@ def find_place() -> str:
     return place or "?"
 
 
+def format_size(size: int) -> str:
+    """As c10/cuda/CUDACachingAllocator.cpp does it."""
+    if size <= 1 << 10:
+        return f"{size} bytes"
+    unit, name = next(
+        ((1 << bits, name) for bits, name in ((10, "KiB"), (20, "MiB")) if size <= 1 << bits + 10), (1 << 30, "GiB")
+    )
+    return f"{size / unit:.2f} {name}"
+
+
 def find_call(frame: FrameType | None) -> tuple[tuple[Any, int], ...]:
     """The instruction that is being executed, with those that led to it: one for all that torch's C++ does in one call
     of Python's."""
@@ -96,7 +106,7 @@ class Thread(threading.local):
     current = 0
     """The index of the device that "cuda" is."""
     last: torch.device | None = None
-    """The device of the last operation."""
+    """The device of the last operation; None where it was the host."""
     inside = 0
     """Above zero while torch works on what it believes to be CPU tensors."""
     made_by: tuple[Any, ...] = ()
@@ -207,10 +217,10 @@ class Pretend(TorchDispatchMode):
             self.reserved[index] = max(self.reserved[index], wanted)
 
     def _describe_shortage(self, index: int, size: int) -> str:
-        free = self.capacity - self.now[index]
+        wanted, total, free = map(format_size, (size, self.capacity, self.capacity - self.now[index]))
         return (
-            f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB. GPU {index} has a total capacity of"
-            f" {self.capacity / 2**30:.2f} GiB of which {free / 2**20:.2f} MiB is free. (pretended)"
+            f"CUDA out of memory. Tried to allocate {wanted}. GPU {index} has a total capacity of {total} of which"
+            f" {free} is free. (pretended)"
         )
 
     def _free(self, key: int) -> None:
@@ -262,6 +272,8 @@ class Pretend(TorchDispatchMode):
             devices = self._adopt(tensors, devices, colours[0], frame)
         if colours:
             self.thread.last = colours[0]
+        elif torch._C._current_autograd_node() is None and any(map(BASE.dim, tensors)):
+            self.thread.last = None  # a formula of what comes is the host's
         if func is aten._to_copy.default:  # `Tensor.to` between devices does not come here: it is in pretend_api
             return devices[0]
         if func is aten.copy_.default:
