@@ -56,7 +56,11 @@ class UnusableSampleError(DatasetError):
 
 
 class ShortageError(InterlaceError):
-    """Memory did not do, and nothing that the command could do itself helped."""
+    """Memory did not do, and nothing that the command could do itself helped. `is_on_host`: it was not a device's."""
+
+    def __init__(self, what: str, fix: str = "", is_on_host: bool = False) -> None:
+        super().__init__(what, fix)
+        self.is_on_host = is_on_host
 
 
 class UnusableRecordError(Exception):

@@ -161,8 +161,10 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
 
     def _make_room(self, samples: Sequence[Encoded], shortage: Shortage) -> None:
         """Switches on gradient checkpointing; if that is on, makes rows shorter, down to the longest sample. Both are
-        logged. Raises ShortageError if neither helps, or if other processes would have to do the same: they wait in the
-        middle of their step, and end with this one."""
+        logged. Raises ShortageError if neither helps (a GPU computes, and the host is short), or if other processes
+        would have to do the same: they wait in the middle of their step, and end with this one."""
+        if shortage.is_on_host and self.setup.is_gpu:
+            raise self.explain(shortage)
         is_alone = self.args.world_size == 1
         if is_alone and self.save_memory():
             return

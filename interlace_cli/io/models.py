@@ -20,12 +20,14 @@ from interlace_cli.errors import (
 )
 from interlace_cli.io.checkpoints import open_checkpoint
 from interlace_cli.io.integrity import check_files
+from interlace_cli.io.load_report import shortages_raised
 from interlace_cli.io.missing_packages import advise
 from interlace_cli.io.model_json import parse_model_json
 from interlace_cli.io.placement import Placement
 from interlace_cli.io.saved_names import describe_lack, read_failure, read_report
 from interlace_cli.io.text_processor import TextProcessor
 from interlace_cli.io.torchvision import do_without_video_processors, repair_torchvision
+from interlace_cli.runtime.accelerator import is_cpu
 from interlace_cli.runtime.device import choose_dtype, use_device
 from interlace_cli.runtime.memory import is_out_of_memory
 from interlace_cli.runtime.shortage import format_bytes, read_shortage
@@ -99,7 +101,7 @@ def load_model(
     wanted = "auto" if dtype == "native" else choose_dtype(dtype, chosen)
     auto = getattr(transformers, choose_auto_class(load_config(path).model_type))
     try:
-        with placement.loading(chosen) as loading, _reading_here():
+        with placement.loading(chosen) as loading, _reading_here(), shortages_raised():
             model, report = auto.from_pretrained(
                 path,
                 dtype=wanted,
@@ -117,7 +119,7 @@ def load_model(
     # As with configs: what classes of all makers raise on files of all makers. Memory is another matter.
     except Exception as error:
         if is_out_of_memory(error):
-            raise _describe_shortage(path, error, chosen, placement) from error
+            raise _describe_shortage(path, error, chosen, device) from error
         failure = read_failure(error, open_checkpoint(path).tensors)
         if failure is not None:
             raise describe_lack(path, failure) from error
@@ -132,17 +134,20 @@ def load_model(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise _describe_shortage(path, error, chosen, placement) from error
+        raise _describe_shortage(path, error, chosen, device) from error
 
 
-def _describe_shortage(path: Path, error: Exception, device: str, placement: Placement) -> ShortageError:
-    size = format_bytes(open_checkpoint(path).total_bytes)
-    return ShortageError(
-        f"{path}, {size} of weights on disk, does not fit into the memory: {read_shortage(error, device)}.",
-        "Say less by --max-memory."
-        if placement.is_dispatched
-        else "Take --device-map auto, which spreads it over GPUs and the host, or --device cpu.",
-    )
+def _describe_shortage(path: Path, error: Exception, used: str, asked: str | Placement) -> ShortageError:
+    size, shortage = format_bytes(open_checkpoint(path).total_bytes), read_shortage(error, used)
+    if isinstance(asked, Placement):
+        other = "" if is_cpu(used) else ", or --device cpu"
+        fix = "Take --device-map auto, which spreads it over GPUs, the host and the disk" + other + "."
+        fix = "Say less by --max-memory." if asked.is_dispatched else fix
+    # The command has no option for several devices.
+    else:
+        fix = "End what else uses this memory." if is_cpu(used) else "Take --device cpu, or end what else uses the GPU."
+    what = f"{path}, {size} of weights on disk, does not fit into the memory: {shortage}."
+    return ShortageError(what, fix, shortage.is_on_host)
 
 
 @contextmanager

@@ -66,5 +66,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _SHORT)
+    return isinstance(error, RuntimeError) and find_shortage(str(error)) is not None
+
+
+def find_shortage(text: str) -> str | None:
+    """The line of what somebody says that tells of memory that did not do."""
+    return next((line for line in text.splitlines() if any(words in line.lower() for words in _SHORT)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+HOST = "this machine"
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB)"
 _WANTED = re.compile(rf"[Tt]ried to allocate {_SIZE}")
@@ -13,12 +14,17 @@ _GPU = re.compile(rf"GPU (\d+) has a total capacity of {_SIZE} of which {_SIZE} 
 
 @dataclass(frozen=True)
 class Shortage:
-    """`where`: "cuda:0" or "this machine". Bytes; None where the error does not tell."""
+    """`where`: "cuda:0", or HOST. Bytes; None where the error does not tell."""
 
     where: str
     wanted: int | None = None
     free: int | None = None
     total: int | None = None
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether it is the machine's memory that was short, not a device's."""
+        return self.where == HOST
 
     def __str__(self) -> str:
         wanted = "" if self.wanted is None else f"{format_bytes(self.wanted)} more were asked for, and "
@@ -39,7 +45,7 @@ def read_shortage(error: BaseException, device: str = "") -> Shortage:
     if (found := _GPU.search(text)) is not None:
         return Shortage(f"cuda:{found[1]}", wanted, _read(found, 4), _read(found, 2))
     if "DefaultCPUAllocator" in text or isinstance(error, (MemoryError, OSError)) or accelerator.is_cpu(device):
-        return Shortage("this machine", wanted, read_available())
+        return Shortage(HOST, wanted, read_available())
     if accelerator.is_cuda(device):
         try:
             return Shortage(device, wanted, accelerator.read_free(device))

@@ -13,8 +13,12 @@ import torch
 from pretend import Pretend
 from workspaces import Called, call
 
+from interlace_cli.errors import ShortageError
 from interlace_cli.healing.probe_loss import ProbeLoss
 from interlace_cli.healing.trainer import HealingTrainer
+from interlace_cli.io import models
+from interlace_cli.io.models import import_transformers, load_model
+from interlace_cli.runtime.memory import is_out_of_memory
 
 ERROR = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.50 GiB of which 1.00 GiB is free."
@@ -127,3 +131,47 @@ def test_a_model_that_does_not_fit_is_named_with_its_size(command: str, advice: 
     assert "MiB of weights on disk, does not fit into the memory:" in found.sentence
     assert "are free on cuda:0" in found.sentence
     assert advice in found.sentence
+
+
+def test_a_shortage_while_experts_are_joined_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers takes it for a fault of the checkpoint; where it does not any more, `shortages_raised` can go."""
+    transformers = import_transformers()
+    sizes = {"vocab_size": 64, "hidden_size": 64, "moe_intermediate_size": 64, "num_experts": 8, "head_dim": 32}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**sizes, **layers))
+    size = 4 * model.num_parameters()
+    model.save_pretrained(tmp_path)
+    del model
+    # What it does beforehand on GPUs of more than a gigabyte.
+    monkeypatch.setattr(transformers.modeling_utils, "caching_allocator_warmup", lambda *_: None)
+    monkeypatch.setattr("interlace_cli.io.placement.TINY", 0)
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
+    with Pretend(capacity=size), pytest.raises(RuntimeError, match="issues during automatic conversion") as raised:
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path, device_map={"": "cuda"})
+    assert not is_out_of_memory(raised.value)
+    with Pretend(capacity=size), pytest.raises(ShortageError, match="are free on cuda:0"):
+        load_model(tmp_path, "float32", "cuda")
+
+
+def test_a_teacher_that_does_not_fit_gets_advice_for_healing(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """finetune has no option for several devices."""
+    real, loaded = models.load_model, []
+
+    def load(path: Path, *args: Any) -> Any:
+        loaded.append(path)
+        return real(path, *args)
+
+    def fail(*_: Any, **more: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes.")
+
+    def load_second_short(path: Path, *args: Any) -> Any:
+        if loaded:
+            monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", fail)
+        return load(path, *args)
+
+    monkeypatch.setattr(models, "load_model", load_second_short)
+    with Pretend():
+        found = call("finetune", "-w", space, "--force", "--device", "cuda", "--objective", "distill")
+    assert found.code == 1
+    assert "on this machine. Take --objective ce" in found.sentence
+    assert "--device-map" not in found.sentence

@@ -117,3 +117,17 @@ def test_a_shortage_is_explained_once_and_other_errors_pass() -> None:
         raise inner
     with pytest.raises(InterlaceError, match="is broken"), explained(Place.MODEL, setup):
         raise InterlaceError("it is broken.")
+
+
+def test_what_helps_the_gpu_is_no_advice_where_the_host_is_short() -> None:
+    host = read_shortage(SHORT[-1], "cuda:0")
+    for setup, place in product(list_setups(), Place):
+        if not setup.is_gpu:
+            continue
+        fix = build_shortage(place, setup, host).fix
+        assert not any(word in fix for word in ("offload", "zero3", "8bit", "checkpointing", "--max-length"))
+        assert ("--processes" in fix) is (setup.processes > 1)
+        assert place is not Place.TEACHER or not setup.has_teacher or "--objective ce" in fix
+    setup = Setup("cuda:0", "bfloat16", "offload", "adamw_torch_fused", 1, True, False)
+    with pytest.raises(ShortageError, match="Take fewer layers"), explained(Place.MODEL, setup):
+        raise ShortageError("the host is full.", "Say less.", is_on_host=True)
