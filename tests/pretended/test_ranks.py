@@ -38,14 +38,7 @@ def heal(
     return read_reports(folder / "reports")
 
 
-late = pytest.mark.xfail(
-    strict=True, reason="the model is loaded on the CPU, and everything takes its device from that"
-)
-
-
-@pytest.mark.parametrize(
-    "engine", ["ddp", pytest.param("fsdp", marks=late), pytest.param("zero2", marks=needs_deepspeed)]
-)
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", pytest.param("zero2", marks=needs_deepspeed)])
 def test_two_gpus_do_what_one_processor_does(
     engine: str, space: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
