@@ -170,8 +170,8 @@ def _compute_chunk(
 
 def _predict(hidden_KH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
     """Log-probabilities [K, V], in float32."""
-    logits_KV = nn.functional.linear(hidden_KH.to(weight_VH.dtype), weight_VH, bias_V)
-    return torch.log_softmax(logits_KV.float(), -1)
+    # In one expression: what the head gives in 16 bits is gone before the softmax, and not a third tensor of this size.
+    return torch.log_softmax(nn.functional.linear(hidden_KH.to(weight_VH.dtype), weight_VH, bias_V).float(), -1)
 
 
 class _ChunkedLoss(torch.autograd.Function):

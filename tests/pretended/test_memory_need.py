@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from pretend import Pretend
 from simulated_step import GIB, shrink, simulate
 
 from interlace_cli.bench.shapes import SHAPES
-from interlace_cli.healing.memory_need import Way
+from interlace_cli.domain.model import LayerWidths
+from interlace_cli.healing.loss import _ChunkedLoss
+from interlace_cli.healing.memory_need import CHUNK, ModelSizes, Way, _count_logits
 
 FUSED, FOREACH, SMALL = "adamw_torch_fused", "adamw_torch", "adamw_8bit"
 LIMIT = 0.1
@@ -18,6 +22,20 @@ LIMIT = 0.1
 def test_the_formula_is_near_a_real_step_of_wide_layers(way: Way) -> None:
     found = simulate(shrink(SHAPES["4b"], 3, vocabulary=32_000), way, tokens=512, side=224, tuned=[1])
     assert abs(found.error) < LIMIT, found
+
+
+@pytest.mark.parametrize("has_teacher", [False, True])
+def test_the_head_holds_as_many_chunks_of_logits_as_the_formula_says(gpu: Pretend, has_teacher: bool) -> None:
+    hidden, vocabulary = 16, 32_000
+    there = {"device": "cuda", "dtype": torch.bfloat16}
+    weight_VH, hidden_KH = torch.zeros(vocabulary, hidden, **there), torch.zeros(CHUNK + 8, hidden, **there)
+    targets_K = torch.zeros(len(hidden_KH), dtype=torch.long, device="cuda")
+    gpu.peak[0] = before = gpu.now[0]
+    wanted_KH = torch.zeros_like(hidden_KH) if has_teacher else None
+    _ChunkedLoss.apply(hidden_KH.requires_grad_(), wanted_KH, targets_K, weight_VH, None, 0.5)
+    widths = LayerWidths(hidden=hidden, query=1, key_value=1, heads=1, intermediate=1, vocabulary=vocabulary)
+    counted = _count_logits(ModelSizes(widths, [], [], 0, has_distill=has_teacher), len(targets_K))
+    assert gpu.peak[0] - before == pytest.approx(counted, rel=0.02)
 
 
 OTHERS: dict[str, dict[str, Any]] = {
