@@ -37,6 +37,7 @@ from pretend_rules import (
     aten,
     check_devices,
     is_collective,
+    is_composite,
     is_dtensor,
     is_of_options,
     iter_tensors,
@@ -233,6 +234,8 @@ class Pretend(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(map(is_dtensor, types)):
             return NotImplemented  # it does the same with the parts, one by one
+        if torch.is_inference_mode_enabled() and is_composite(func):
+            return self._decompose(func, args, kwargs or {})
         kwargs = dict(kwargs or {})
         tensors = list(iter_tensors([*args, *kwargs.values()]))
         device = self._settle(func, args, kwargs, tensors, sys._getframe(1))
@@ -256,6 +259,14 @@ class Pretend(TorchDispatchMode):
             self.thread.made_by = find_call(sys._getframe(1))
             self.thread.made = [weakref.ref(storage) for storage in storages]
         return out
+
+    def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """In inference mode operations come here that are otherwise divided before, such as `item` and `linear`."""
+        super().__enter__()
+        try:
+            return func.decompose(*args, **kwargs)
+        finally:
+            super().__exit__(None, None, None)
 
     def _settle(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], frame: FrameType) -> torch.device:
         """The device that the result is on. Raises where the inputs do not go together."""

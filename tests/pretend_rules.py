@@ -50,6 +50,12 @@ def is_collective(func: Any) -> bool:
     return func.namespace == "c10d" and func is not torch.ops.c10d.barrier.default
 
 
+@cache
+def is_composite(func: Any) -> bool:
+    """Whether torch makes it of other operations, without a kernel of its own."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
 def is_of_options(code: CodeType) -> bool:
     """Whether what this Python code makes on the CPU is made by C++, which copies what it believes to be a tensor's
     options: the formulas of autograd, and what DistributedDataParallel compares and buckets."""

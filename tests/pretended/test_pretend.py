@@ -180,6 +180,18 @@ def test_waits_are_counted_by_line(gpu: Pretend) -> None:
     assert all("test_pretend.py:" in key for key in gpu.waits)
 
 
+def test_operations_of_others_are_seen_in_inference_mode(gpu: Pretend) -> None:
+    """There torch does not divide them before they come to a mode."""
+    there, here = torch.ones(3, 3, device="cuda"), torch.ones(3, 3)
+    with torch.inference_mode():
+        there.sum().item()
+        torch.where(there > 0)
+        assert torch.nn.functional.linear(there, there).device.type == "cuda"
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            torch.nn.functional.linear(there, here)
+    assert sorted(what.split(" @ ")[0] for what in gpu.waits) == ["nonzero", "scalar_dense"]
+
+
 def test_pinned_memory_is_copied_without_a_wait(gpu: Pretend) -> None:
     row = torch.ones(100).pin_memory()
     assert row.is_pinned()

@@ -9,7 +9,7 @@ import pytest
 from pretend import Pretend
 from workspaces import succeed
 
-HEAL = "finetune --save-every 100 --batch-size 8 --grad-accum 1 --epochs"
+HEAL = "finetune --objective distill+anchor --save-every 100 --batch-size 8 --grad-accum 1 --epochs"
 ANALYZE = "analyze {space}/pruned --batch-size 4 --samples"
 EVAL = "eval {space}/pruned --batch-size 3 --max-new-tokens 3 --no-speed --samples"
 
@@ -21,7 +21,7 @@ def is_ours(key: str) -> bool:
 
 @pytest.mark.parametrize(
     ("words", "few", "many", "batches", "most"),
-    [(HEAL, 0.3, 1, 2, 2), (ANALYZE, 4, 12, 2, 2), (EVAL, 3, 6, 1, 1)],
+    [(HEAL, 0.3, 1, 2, 3), (ANALYZE, 4, 12, 2, 2), (EVAL, 3, 6, 1, 1)],
     ids=["a-step-of-healing", "a-batch-of-analysis", "a-batch-of-answers"],
 )
 def test_the_host_waits_so_often(
