@@ -81,7 +81,7 @@ class Generator:
         build = build_greedy_config if self.way == GREEDY else build_own_config
         config = build(self.model, self.stop_ids, self.tokenizer.pad_token_id, max_new_tokens)
         generated = generate(self.model, inputs, config) if self.way == GREEDY else self._generate_own(inputs, config)
-        new = cut_prompt(generated, inputs["input_ids"], self.model.config.is_encoder_decoder).tolist()
+        new = cut_prompt(generated.cpu(), prompts["input_ids"].cpu(), self.model.config.is_encoder_decoder).tolist()
         opened = [find_open_mark(self.tokenizer.decode(row)) for row in prompts["input_ids"][:, -_TAIL:].tolist()]
         return [self._read(tokens, mark, max_new_tokens) for tokens, mark in zip(new, opened, strict=True)]
 

@@ -125,7 +125,9 @@ class LocalTrainer:
 
     def _train_step(self, learner: Learner, lessons: Sequence[Lesson]) -> float:
         """One optimizer step of one layer. Returns the mean over tokens of the relative squared error."""
-        tokens = self.sum_over_processes(torch.tensor(sum(map(_count_tokens, lessons)), device=self.device))
+        # Filled there: a copy would wait.
+        count = torch.full((), sum(map(_count_tokens, lessons)), device=self.device)
+        tokens = self.sum_over_processes(count)
         total = torch.zeros((), device=self.device)
         for lesson in lessons:
             mask_BN = None if lesson.mask_BN is None else send(lesson.mask_BN, self.device)

@@ -49,7 +49,10 @@ def test_lessons_and_learners_wait_on_the_host(
         steps.append(learner.span.layer)
         if len(steps) == 5 and not loaded:
             raise KeyboardInterrupt
-        return train(self, learner, lessons)
+        waits = gpu.waits.copy()
+        found = train(self, learner, lessons)
+        assert sum(times for place, times in (gpu.waits - waits).items() if "@ local.py" in place) == 1
+        return found
 
     def watch_load(self: Healer, file: Path, learners: Any) -> int:
         gc.collect()

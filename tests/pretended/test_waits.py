@@ -21,7 +21,7 @@ def is_ours(key: str) -> bool:
 
 @pytest.mark.parametrize(
     ("words", "few", "many", "batches", "most"),
-    [(HEAL, 0.3, 1, 2, 3), (ANALYZE, 4, 12, 2, 2), (EVAL, 3, 6, 1, 1)],
+    [(HEAL, 0.3, 1, 2, 3), (ANALYZE, 4, 12, 2, 2), (EVAL, 3, 6, 1, 2)],
     ids=["a-step-of-healing", "a-batch-of-analysis", "a-batch-of-answers"],
 )
 def test_the_host_waits_so_often(
