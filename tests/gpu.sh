@@ -3,7 +3,7 @@
 # the others. The summary comes last; the exit code is 1 if a part failed.
 #
 #   tests/gpu.sh              all of it
-#   tests/gpu.sh --quick      the essential part, in about ten minutes
+#   tests/gpu.sh --quick      the essential part, meant for ten minutes
 #   tests/gpu.sh --pretend    the same parts, tiny, on the pretend GPU of tests/pretend.py: whether the script is right
 #   --out FOLDER              where the logs go; gpu-report if it is not given
 #
