@@ -44,7 +44,8 @@ def fail_once(real: Callable[..., Any], seen: list[Any], look: Callable[[], Any]
         seen.append(look())
         loss = real(self, model, samples)
         if len(seen) == 1:
-            raise torch.OutOfMemoryError(ERROR)
+            held = torch.ones(1 << 20, device="cuda")  # as activations are, by the error's traceback
+            raise torch.OutOfMemoryError(ERROR + "" * held.ndim)
         return loss
 
     return accumulate
@@ -60,8 +61,16 @@ def test_a_step_starts_again_with_nothing_left_of_its_first_attempt(
         gc.collect()
         return gpu.now[0], int(torch.randint(1 << 40, ()))
 
+    make_room, left = HealingTrainer._make_room, list[int]()
+
+    def watch(self: Any, *given: Any) -> None:
+        left.append(look()[0])
+        make_room(self, *given)
+
+    monkeypatch.setattr(HealingTrainer, "_make_room", watch)
     monkeypatch.setattr(HealingTrainer, "_accumulate", fail_once(HealingTrainer._accumulate, seen, look))
     found = heal()
+    assert left[0] < seen[0][0] + (1 << 20), "what the traceback held is gone"
     assert found.code == 0, found.err
     assert "out of memory: gradient checkpointing is switched on" in found.said
     assert len(seen) == 2
