@@ -19,7 +19,7 @@ With P parameters in the tuned layers, P_l in the largest of them, F in all othe
 
 They are not alive all at once, so that the peak is not their sum: `_walk` goes through the forward, the head and the
 backward, and takes the largest moment. It counts live tensors, as `torch.cuda.max_memory_allocated` does; a device
-needs RESERVE beside them.
+needs MARGIN and RESERVE beside them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from interlace_cli.healing.layer_memory import Operation, list_operations
 
 CHUNK = 512
 """Labels at once in the loss of the head (`loss.CHUNK`)."""
-RESERVE = (0.05, 1 << 30)
-"""Share of the need, and bytes, that have to be free beside live tensors: for the CUDA context, the workspaces of its
-libraries, and holes between the allocator's blocks; on the host for all that is in the process already."""
+MARGIN = 0.05
+"""Share of the need that has to be free beside it, for what the formula does not know."""
+RESERVE, RESERVED_SHARE = 1 << 30, 1 / 16
+"""Bytes that have to stay free, but at most this share of what is free: for the workspaces of CUDA's libraries and
+holes between the allocator's blocks; on the host for what else the process comes to hold."""
 MASTER = 4
 STATE = {"8bit": 2.0625, "4bit": 1.125, "sgd": 0.0, "lion": 4.0, "adagrad": 4.0, "rmsprop": 4.0, "adafactor": 0.01}
 """Part of an optimizer's name -> bytes of its state for a parameter; 8 where none is in it (AdamW). In 8 and 4 bits
@@ -72,10 +74,9 @@ class Need:
     host: int = 0
 
     def fits(self, device: int | None, host: int | None = None) -> bool:
-        """Whether so many free bytes are enough, with RESERVE beside them. None is unknown, and counts as enough; so
-        does any host where nothing lies."""
-        has_room = device is None or _add_reserve(self.device) <= device
-        return has_room and (host is None or not self.host or _add_reserve(self.host) <= host)
+        """Whether so many free bytes are enough, with MARGIN and `reserve` beside them. None is unknown, and counts as
+        enough; so does any host where nothing lies."""
+        return _has_room(self.device, device) and (not self.host or _has_room(self.host, host))
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,13 @@ def build_sizes(facts: ModelFacts, kept: Sequence[int], tuned: Sequence[int], el
     return ModelSizes(facts.widths, layers, list(tuned), rest, facts.deepstack_layers, element=element)
 
 
-def _add_reserve(count: int) -> float:
-    share, least = RESERVE
-    return count * (1 + share) + least
+def reserve(free: int) -> int:
+    """Bytes of the `free` ones that have to stay free."""
+    return min(RESERVE, int(free * RESERVED_SHARE))
+
+
+def _has_room(count: int, free: int | None) -> bool:
+    return free is None or count * (1 + MARGIN) + reserve(free) <= free
 
 
 def count_need(sizes: ModelSizes, row: RowSizes, way: Way) -> Need:

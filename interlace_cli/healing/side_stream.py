@@ -1,14 +1,18 @@
 """Copies between a GPU and the host beside the GPU's other work: on a stream of their own, through pinned memory.
 
-Where a device has no streams (a CPU), the copy is done when the call returns; nothing else differs.
+Where there are no streams (a CPU; a torch that was built without CUDA), the copy is done when the call returns. Where
+the host has no more memory to lock, it goes through pageable memory.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from interlace_cli.runtime.memory import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class SideStream:
         self.device = device
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with suppress(RuntimeError):
+                self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send_out(self, source: Tensor) -> Copy:
         """From the device to pinned memory of the host, in the same dtype."""
@@ -55,7 +60,12 @@ class SideStream:
     @staticmethod
     def _pin(like: Tensor, dtype: torch.dtype) -> Tensor:
         # torch keeps such memory, and gives it away again as soon as the copies that were begun with it have ended.
-        return torch.empty(like.shape, dtype=dtype, pin_memory=True)
+        try:
+            return torch.empty(like.shape, dtype=dtype, pin_memory=True)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return torch.empty(like.shape, dtype=dtype)
 
     def _start(self, source: Tensor, target: Tensor) -> Copy:
         assert self.stream is not None

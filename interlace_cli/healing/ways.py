@@ -11,7 +11,7 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.memory import WayNeed, describe_bytes
 from interlace_cli.domain.model import ModelFacts
 from interlace_cli.healing.layer_pairs import find_anchors
-from interlace_cli.healing.memory_need import RESERVE, ModelSizes, RowSizes, Way, build_sizes, count_need
+from interlace_cli.healing.memory_need import MARGIN, ModelSizes, RowSizes, Way, build_sizes, count_need, reserve
 from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.options.finetune import HOST_OPTIMIZERS
@@ -114,8 +114,8 @@ def describe_choice(chosen: WayNeed, needs: Sequence[WayNeed], room: Room, token
         figures.append(_describe_share(chosen.host_bytes, room.host, "on the host"))
     others = [f"{_describe(need)} {describe_bytes(need.device_bytes)}" for need in needs if need is not chosen]
     beside = f"; {', '.join(others)}" if others else ""
-    share, more = RESERVE
-    kept = f"{share:.0%} and {describe_bytes(more)} beside it stay free"
+    more = "" if room.device is None else f" and {describe_bytes(reserve(room.device))}"
+    kept = f"{MARGIN:.0%}{more} beside it stay free"
     line = f"--engine auto: {_describe(chosen)}, {' and '.join(figures)} at rows of {tokens:,} tokens, {kept}{beside}"
     if chosen.fits:
         return line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.families.model_files import open_model
 from interlace_cli.healing import auto_engine, ways
 from interlace_cli.healing.ladder import Place, Setup, list_rungs
-from interlace_cli.healing.memory_need import RESERVE, ModelSizes, RowSizes
+from interlace_cli.healing.memory_need import MARGIN, RESERVE, RESERVED_SHARE, ModelSizes, RowSizes
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import load_usable
 from interlace_cli.healing.state import State
@@ -50,8 +51,8 @@ def give_room(monkeypatch: pytest.MonkeyPatch, device: float, host: float = 100 
 
 def find_least(count: int) -> int:
     """The least free memory that is enough for so many bytes."""
-    share, more = RESERVE
-    return int(count * (1 + share)) + more + 1
+    wanted = count * (1 + MARGIN)
+    return math.ceil(min(wanted / (1 - RESERVED_SHARE), wanted + RESERVE)) + 1
 
 
 def check_counts(usable: Usable, batcher: Batcher, row: RowSizes) -> None:
