@@ -133,9 +133,9 @@ def build_sizes(facts: ModelFacts, kept: Sequence[int], tuned: Sequence[int], el
     return ModelSizes(facts.widths, layers, list(tuned), rest, facts.deepstack_layers, element=element)
 
 
-def reserve(free: int) -> int:
+def reserve(free: int) -> float:
     """Bytes of the `free` ones that have to stay free."""
-    return min(RESERVE, int(free * RESERVED_SHARE))
+    return min(RESERVE, free * RESERVED_SHARE)
 
 
 def _has_room(count: int, free: int | None) -> bool:

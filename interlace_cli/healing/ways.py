@@ -114,7 +114,7 @@ def describe_choice(chosen: WayNeed, needs: Sequence[WayNeed], room: Room, token
         figures.append(_describe_share(chosen.host_bytes, room.host, "on the host"))
     others = [f"{_describe(need)} {describe_bytes(need.device_bytes)}" for need in needs if need is not chosen]
     beside = f"; {', '.join(others)}" if others else ""
-    more = "" if room.device is None else f" and {describe_bytes(reserve(room.device))}"
+    more = "" if room.device is None else f" and {describe_bytes(int(reserve(room.device)))}"
     kept = f"{MARGIN:.0%}{more} beside it stay free"
     line = f"--engine auto: {_describe(chosen)}, {' and '.join(figures)} at rows of {tokens:,} tokens, {kept}{beside}"
     if chosen.fits:

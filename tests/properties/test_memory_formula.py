@@ -116,5 +116,6 @@ def test_logits_are_held_by_the_chunk(sizes: ModelSizes, way: Way, labels: int, 
 def test_what_fits_leaves_room_beside_it(device: int, host: int, free: int) -> None:
     need = Need(device, host)
     assert need.fits(None)
-    assert need.fits(None, free) == (host == 0 or host * 1.05 + GIB <= free)
-    assert need.fits(free) == (device * 1.05 + GIB <= free)
+    kept = min(GIB, free / 16)
+    assert need.fits(None, free) == (host == 0 or host * 1.05 + kept <= free)
+    assert need.fits(free) == (device * 1.05 + kept <= free)
