@@ -11,6 +11,8 @@ import pytest
 from tiny import save_chain_model
 from workspaces import copy, list_files, refuse, succeed, to_words, write_source
 
+pytestmark = pytest.mark.long
+
 GRID = {"strategies": "random", "ratios": "0.13", "baselines": "wanda"}
 RECIPE = {"epochs": "1", "lr": "1e-3", "heal-batch-size": "4", "grad-accum": "1"}
 CELLS = {"dense", "wanda", "pruned", "healed"}

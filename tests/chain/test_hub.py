@@ -16,6 +16,8 @@ from hub import CONVERTED, SHA, Hub
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.io.artifacts import load_artifact
 
+pytestmark = pytest.mark.long
+
 REPO = "HuggingFaceM4/FineVision"
 NAMES = ["chartqa", "geo170k(qa)", "yesbut"]
 

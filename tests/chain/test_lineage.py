@@ -25,6 +25,8 @@ from workspaces import (
 from interlace_cli.io.datasets import load_images, load_split
 from interlace_cli.io.sample_keys import SAMPLE_KEYS, load_keys
 
+pytestmark = pytest.mark.long
+
 SPLIT = ["--holdout", "0.3", "--calibration", "0.25"]
 
 

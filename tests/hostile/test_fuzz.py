@@ -134,7 +134,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(CHECKPOINT, tmp_path_factory.mktemp("fuzz") / "model"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     changes=st.lists(
         st.tuples(

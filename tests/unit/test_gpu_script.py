@@ -56,7 +56,7 @@ def test_shellcheck_finds_nothing() -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_all_parts_run_on_a_pretend_gpu(tmp_path: Path) -> None:
     ended = run("--pretend", "--out", tmp_path / "out")
     logs = {path.name: path.read_text()[-2000:] for path in (tmp_path / "out").glob("*.log")}
