@@ -159,7 +159,7 @@ def test_the_choice_is_said_recorded_and_kept(
     healed = copy(space, tmp_path / "w")
     words = ("finetune", "-w", healed, *RECIPE, "--force", "--device", "cuda")
     # Enough for no way, so that the smallest is taken.
-    give_room(monkeypatch, GIB)
+    give_room(monkeypatch, 2**20)
     train, done = HealingTrainer.training_step, []
 
     def stop_at_third(trainer: HealingTrainer, *arguments: object) -> object:

@@ -120,7 +120,8 @@ def test_eval_with_speed(space: Path, tmp_path: Path, gpu: Pretend) -> None:
     found = succeed("eval", *words, "--json").json["results"]
     assert [one["name"] for one in found] == ["dense", "pruned", "healed"]
     for one in found:
-        assert one["speed"]["peak_memory_bytes"] > one["bytes"]
+        # float32 on disk, bfloat16 on the GPU.
+        assert one["speed"]["peak_memory_bytes"] > one["bytes"] / 2
     check_given_back(gpu)
 
 
