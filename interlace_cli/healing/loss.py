@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -136,7 +137,8 @@ def choose_loss(model: Any, row: PackedRow) -> HeadLoss | LogitsLoss:
 
 def _cut_labels(row: PackedRow) -> PackedRow:
     positions_K = row.inputs["logits_to_keep"][:CHUNK]
-    return PackedRow({**row.inputs, "logits_to_keep": positions_K}, row.targets_BK[:, :CHUNK])
+    inputs = {**row.inputs, "logits_to_keep": positions_K}
+    return replace(row, inputs=inputs, targets_BK=row.targets_BK[:, :CHUNK], labels_L=None)
 
 
 def _compute_chunk(

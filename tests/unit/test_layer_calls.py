@@ -89,8 +89,11 @@ def test_layers_are_called_directly_where_that_is_the_same(kind: str, way: Way) 
 @pytest.mark.zoo
 @pytest.mark.parametrize("name", [*zoo.NAMES, *zoo.TEXT_NAMES])
 def test_direct_calls_compute_what_bypassed_layers_do(name: str) -> None:
-    config = zoo.build_config(name)
-    model, inputs = zoo.build_model(config), zoo.build_inputs(name, config)
+    try:
+        config = zoo.build_config(name)
+        model, inputs = zoo.build_model(config), zoo.build_inputs(name, config)
+    except ImportError as error:
+        pytest.skip(str(error))
     layers = find_layers(model)
     way = find_way(model, layers, inputs)
     free = [layer for layer in range(len(layers)) if layer not in find_entangled(model)]
