@@ -72,7 +72,11 @@ def simulate(
         if way.is_checkpointed:
             apply_checkpointing(model, layers, tuned)
         optimizer = _build_optimizer(model, layers, tuned, way)
-        sizes = _find_sizes(shape, model, layers, tuned, objective, loss)
+        sizes = find_sizes(shape, model, layers, tuned)
+        if loss.teacher is not None:
+            dropped = (shape.layers - shape.kept) * sizes.layers[0]
+            anchors = len(tuned) if "anchor" in objective else 0
+            sizes = sizes.add_teacher(dropped, anchors, "distill" in objective)
         for _ in range(2):
             gpu.peak[0] = gpu.now[0]
             _step(model, rows, loss, optimizer, way)
@@ -142,9 +146,8 @@ def _build_loss(
     return RowLoss(stage, head, weights, teacher)
 
 
-def _find_sizes(
-    shape: ModelShape, model: Any, layers: Any, tuned: Sequence[int], objective: str, loss: RowLoss
-) -> ModelSizes:
+def find_sizes(shape: ModelShape, model: Any, layers: Any, tuned: Sequence[int]) -> ModelSizes:
+    """What the formula takes for a model of this shape."""
     widths = LayerWidths(
         hidden=shape.hidden,
         query=shape.heads * shape.head_dim,
@@ -156,11 +159,7 @@ def _find_sizes(
     )
     counts = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     rest = sum(p.numel() for p in model.parameters()) - sum(counts)
-    sizes = ModelSizes(widths, counts, tuned, rest, len(shape.deepstack))
-    if loss.teacher is None:
-        return sizes
-    anchors = len(tuned) if "anchor" in objective else 0
-    return sizes.add_teacher((shape.layers - shape.kept) * counts[0], anchors, "distill" in objective)
+    return ModelSizes(widths, counts, tuned, rest, len(shape.deepstack))
 
 
 def shrink(shape: ModelShape, layers: int, **more: Any) -> ModelShape:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pretend import Pretend
-from simulated_step import GIB, shrink, simulate
+from simulated_step import GIB, find_sizes, shrink, simulate
 
-from interlace_cli.bench.shapes import SHAPES
+from interlace_cli.bench.shapes import SHAPES, build_model
 from interlace_cli.domain.model import LayerWidths
+from interlace_cli.families.modules import find_layers
 from interlace_cli.healing.loss import _ChunkedLoss
-from interlace_cli.healing.memory_need import CHUNK, ModelSizes, Way, _count_logits
+from interlace_cli.healing.memory_need import CHUNK, ModelSizes, RowSizes, Way, _count_logits, count_need
 
 FUSED, FOREACH, SMALL = "adamw_torch_fused", "adamw_torch", "adamw_8bit"
 LIMIT = 0.1
@@ -76,6 +78,30 @@ TABLE = {
     ("4b", "ddp", True, SMALL): 15.0,
     ("4b", "offload", True, FUSED): 9.1,
 }
+
+
+def test_the_readme_has_the_figures_of_the_formula() -> None:
+    """On the host too; those of the GPU are simulated below. A row of the simulation has 2,721 labels."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    columns = []
+    for name in ("8b", "4b"):
+        shape = SHAPES[name]
+        model = build_model(shape, torch.bfloat16, "meta")
+        sizes = find_sizes(shape, model, find_layers(model), shape.tuned)
+        row, ways = RowSizes(8192, 2721, is_alone=True), [way for known, *way in TABLE if known == name]
+        needs = {tuple(way): count_need(sizes, row, Way(*way)) for way in ways}
+        columns.append(
+            {way: [round(size / GIB) for size in (need.device, need.host) if size] for way, need in needs.items()}
+        )
+    rows = {
+        "all on the GPU": ("ddp", False, FUSED),
+        "`--gradient-checkpointing`": ("ddp", True, FUSED),
+        "`--gradient-checkpointing --optim adamw_8bit`": ("ddp", True, SMALL),
+        "`--engine offload --gradient-checkpointing`; on the host": ("offload", True, FUSED),
+    }
+    for words, way in rows.items():
+        cells = ["; ".join(map(str, column[way])) for column in columns]
+        assert f"| {words} | {cells[0]} | {cells[1]} |" in readme
 
 
 @pytest.mark.soak

@@ -263,3 +263,24 @@ def test_a_window_that_samples_do_not_reach_is_not_forgotten(case: tuple[Any, li
     model.config.get_text_config().layer_types = ["sliding_attention"] * 8
     model.config.get_text_config().sliding_window = 500
     assert choose_layout(model, samples, torch.float32).attention != "segments"
+
+
+def test_the_trial_of_the_loss_tells_the_model_what_training_tells_it(case: tuple[Any, list[Encoded]]) -> None:
+    """Where the samples of a row lie, above all: some layers are told nothing else (Chameleon's)."""
+    model, samples = case
+    row = pack(samples, "host")
+    original, told = model.forward, []
+
+    def forward(**inputs: Any) -> Any:
+        told.append(inputs)
+        return original(**inputs)
+
+    model.forward = forward
+    try:
+        choose_loss(model, row)
+    finally:
+        model.forward = original
+    assert told
+    for inputs in told:
+        assert inputs.keys() >= row.arguments.keys()
+        assert torch.equal(inputs["cu_seq_lens_q"], row.arguments["cu_seq_lens_q"])
