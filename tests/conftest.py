@@ -29,6 +29,16 @@ def chain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It without its layers 2 and 6."""
+    from making import make_cut
+
+    folder = tmp_path_factory.mktemp("chain-cut") / "pruned"
+    make_cut(chain_model, [2, 6], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few hundred samples of the demo world."""
     from making import make_dataset

@@ -13,13 +13,22 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
 from torch.utils.data import IterableDataset
 
 from interlace_cli.data.batches import Batcher
+from interlace_cli.data.prefetch import count_threads
 from interlace_cli.data.rows import Encoded, EncodedSteps, encode_sequences
 
 AHEAD = 2
 """Steps that are encoded, or being encoded, beside the one in use."""
+WORKERS = 4
+"""The most threads."""
+
+
+def count_encoders(device: torch.device) -> int:
+    """How many threads encode beside `device`; 0 beside a CPU, where the training thread does it."""
+    return min(count_threads(device), WORKERS)
 
 
 def iter_steps(source: EncodedSteps, threads: int) -> Generator[list[Encoded]]:

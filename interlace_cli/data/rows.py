@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from interlace_cli.data.batches import IGNORE, Batcher, Inputs
 from interlace_cli.data.packing import group_alike, pack_rows
 from interlace_cli.data.padding import HARMLESS, Padding
-from interlace_cli.data.sample_lengths import Placement, SampleLengths
+from interlace_cli.data.sample_lengths import Reader, SampleLengths
 from interlace_cli.data.token_fields import stack_left
 from interlace_cli.data.transfer import send
 from interlace_cli.domain.dataset import Sample
@@ -191,7 +191,7 @@ def build_rows(
     max_tokens: int,
     max_samples: int,
     padding: Padding = HARMLESS,
-    lengths: Placement | None = None,
+    lengths: Reader | None = None,
 ) -> list[PackedRow]:
     """The rows of one optimizer step, of at most `max_tokens` tokens each, padding included; padded rows have at most
     `max_samples` samples, and packed ones tell the model their `lengths`, or do not. Samples with pictures and samples
@@ -210,10 +210,10 @@ def build_rows(
 
 def complete_row(row: PackedRow, padding: Padding) -> PackedRow:
     """The padded row with what the model needs for its padding."""
-    return PackedRow(padding.complete(row.inputs), row.targets_BK)
+    return replace(row, inputs=padding.complete(row.inputs))
 
 
-def pack(samples: Sequence[Encoded], lengths: Placement | None = None) -> PackedRow:
+def pack(samples: Sequence[Encoded], lengths: Reader | None = None) -> PackedRow:
     """One row [1, N] with the samples end to end. It has no attention mask: transformers finds where a sample begins by
     the position ids, which start again there (`masking_utils.find_packed_sequence_indices`), or by its `lengths`."""
     names = [name for name in samples[0].tokens if name != "attention_mask"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interlace_cli.data.transfer import send
 
-Placement = Literal["device", "host"]
+Reader = Literal["device", "host"]
 """Where the lengths are read: by a kernel on the device, or by a loop over the samples on the host."""
 
 
@@ -29,17 +29,17 @@ class SampleLengths:
 
     starts: Tensor
     longest: int
-    placement: Placement
+    reader: Reader
 
     @classmethod
-    def build(cls, lengths: Sequence[int], placement: Placement) -> SampleLengths:
+    def build(cls, lengths: Sequence[int], reader: Reader) -> SampleLengths:
         """Those of samples of `lengths` tokens, end to end."""
         starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        return cls(starts, max(lengths), placement)
+        return cls(starts, max(lengths), reader)
 
     def to(self, device: torch.device | str) -> SampleLengths:
         """The same for a row on `device`."""
-        if self.placement == "host":
+        if self.reader == "host":
             return self
         return replace(self, starts=send(self.starts, device))
 

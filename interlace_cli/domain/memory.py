@@ -26,6 +26,8 @@ class WayNeed(Record):
         return f"--engine {self.engine}{checkpointing} --optim {self.optim}"
 
 
-def describe_bytes(count: int) -> str:
-    """In GiB, or MiB if it is less than one."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+def describe_bytes(count: int, digits: int = 1) -> str:
+    """In GiB with so many digits behind the point, or in MiB with one less if it is less than a quarter of one."""
+    if count >= 2**28:
+        return f"{count / 2**30:,.{digits}f} GiB"
+    return f"{count / 2**20:,.{digits - 1}f} MiB"

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from interlace_cli.domain.evaluation import KeptAnswers, UnfinishedEvaluation
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import ArtifactError
 from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.evaluation.tasks import EvalTask
 from interlace_cli.families.model_files import OpenedModel
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.artifacts import build_origin, load_own, save_artifact
 from interlace_cli.io.files import hash_bytes
 
 if TYPE_CHECKING:
@@ -72,14 +71,8 @@ class AnswerFile:
         if self._is_read:
             return
         self._is_read = True
-        if not self.path.exists():
-            return
-        try:
-            found = load_artifact(self.path, UnfinishedEvaluation)
-        except ArtifactError:
-            return
-        if found.created_by == build_origin("eval", self.settings) and found.inputs == self.inputs:
-            self._kept = dict(found.answers)
+        found = load_own(self.path, UnfinishedEvaluation, build_origin("eval", self.settings), self.inputs)
+        self._kept = {} if found is None else dict(found.answers)
 
 
 def hash_tasks(tasks: Sequence[EvalTask]) -> str:

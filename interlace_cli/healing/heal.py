@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from interlace_cli.data.batches import Batcher
+from interlace_cli.data.encode_ahead import count_encoders
 from interlace_cli.data.encode_ahead import iter_steps as iter_ahead
-from interlace_cli.data.prefetch import count_threads
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow, build_rows
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
@@ -37,11 +37,12 @@ from interlace_cli.healing.optimizer import keep_form
 from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.probe_loss import ProbeLoss, choose_probes
 from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.healing.sharding import Gathering
 from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, TermWeights
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
-from interlace_cli.healing.trainer import WORKERS, HealingTrainer, train_stage
+from interlace_cli.healing.trainer import HealingTrainer, train_stage
 from interlace_cli.io.models import import_transformers
 
 
@@ -115,7 +116,8 @@ class Healer:
             apply_layout(dense.model, self.layout)
             dense.model.requires_grad_(False)
             if engine.stage == 3:
-                engine.running(dense.model, dense.layers).__enter__()
+                # For as long as it is there: no engine of DeepSpeed's runs it.
+                Gathering(dense.model, dense.layers).install()
             if not engine.shards_weights:
                 share_frozen(student.model, dense.model, _find_prefixes(student, dense))
                 with explained(Place.TEACHER, self.setup):
@@ -124,9 +126,7 @@ class Healer:
     @property
     def setup(self) -> Setup:
         """What of the ladder of shortages is used already."""
-        recipe, engine = self.recipe, self.engine
-        device, has_teacher = str(self.device), self.dense is not None
-        return Setup(device, recipe.dtype, engine.name, recipe.optim, engine.size, self.is_checkpointed, has_teacher)
+        return Setup.of(self.recipe, self.engine, str(self.device), self.is_checkpointed, self.dense is not None)
 
     def heal(self) -> History:
         """Trains all stages, in place. Returns the losses."""
@@ -277,8 +277,7 @@ class Healer:
 
         def iter_steps() -> Generator[list[Encoded]]:
             mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
-            threads = min(count_threads(self.device), WORKERS)
-            return iter_ahead(self.source(steps=mine, start=done), threads)
+            return iter_ahead(self.source(steps=mine, start=done), count_encoders(self.device))
 
         trainer = LocalTrainer(
             self.dense.model,

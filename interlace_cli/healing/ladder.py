@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from interlace_cli.errors import ShortageError
 from interlace_cli.options.finetune import HOST_OPTIMIZERS
+from interlace_cli.runtime.accelerator import is_cpu
 from interlace_cli.runtime.memory import is_out_of_memory
 from interlace_cli.runtime.shortage import Shortage, read_shortage
+
+if TYPE_CHECKING:
+    from interlace_cli.healing.engine import Engine
+    from interlace_cli.healing.recipe import Recipe
 
 
 class Place(Enum):
@@ -53,10 +59,15 @@ class Setup:
     is_checkpointed: bool
     has_teacher: bool
 
+    @classmethod
+    def of(cls, recipe: Recipe, engine: Engine, device: str, is_checkpointed: bool, has_teacher: bool) -> Setup:
+        """That of a recipe on an engine."""
+        return cls(device, recipe.dtype, engine.name, recipe.optim, engine.size, is_checkpointed, has_teacher)
+
     @property
     def is_gpu(self) -> bool:
         """Whether weights and training state lie on a device of their own."""
-        return not self.device.startswith("cpu")
+        return not is_cpu(self.device)
 
     @property
     def is_whole(self) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interlace_cli.data.padding import HARMLESS, Padding
 from interlace_cli.data.rows import Encoded, PackedRow, complete_row, pack, pad
-from interlace_cli.data.sample_lengths import Placement
+from interlace_cli.data.sample_lengths import Reader
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.families.varlen import SEGMENTS, TOWERS, VARLEN, Call, SegmentsError, register, watch_calls
 from interlace_cli.healing.engine import gather
@@ -32,7 +32,7 @@ is more than 0.5."""
 
 FLASH = ("flash_attention_3", "flash_attention_2")
 OURS = {"varlen": VARLEN, "segments": SEGMENTS}
-CANDIDATES: Sequence[tuple[str, Placement | None]] = (
+CANDIDATES: Sequence[tuple[str, Reader | None]] = (
     *((name, "device") for name in FLASH),
     ("varlen", "device"),
     ("segments", "host"),
@@ -57,7 +57,7 @@ class Layout:
 
     attention: str
     padding: Padding = HARMLESS
-    lengths: Placement | None = None
+    lengths: Reader | None = None
     implementations: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interlace_cli.options.finetune import TORCH_ENGINES
+from interlace_cli.runtime.accelerator import is_cuda
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ def choose_optim(optim: str, device: str, engine: str) -> str:
     """`--optim`, for a device and an engine. torch's AdamW is the fused one on a GPU: the other makes temporary tensors
     as large as all tuned weights. It is also what `offload` runs on the host. On a CPU, and where DeepSpeed has its own
     way, nothing changes."""
-    is_fused = engine == "offload" or (device.startswith("cuda") and engine in TORCH_ENGINES)
+    is_fused = engine == "offload" or (is_cuda(device) and engine in TORCH_ENGINES)
     return FUSED if optim == PLAIN and is_fused else optim
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Dense, Healer
     from interlace_cli.healing.history import History
-    from interlace_cli.healing.ladder import Setup
 
 
 def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
@@ -103,24 +102,17 @@ def open_session(
     )
 
 
-def _build_setup(recipe: Recipe, how: Execution, engine: Engine, device: str, has_teacher: bool) -> Setup:
-    from interlace_cli.healing.ladder import Setup
-
-    checkpointed = how.gradient_checkpointing
-    return Setup(device, recipe.dtype, engine.name, recipe.optim, engine.size, checkpointed, has_teacher)
-
-
 def _load_student(
     opened: OpenedModel, card: CheckpointCard, recipe: Recipe, how: Execution, engine: Engine, device: str
 ) -> tuple[PreTrainedModel, nn.ModuleList]:
     """The model that is healed and its layers, with nothing but the tuned ones to train."""
     from interlace_cli.families.modules import find_layers
-    from interlace_cli.healing.ladder import Place, explained
+    from interlace_cli.healing.ladder import Place, Setup, explained
     from interlace_cli.healing.sharding import describe
     from interlace_cli.healing.trainable import apply_trainable_set, check_trainable_set
     from interlace_cli.io.models import load_model
 
-    with explained(Place.MODEL, _build_setup(recipe, how, engine, device, has_teacher=False)):
+    with explained(Place.MODEL, Setup.of(recipe, engine, device, how.gradient_checkpointing, has_teacher=False)):
         model = load_model(opened.checkpoint.path, recipe.dtype, engine.place(device, card.stack))
         layers = find_layers(model, card.stack)
         apply_trainable_set(model, layers, card.tune, engine.is_on_host)
@@ -134,13 +126,13 @@ def _load_teacher(card: CheckpointCard, recipe: Recipe, how: Execution, engine: 
     model that is healed."""
     from interlace_cli.families.modules import find_layers
     from interlace_cli.healing.heal import Dense
-    from interlace_cli.healing.ladder import Place, explained
+    from interlace_cli.healing.ladder import Place, Setup, explained
     from interlace_cli.io.models import load_model
 
     if not any(stage.needs_teacher for stage in recipe.stages):
         return None
     where = engine.place(device, card.stack) if engine.shards_weights else "cpu"
-    with explained(Place.TEACHER, _build_setup(recipe, how, engine, device, has_teacher=True)):
+    with explained(Place.TEACHER, Setup.of(recipe, engine, device, how.gradient_checkpointing, has_teacher=True)):
         teacher = load_model(_open_base(card).checkpoint.path, recipe.dtype, where)
     return Dense(teacher, find_layers(teacher, card.stack))
 

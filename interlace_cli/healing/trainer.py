@@ -22,8 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import DataLoader
 
-from interlace_cli.data.encode_ahead import StepsAhead
-from interlace_cli.data.prefetch import count_threads
+from interlace_cli.data.encode_ahead import StepsAhead, count_encoders
 from interlace_cli.data.rows import Encoded, EncodedSteps, PackedRow
 from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, first_line
@@ -51,8 +50,6 @@ _WRITING = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError by which torch reports that it cannot write a file."""
 TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
 """Files of a checkpoint: the tuned weights, and the optimizer's state of an `fsdp` run, gathered."""
-WORKERS = 4
-"""The most threads that encode samples, beside a GPU; on a CPU the training thread does it."""
 
 
 class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -92,7 +89,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
     def get_train_dataloader(self) -> DataLoader[Any]:
         """A loader of the steps in their order. accelerate does not wrap it: `steps` holds this process's samples
         alone."""
-        self.ahead = StepsAhead(self.train_dataset, min(count_threads(self.args.device), WORKERS))
+        self.ahead = StepsAhead(self.train_dataset, count_encoders(self.args.device))
         return DataLoader(self.ahead, batch_size=None, num_workers=0, pin_memory=False)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from interlace_cli.domain.importance import GreedyStep, LossSearch
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import ArtifactError
-from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
+from interlace_cli.io.artifacts import build_origin, load_own, save_artifact
 
 
 @dataclass
@@ -43,13 +42,8 @@ class SearchFile:
 
     def load(self) -> SearchState:
         """The saved state, if it belongs to a search with the same settings and inputs; else a new state."""
-        if not self.path.exists():
-            return SearchState()
-        try:
-            found = load_artifact(self.path, LossSearch)
-        except ArtifactError:
-            return SearchState()
-        if found.created_by != build_origin("analyze", self.settings) or found.inputs != self.inputs:
+        found = load_own(self.path, LossSearch, build_origin("analyze", self.settings), self.inputs)
+        if found is None:
             return SearchState()
         return SearchState(
             tokens=found.tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +81,18 @@ def load_artifact(path: Path, cls: type[A]) -> A:
             "Make it again; if you changed it yourself, delete the field `sha256`.",
         )
     return artifact
+
+
+def load_own(path: Path, cls: type[A], origin: Origin, inputs: Mapping[str, str]) -> A | None:
+    """The artifact, if it is there, can be read, and was made by the same command from the same: what unfinished work
+    goes on from. None otherwise."""
+    if not path.exists():
+        return None
+    try:
+        found = load_artifact(path, cls)
+    except ArtifactError:
+        return None
+    return found if found.created_by == origin and found.inputs == dict(inputs) else None
 
 
 def _seal(data: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interlace_cli.domain.memory import describe_bytes
 from interlace_cli.errors import (
     CheckpointError,
     InterlaceError,
@@ -30,7 +31,7 @@ from interlace_cli.io.torchvision import do_without_video_processors, repair_tor
 from interlace_cli.runtime.accelerator import is_cpu
 from interlace_cli.runtime.device import choose_dtype, use_device
 from interlace_cli.runtime.memory import is_out_of_memory
-from interlace_cli.runtime.shortage import format_bytes, read_shortage
+from interlace_cli.runtime.shortage import read_shortage
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +139,7 @@ def load_model(
 
 
 def _describe_shortage(path: Path, error: Exception, used: str, asked: str | Placement) -> ShortageError:
-    size, shortage = format_bytes(open_checkpoint(path).total_bytes), read_shortage(error, used)
+    size, shortage = describe_bytes(open_checkpoint(path).total_bytes, 2), read_shortage(error, used)
     if isinstance(asked, Placement):
         other = "" if is_cpu(used) else ", or --device cpu"
         fix = "Take --device-map auto, which spreads it over GPUs, the host and the disk" + other + "."

@@ -7,6 +7,8 @@ import os
 import platform
 import sys
 
+from interlace_cli.runtime.accelerator import is_cuda
+
 NAME, SETTING = "PYTORCH_ALLOC_CONF", "expandable_segments:True"
 OTHERS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Other names that torch reads."""
@@ -29,6 +31,6 @@ def expand_segments() -> None:
 def describe_segments(device: str) -> str:
     """A line to show; empty if the device is no GPU of torch's allocator, or the setting is not ours."""
     is_ours = OURS in os.environ and os.environ.get(NAME) == os.environ[OURS]
-    if not is_ours or not device.startswith("cuda"):
+    if not is_ours or not is_cuda(device):
         return ""
     return f"memory of the GPU is given in expandable segments; set {NAME} to have it otherwise"

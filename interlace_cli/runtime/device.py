@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from interlace_cli.errors import UsageError, first_line
+from interlace_cli.runtime.accelerator import is_cuda
 from interlace_cli.runtime.processes import Processes, find_processes
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def choose_device(device: str) -> str:
     here = find_processes()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if here.size > 1 and device.startswith("cuda") and torch.cuda.is_available():
+    if here.size > 1 and is_cuda(device) and torch.cuda.is_available():
         device = _choose_own(device, here)
     try:
         torch.empty(0, device=device)
@@ -41,7 +42,7 @@ def use_device(device: str) -> str:
     import torch
 
     device = choose_device(device)
-    if device.startswith("cuda"):
+    if is_cuda(device):
         default = _find_default()
         index = torch.device(device).index
         torch.cuda.set_device(default if index is None else index)
@@ -68,7 +69,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 def _choose_fastest(device: str) -> str:
     import torch
 
-    if not device.startswith("cuda"):
+    if not is_cuda(device):
         return "float32"
     with torch.cuda.device(device):
         if torch.cuda.is_bf16_supported(including_emulation=False):

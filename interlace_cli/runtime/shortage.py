@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from interlace_cli.domain.memory import describe_bytes
+
 HOST = "this machine"
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB)"
@@ -27,11 +29,11 @@ class Shortage:
         return self.where == HOST
 
     def __str__(self) -> str:
-        wanted = "" if self.wanted is None else f"{format_bytes(self.wanted)} more were asked for, and "
+        wanted = "" if self.wanted is None else f"{describe_bytes(self.wanted, 2)} more were asked for, and "
         if self.free is None:
             return f"{wanted}the memory of {self.where} is used up"
-        total = "" if self.total is None else f" of {format_bytes(self.total)}"
-        return f"{wanted}{format_bytes(self.free)}{total} are free on {self.where}"
+        total = "" if self.total is None else f" of {describe_bytes(self.total, 2)}"
+        return f"{wanted}{describe_bytes(self.free, 2)}{total} are free on {self.where}"
 
 
 def read_shortage(error: BaseException, device: str = "") -> Shortage:
@@ -57,8 +59,3 @@ def read_shortage(error: BaseException, device: str = "") -> Shortage:
 
 def _read(found: re.Match[str] | None, group: int) -> int | None:
     return None if found is None else int(float(found[group]) * UNITS[found[group + 1]])
-
-
-def format_bytes(size: int) -> str:
-    """In GiB, or in MiB where that is little."""
-    return f"{size / (1 << 30):,.2f} GiB" if size >= 1 << 28 else f"{size / (1 << 20):,.1f} MiB"

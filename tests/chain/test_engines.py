@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from making import make_cut, make_healed
+from making import make_healed
 from safetensors.torch import load_file
 
 from interlace_cli.errors import InterlaceError, UsageError
@@ -28,13 +28,6 @@ WORDS = "--lr 1e-3 --epochs 1 --batch-size 20 --grad-accum 1 --max-length 150 --
 pytestmark = pytest.mark.engines
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 deepspeed = [pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3", "zero3-offload")]
-
-
-@pytest.fixture(scope="module")
-def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engines") / "pruned"
-    make_cut(chain_model, [2, 6], folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from making import make_cut
 from typer.testing import CliRunner
 
 from interlace_cli.cli.app import app
-
-
-@pytest.fixture(scope="module")
-def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("estimate") / "pruned"
-    make_cut(chain_model, [2, 6], folder)
-    return folder
 
 
 @pytest.mark.parametrize("objective", ["ce", "local,distill"])

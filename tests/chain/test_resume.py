@@ -25,13 +25,6 @@ WORDS = "--lr 1e-3 --epochs 4 --batch-size 8 --grad-accum 1 --save-every 3 --tun
 RECIPE: dict[str, Any] = {"lr": 1e-3, "epochs": 4.0, "batch_size": 8, "grad_accum": 1, "tune_layers": (3, 5)}
 
 
-@pytest.fixture(scope="module")
-def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("resume") / "pruned"
-    make_cut(chain_model, [2, 6], folder)
-    return folder
-
-
 def start(pruned: Path, dataset: Path, out: Path, objective: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "interlace_cli", "finetune", str(pruned), "--dataset", str(dataset)]
     words += ["--out", str(out), "--objective", objective, *WORDS.split()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from making import make_cut, make_dataset, make_healed
+from making import make_dataset, make_healed
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,13 +34,6 @@ RECIPE: dict[str, Any] = {
     "optim": "adamw_torch_fused",
     "device": "cpu",
 }
-
-
-@pytest.fixture(scope="module")
-def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("offload") / "pruned"
-    make_cut(chain_model, [2, 6], folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from making import make_cut
 from workspaces import call, refuse, succeed, write_source
 
 from interlace_cli.data.batches import IGNORE, Batcher
@@ -31,13 +30,6 @@ def write_mixed(folder: Path, count: int, long: int, words: int = 120) -> Path:
         record["conversations"][0]["value"] += " word" * words
     path.write_text(json.dumps(records))
     return path
-
-
-@pytest.fixture(scope="module")
-def pruned(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("usable") / "pruned"
-    make_cut(chain_model, [2, 6], folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def test_an_obstacle_is_raised_before_the_kernel_runs() -> None:
 def test_lengths_stay_on_the_host_where_a_loop_reads_them() -> None:
     lengths = SampleLengths.build(LENGTHS, "host")
     assert lengths.to("meta").starts.device.type == "cpu"
-    moved = replace(lengths, placement="device").to("meta")
+    moved = replace(lengths, reader="device").to("meta")
     assert moved.starts.device.type == "meta"
     assert moved.arguments["max_length_q"] == 9
     assert moved.arguments["cu_seq_lens_q"] is moved.arguments["cu_seq_lens_k"]
