@@ -233,6 +233,14 @@ def test_a_shortage_anywhere_else_says_what_to_do(
 def test_other_errors_are_not_taken_for_a_shortage(small_dataset: Path) -> None:
     samples = load_split(small_dataset, "heldout")[:4]
     model, batcher = load_model(CHECKPOINT), Batcher(load_processor(CHECKPOINT), small_dataset)
-    Short(model, 1, RuntimeError("shapes do not fit"))
+    Short(model, 0, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         measure_quality(model, batcher, samples, 4, 8, lambda *_: None, print)
+
+
+def test_a_model_that_runs_one_sample_alone_is_not_short_of_memory(small_dataset: Path) -> None:
+    samples, said = load_split(small_dataset, "heldout")[:4], []
+    model, batcher = load_model(CHECKPOINT), Batcher(load_processor(CHECKPOINT), small_dataset)
+    Short(model, 1, RuntimeError("shapes do not fit"))
+    measure_quality(model, batcher, samples, 4, 8, lambda *_: None, said.append)
+    assert said == [f"{type(model).__name__}: shapes do not fit: samples are run one by one"]
