@@ -24,8 +24,12 @@ VARIABLES = (
 
 def describe_environment() -> Environment:
     """Asks every package and torch."""
+    import torch
+
+    # The build too, such as +cu130, which the package's version leaves out.
+    programs = {**_find_versions(PROGRAMS), "torch": torch.__version__}
     return Environment(
-        programs={"interlace": __version__, "python": platform.python_version(), **_find_versions(PROGRAMS)},
+        programs={"interlace": __version__, "python": platform.python_version(), **programs},
         machine={**_describe_machine(), **{name: os.environ[name] for name in VARIABLES if name in os.environ}},
         optional={**_find_versions(OPTIONAL), "engines": ", ".join(_list_engines())},
     )

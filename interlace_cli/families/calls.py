@@ -42,17 +42,16 @@ class LayerCall:
 
 
 def take_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall | None:
-    """None for a call with objects that a layer may change, such as a cache of keys and values."""
+    """None for a call with objects that a layer may change, such as a cache of keys and values, or the dict in which
+    Gemma 4's layers leave theirs for later ones."""
     name = None if args else "hidden_states" if "hidden_states" in kwargs else "hidden_state"
     rest = args[1:] if name is None else args
     others = {key: value for key, value in kwargs.items() if key != name}
     hidden = args[0] if name is None else kwargs[name]
-    return LayerCall(rest, others, name, hidden.device) if _is_plain([rest, others]) else None
+    return LayerCall(rest, others, name, hidden.device) if _is_plain([rest, *others.values()]) else None
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (Tensor, bool, int, float, str, torch.dtype, torch.device))
@@ -88,7 +87,7 @@ def find_tail(last: Tensor, after: Sequence[tuple[nn.Module, Any, Any]], made: A
         return None
     name, *others = made
     fields = {key: made[key] for key in others}
-    return Tail(tuple(modules), type(made), name, fields) if _is_plain(fields) else None
+    return Tail(tuple(modules), type(made), name, fields) if _is_plain([*fields.values()]) else None
 
 
 @dataclass

@@ -30,6 +30,7 @@ def download_model(repo: str, revision: str | None, only: str | None = None) -> 
         RevisionNotFoundError,
     )
 
+    switch = find_offline_switch()
     try:
         unneeded = _choose_unneeded(repo, revision, only is not None)
         return Path(
@@ -38,6 +39,8 @@ def download_model(repo: str, revision: str | None, only: str | None = None) -> 
                 revision=revision,
                 ignore_patterns=[*NOT_DOWNLOADED, *unneeded],
                 allow_patterns=only,
+                # Else huggingface-hub 1 asks the Hub for the files of a commit that is whole in the cache.
+                local_files_only=switch is not None,
             )
         )
     except GatedRepoError as error:
@@ -49,7 +52,6 @@ def download_model(repo: str, revision: str | None, only: str | None = None) -> 
     except RepositoryNotFoundError as error:
         raise MissingInputError(f"there is neither a folder nor a Hub model {repo}.", "Check the name.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        switch = find_offline_switch()
         if switch is not None:
             raise MissingInputError(
                 f"there is no folder {repo}, no model of that name in the Hub's cache, and {switch} keeps the Hub from"

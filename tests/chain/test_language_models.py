@@ -204,7 +204,8 @@ def test_a_type_that_is_mapped_to_text_alone_may_see_all_the_same() -> None:
     assert choose_auto_class("phi4_multimodal") == "AutoModelForCausalLM"
     assert not is_text_only("phi4_multimodal")
     assert is_text_only("llama")
-    assert {choose_auto_class(name) for name in ARCHITECTURES} == {"AutoModelForImageTextToText"}
+    known = [name for name in ARCHITECTURES if name in import_transformers().CONFIG_MAPPING]
+    assert {choose_auto_class(name) for name in known} == {"AutoModelForImageTextToText"}
     assert all(is_text_only(name) for name in LANGUAGE_MODELS)
 
 

@@ -13,7 +13,6 @@ import zoo
 from making import make_cut
 
 from interlace_cli.errors import UnsupportedModelError
-from interlace_cli.families.architectures import NEEDS
 from interlace_cli.families.model_files import collect_stored, open_model
 from interlace_cli.families.modules import bypassed, find_layers
 from interlace_cli.healing.trainable import to_bytes
@@ -27,14 +26,6 @@ def load_plainly(folder: Path) -> Any:
     model, report = auto.from_pretrained(folder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return model.eval()
-
-
-def build_config_or_skip(name: str) -> Any:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
-    if name not in import_transformers().CONFIG_MAPPING:
-        pytest.skip("this transformers does not have it")
-    return zoo.build_config(name)
 
 
 def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> list[int]:
@@ -51,7 +42,7 @@ def choose_drops(folder: Path, out: Path, layers: int, rng: random.Random) -> li
 
 @pytest.mark.parametrize("name", [*zoo.NAMES, *zoo.TEXT_NAMES])
 def test_every_architecture_is_cut_exactly(name: str, tmp_path: Path) -> None:
-    config = build_config_or_skip(name)
+    config = zoo.build_config(name)
     cut_and_compare(config, zoo.build_inputs(name, config), name, tmp_path)
 
 
@@ -94,7 +85,7 @@ def generates_the_same(model: Any, inputs: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("name", ["aria", "cosmos3_edge", "ernie4_5_vl_moe", "mistral_large4", "molmo2", "step3p7"])
 def test_a_tuned_layer_is_stored_as_the_architecture_stores_it(name: str, tmp_path: Path) -> None:
     """Experts one by one, projections side by side or under other names: whatever `save_pretrained` makes of it."""
-    zoo.build_model(build_config_or_skip(name)).save_pretrained(tmp_path / "model")
+    zoo.build_model(zoo.build_config(name)).save_pretrained(tmp_path / "model")
     model = load_plainly(tmp_path / "model")
     layers = find_layers(model)
     with torch.no_grad():

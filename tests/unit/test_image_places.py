@@ -173,6 +173,8 @@ def build_processors() -> dict[str, Any]:
     tiles = transformers.GotOcr2ImageProcessor(size=side, min_patches=1, max_patches=4)
     clip = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=side)
     words = {"image_token": "<|image_pad|>", "chat_template": template}
+    # Some versions of transformers ask for it where they can build one.
+    has_video = transformers.utils.is_torchvision_available()
     return {
         "demo": demo,
         "llava": transformers.LlavaProcessor(
@@ -184,9 +186,20 @@ def build_processors() -> dict[str, Any]:
             **words,
         ),
         "llava_onevision": transformers.LlavaOnevisionProcessor(
-            onevision, demo.tokenizer, None, num_image_tokens=16, vision_feature_select_strategy="full", **words
+            onevision,
+            demo.tokenizer,
+            transformers.LlavaOnevisionVideoProcessor() if has_video else None,
+            num_image_tokens=16,
+            vision_feature_select_strategy="full",
+            **words,
         ),
-        "internvl": transformers.InternVLProcessor(tiles, tokenizer, None, image_seq_length=4, chat_template=template),
+        "internvl": transformers.InternVLProcessor(
+            tiles,
+            tokenizer,
+            transformers.InternVLVideoProcessor() if has_video else None,
+            image_seq_length=4,
+            chat_template=template,
+        ),
     }
 
 

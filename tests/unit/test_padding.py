@@ -17,7 +17,6 @@ from interlace_cli.data.padding import HARMLESS, Padding, choose_padding, choose
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.errors import UnusableSampleError
 from interlace_cli.evaluation.quality import measure_quality
-from interlace_cli.families.architectures import NEEDS
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_model, load_processor
 
@@ -34,8 +33,6 @@ CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.zoo) for 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_is_in_a_batch_what_it_is_alone(name: str) -> None:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
     config = zoo.build_config(name)
     if config.is_encoder_decoder:
         pytest.skip("its decoder's rows are not padded")
