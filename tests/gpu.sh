@@ -56,6 +56,7 @@ part() {
 
 run=("$python" tests/gpu/parts.py)
 suite=("$python" -m pytest -n 0 -q -m gpu -p no:cacheprovider)
+[ "$mode" = pretend ] || export INTERLACE_GPU=1
 case $mode in
   pretend)
     export INTERLACE_PRETEND=1

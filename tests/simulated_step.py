@@ -108,11 +108,11 @@ def _build_optimizer(model: Any, layers: Any, tuned: Sequence[int], way: Way) ->
     if way.is_offloaded:
         return HostAdamW([{"params": trained}], layers=[layers[position] for position in tuned], lr=1e-5)
     if "8bit" in way.optim:
-        return _EightBits(trained)
+        return EightBits(trained)
     return torch.optim.AdamW(trained, lr=1e-5, fused="fused" in way.optim, foreach="fused" not in way.optim or None)
 
 
-class _EightBits:
+class EightBits:
     """The memory of bitsandbytes' AdamW, whose kernels need a GPU: two bytes, and two scales for 256 of them."""
 
     def __init__(self, parameters: Sequence[torch.Tensor]) -> None:

@@ -109,6 +109,8 @@ def measure_healing(
             if turn:
                 seconds[name].append(taken)
             else:
+                # It makes the optimizer's state anew, which is part of what a step takes.
+                optimizers[name].state.clear()
                 peaks[name] = measure_peak(partial(_step, step, optimizers[name]), device)
             # The peak of the other way must not include the optimizer state of this one.
             optimizers[name].state.clear()
@@ -209,6 +211,7 @@ def _describe_scaling(step: Callable[[], None], optimizer: torch.optim.Optimizer
                 _step(step, optimizer)
 
         seconds = min(_time(work, None, device) for _ in range(2)) / count
+        optimizer.state.clear()
         peak = measure_peak(work, device)
         held = "" if peak is None else f", {peak / 1e6:,.0f} MB above the model"
         lines.append(f"{count} step{'s' if count > 1 else ''}: {1000 * seconds:,.0f} ms each{held}")

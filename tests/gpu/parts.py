@@ -108,6 +108,10 @@ def show_memory(*shapes: str) -> None:
         shapes, ways = ("4b",), ways[2:3]
     else:
         simulated_step.Pretend = RealGpu
+        if importlib.util.find_spec("bitsandbytes") is not None:
+            from bitsandbytes.optim import AdamW8bit
+
+            simulated_step.EightBits = AdamW8bit
     wrong = 0
     for name in dict.fromkeys(shapes):
         for way in ways:

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pretend import Pretend
 from small_chain import build_chain
 from workspaces import succeed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_real_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a real GPU is in the way of the pretended one")
 
 
 @pytest.fixture
