@@ -80,7 +80,9 @@ def _write(
     from interlace_cli.sparsity.wanda import prune_by_wanda
 
     path = opened.checkpoint.path
-    model = load_model(path, options.dtype, Placement.of(options))
+    # Without a forward pass there is nothing that another dtype would make faster.
+    is_by_value = dataset is None and options.dtype == "auto"
+    model = load_model(path, "native" if is_by_value else options.dtype, Placement.of(options))
     layers = find_layers(model)
     positions = range(len(layers))
     collect_stored(opened, model, layers, positions, "meta")
@@ -98,8 +100,14 @@ def _write(
             if way is Way.WHOLE:
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
             prune_by_wanda(model, layers, inputs, pattern, advance, way)
-    data = {name: to_bytes(value) for name, value in collect_stored(opened, model, layers, positions, "cpu").items()}
     card = _describe_sparse(opened, str(options.method), pattern, layers, made_from)
+    held = collect_stored(opened, model, layers, positions, "cpu")
+    if any(value.dtype != model.dtype for value in held.values()):
+        # The model holds them rounded; what stays is as it is stored.
+        native = load_model(path, "native", "cpu")
+        stored = collect_stored(opened, native, find_layers(native), positions, "cpu")
+        held = {name: value.masked_fill(held[name] == 0, 0) for name, value in stored.items()}
+    data = {name: to_bytes(value) for name, value in held.items()}
     checkpoint = opened.checkpoint
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)

@@ -137,7 +137,8 @@ def test_a_run_is_direct_only_if_nothing_happens_between_its_layers(
 def test_what_a_layer_may_change_is_not_called_again() -> None:
     hidden = torch.ones(1)
     assert take_call((hidden, object()), {}) is None
-    call = take_call((), {"hidden_states": hidden, "mask": {"full": None}, "more": [1, hidden]})
+    assert take_call((), {"hidden_states": hidden, "shared_kv_states": {}}) is None
+    call = take_call((), {"hidden_states": hidden, "mask": None, "more": [1, hidden]})
     assert call is not None
     assert (call.name, sorted(call.kwargs)) == ("hidden_states", ["mask", "more"])
 
