@@ -25,7 +25,8 @@ from interlace_cli.runtime.dispatch import loaded
 from interlace_cli.sparsity.pattern import Pattern
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 def build_sparse_step(options: PruneOptions) -> Step[CheckpointCard]:
@@ -84,8 +85,7 @@ def _write(
     is_by_value = dataset is None and options.dtype == "auto"
     model = load_model(path, "native" if is_by_value else options.dtype, Placement.of(options))
     layers = find_layers(model)
-    positions = range(len(layers))
-    collect_stored(opened, model, layers, positions, "meta")
+    collect_stored(opened, model, layers, range(len(layers)), "meta")
     if dataset is not None:
         processor = load_processor(path, options.min_pixels, options.max_pixels)
         tell_format(processor, progress.say)
@@ -101,13 +101,7 @@ def _write(
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
             prune_by_wanda(model, layers, inputs, pattern, advance, way)
     card = _describe_sparse(opened, str(options.method), pattern, layers, made_from)
-    held = collect_stored(opened, model, layers, positions, "cpu")
-    if any(value.dtype != model.dtype for value in held.values()):
-        # The model holds them rounded; what stays is as it is stored.
-        native = load_model(path, "native", "cpu")
-        stored = collect_stored(opened, native, find_layers(native), positions, "cpu")
-        held = {name: value.masked_fill(held[name] == 0, 0) for name, value in stored.items()}
-    data = {name: to_bytes(value) for name, value in held.items()}
+    data = {name: to_bytes(value) for name, value in _collect_pruned(opened, model, layers).items()}
     checkpoint = opened.checkpoint
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
@@ -122,6 +116,21 @@ def _write(
     for line in (*checkpoint.remarks, *([side.describe()] if side.left else [])):
         progress.say(line)
     return card
+
+
+def _collect_pruned(opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList) -> dict[str, Tensor]:
+    """Name on disk -> the layers' tensors: zero where the model's are, else as they are stored; the model may hold
+    them rounded."""
+    from interlace_cli.families.modules import find_layers
+    from interlace_cli.io.models import load_model
+
+    positions = range(len(layers))
+    held = collect_stored(opened, model, layers, positions, "cpu")
+    if all(value.dtype == model.dtype for value in held.values()):
+        return held
+    native = load_model(opened.checkpoint.path, "native", "cpu")
+    stored = collect_stored(opened, native, find_layers(native), positions, "cpu")
+    return {name: value.masked_fill(held[name] == 0, 0) for name, value in stored.items()}
 
 
 def _describe_sparse(
