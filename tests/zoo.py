@@ -21,7 +21,7 @@ Fields = dict[str, Any]
 
 COMMON = {
     **dict.fromkeys(["hidden_size", "d_model", "embed_dim", "n_embd"], 32),
-    **dict.fromkeys(["intermediate_size", "intermediate_size_mlp", "ffn_dim", "d_ff"], 48),
+    **dict.fromkeys(["intermediate_size", "intermediate_size_mlp", "ffn_dim", "ffn_hidden_size", "d_ff"], 48),
     **dict.fromkeys(["encoder_ffn_dim", "decoder_ffn_dim"], 48),
     **dict.fromkeys(["num_attention_heads", "num_heads", "attention_heads", "n_head"], 4),
     **dict.fromkeys(["encoder_attention_heads", "decoder_attention_heads", "mamba_num_heads"], 4),
@@ -210,6 +210,7 @@ def _rope(*section: int, **more: Any) -> dict[str, Any]:
 
 _GLM = _text(head_dim=8, rope_parameters=_rope(2, 1, 1, partial_rotary_factor=1.0))
 _QWEN2 = _text(head_dim=8, rope_parameters=_rope(2, 1, 1), use_sliding_window=True)
+_SMALL_ADAPTER = _top(out_hidden_size=128, projector_hidden_size=32)
 _ALTERNATING = ["sliding_attention", "full_attention"] * 4
 _SPARSE = ["dense", "sparse"] * 4
 _QFORMER = _all(
@@ -276,10 +277,17 @@ CHANGES: dict[str, Callable[[Fields], None]] = {
         _vision(intermediate_layers_indices=[0, 1], vision_output_dim=96, num_global_layers=1),
     ),
     "molmo2": lambda f: f["adapter_config"].update(vision_feature_layer=[1, 0]),
-    "muse_spark": lambda f: f["audio_config"].update(num_hidden_layers=4),
+    "muse_glimmer": _SMALL_ADAPTER,
+    "muse_spark": _all(
+        _SMALL_ADAPTER,
+        _text(moe_hidden_size=32),
+        lambda f: f["audio_config"].update(num_hidden_layers=4, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1]),
+    ),
     "nemotron_h": _top(layers_block_type=["mamba", "attention", "moe", "mamba", "attention", "moe", "mamba", "moe"]),
-    "nemotron_h_omni": _text(
-        layers_block_type=["mamba", "attention", "moe", "mamba", "attention", "moe", "mamba", "moe"]
+    "nemotron_h_omni": _all(
+        _text(layers_block_type=["mamba", "attention", "moe", "mamba", "attention", "moe", "mamba", "moe"]),
+        _top(projector_hidden_size=32, vision_hidden_size=32),
+        _vision(max_img_size=64),
     ),
     "paddleocr_vl": _QWEN2,
     "perception_lm": _vision(

@@ -129,6 +129,7 @@ def test_a_run_of_its_own_tells_its_steps(own: Own, tmp_path: Path, capfd: pytes
     assert captured.out == "", "a program's stdout is its own"
 
 
+@pytest.mark.long
 def test_a_comparison(chained: tuple[Path, dict[str, Any], Listener], tmp_path: Path) -> None:
     space, listener = copy(chained[0], tmp_path / "w"), Listener()
     grid: dict[str, Any] = {"strategies": ["random", "shortgpt"], "ratios": 0.13, "baselines": (), "epochs": 1}
@@ -255,6 +256,7 @@ def test_every_function_is_documented() -> None:
         interlace.nothing  # noqa: B018
 
 
+@pytest.mark.long
 def test_a_model_in_the_hubs_cache_is_pruned_at_its_commit(own: Own, tmp_path: Path) -> None:
     """Offline, through links into blobs, pinned by revision; the branch leads to the same commit."""
     home = tmp_path / "home"

@@ -108,6 +108,7 @@ def find_visibility(hub: Hub) -> str:
     return hub.created.get("visibility") or ("private" if hub.created["private"] else "public")
 
 
+@pytest.mark.long
 def test_a_push_is_private_whole_and_silent_about_its_token(space: Path, tmp_path: Path) -> None:
     hub = Hub({})
     secret = "hf_abcdefghijklmnop"
@@ -132,6 +133,7 @@ def test_a_push_is_private_whole_and_silent_about_its_token(space: Path, tmp_pat
     assert {name: data for name, data in hub.uploads.items() if name != ".gitattributes"} == sent
 
 
+@pytest.mark.long
 def test_a_push_that_fails_leaves_the_folder_and_one_sentence(space: Path, tmp_path: Path) -> None:
     hub = Hub({})
     hub.server.shutdown()

@@ -27,6 +27,7 @@ def refuse(code: int, sentence: str, *words: str | Path) -> None:
     assert (done.exit_code, sentence in " ".join(done.stderr.split())) == (code, True), done.stderr
 
 
+@pytest.mark.long
 def test_the_chain_on_a_vision_tower(small_dataset: Path, tmp_path: Path) -> None:
     save_chain_model(tmp_path / "dense", layers=4, tower=8)
     space = ["-w", tmp_path / "w"]

@@ -73,6 +73,7 @@ def count_saved(out: Path) -> tuple[int, ...]:
     return steps, *locally
 
 
+@pytest.mark.long
 def test_another_recipe_does_not_go_on_from_it(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stop_after(4, pruned, small_dataset, tmp_path / "out")
@@ -179,7 +180,7 @@ def limit_memory(patch: pytest.MonkeyPatch, tokens: int, in_backward: bool) -> N
     patch.setattr(HealingTrainer, "_accumulate", accumulate)
 
 
-@pytest.mark.parametrize("in_backward", [False, True])
+@pytest.mark.parametrize("in_backward", [pytest.param(False, marks=pytest.mark.long), True])
 def test_rows_that_do_not_fit_are_halved_and_the_batch_stays(
     in_backward: bool, pruned: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def finished(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """The words of the call and the record it printed."""
     space = tmp_path_factory.mktemp("run") / "space"
     words = ["run", chain_model, "--data", "demo", "--max-samples", "160", "--lr", "1e-3", "--ratio", "0.25"]
-    words += ["-w", space, "--json"]
+    words += ["--repeats", "1", "-w", space, "--json"]
     code, out, err = call(*words)
     assert code == 0, err
     return words, json.loads(out)
@@ -182,6 +182,7 @@ def on_a_terminal(words: list[str | Path], interrupt_at: str | None = None) -> t
     return process.wait(), seen.decode()
 
 
+@pytest.mark.long
 def test_a_terminal_shows_the_steps_and_an_interrupted_run_goes_on(
     finished: tuple[list[str | Path], dict], tmp_path: Path
 ) -> None:

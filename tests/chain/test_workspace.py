@@ -507,6 +507,7 @@ MADE: dict[str, tuple[list[str], set[str]]] = {
 }
 
 
+@pytest.mark.long
 def test_no_command_writes_what_it_was_not_asked_for(own: Own, tmp_path: Path) -> None:
     space = tmp_path / "w"
     known = {"DATA": str(own.data), "MODEL": str(own.model)}
@@ -644,12 +645,17 @@ def test_status_says_what_is_stale_and_why(own: Own, space: Path, alice: Path, t
     "options",
     [
         {"criterion": "loss", "loss-samples": "4", "search-ratio": "0"},
-        {"strategy": "sleb", "triplet-selection": LEFT_OUT, "loss-samples": "4", "search-ratio": "0.25"},
         {"compensate": "linear"},
-        {"stack": "vision", "ratio": "0.34", "strategy": "consecutive", "triplet-selection": LEFT_OUT},
-        {"weight": "image=2,text=1"},
-        {"name": "mine", "license": "mit"},
-        {"tasks": "TASKS", "allow-overlap": None},
+        *(
+            pytest.param(options, marks=pytest.mark.long)
+            for options in (
+                {"strategy": "sleb", "triplet-selection": LEFT_OUT, "loss-samples": "4", "search-ratio": "0.25"},
+                {"stack": "vision", "ratio": "0.34", "strategy": "consecutive", "triplet-selection": LEFT_OUT},
+                {"weight": "image=2,text=1"},
+                {"name": "mine", "license": "mit"},
+                {"tasks": "TASKS", "allow-overlap": None},
+            )
+        ),
     ],
 )
 def test_status_takes_things_by_the_settings_they_were_made_with(

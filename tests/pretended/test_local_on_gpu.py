@@ -25,6 +25,7 @@ def list_states(learner: Any) -> set[str]:
     return {value.device.type for state in states for value in state.values() if getattr(value, "ndim", 0)}
 
 
+@pytest.mark.long
 def test_lessons_and_learners_wait_on_the_host(
     space: Path, tmp_path: Path, gpu: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,24 +46,27 @@ OTHERS: dict[str, dict[str, Any]] = {
     "8-bit moments": {"way": Way("ddp", True, SMALL)},
     "offload, nothing computed again": {"way": Way("offload", False)},
     "two rows": {"way": Way("ddp", True), "tokens": 4096, "row_tokens": 2048},
-    "long rows": {"way": Way("offload", True), "tokens": 16384},
+    "long rows": {"way": Way("offload", True), "tokens": 8192},
     "large pictures": {"way": Way("offload", True), "tokens": 4096, "row_tokens": 2048, "side": 1024},
     "a teacher": {"way": Way("ddp", True), "objective": "distill"},
     "a teacher and anchors": {"way": Way("offload", False), "objective": "distill+anchor"},
-    "one tuned layer, the last": {"way": Way("offload", True), "tuned": [8]},
+    "one tuned layer, the last": {"way": Way("offload", True), "tuned": [5]},
     "narrow": {"way": Way("ddp", False), "hidden": 1536, "heads": 12, "kv_heads": 2, "intermediate": 8960},
     "an untied head": {"way": Way("offload", True), "is_tied": False},
 }
+SEEN = ("foreach", "8-bit moments", "an untied head")
+"""Measured on a real GPU too (the README's table)."""
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in SEEN else pytest.mark.long) for name in OTHERS]
+)
 def test_the_formula_is_near_other_steps(name: str) -> None:
     case = dict(OTHERS[name])
     widths = {
         key: case.pop(key) for key in list(case) if key in ("hidden", "heads", "kv_heads", "intermediate", "is_tied")
     }
-    found = simulate(shrink(SHAPES["4b"], 12, **widths), **{"tokens": 4096, **case})
+    found = simulate(shrink(SHAPES["4b"], 8, **widths), **{"tokens": 4096, **case})
     assert abs(found.error) < LIMIT, found
 
 
