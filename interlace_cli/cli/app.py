@@ -48,7 +48,11 @@ class Commands(typer.core.TyperGroup):
         """Runs the command; see the class for what happens to errors."""
         output.configure(as_json=False, quiet=False, debug=False)
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                # What is left is to say how.
+                output.ended = True
         except InterlaceError as error:
             if output.debug:
                 raise
@@ -162,6 +166,10 @@ def main() -> None:
     watch_interruptions()
     try:
         build_app(sys.argv[1:])(prog_name="interlace")
+    # Before the command has begun; `Commands` sees what comes later.
+    except KeyboardInterrupt:
+        output.fail(LINE)
+        sys.exit(INTERRUPTED)
     except BaseException as error:
         if not has_open_group():
             raise

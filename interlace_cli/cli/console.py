@@ -26,11 +26,13 @@ class Output:
         self.quiet = False
         self.debug = False
         self.interrupted = False
+        self.ended = False
         self.stream: TextIO | None = None
 
     def interrupt(self, *_: object) -> None:
-        """The handler of Ctrl-C and of a request to end; while it clears up, another one changes nothing."""
-        if self.interrupted:
+        """The handler of Ctrl-C and of a request to end; while it clears up, and once the command has ended, another
+        one changes nothing."""
+        if self.interrupted or self.ended:
             return
         self.interrupted = True
         raise KeyboardInterrupt
@@ -69,6 +71,7 @@ class Output:
     def configure(self, as_json: bool, quiet: bool, debug: bool) -> None:
         """Sets the answer's form; the boundary resets it before each call."""
         self.as_json, self.quiet, self.debug = as_json, quiet, debug
+        self.ended = False
 
     def result(self, record: Record, *parts: RenderableType | Callable[[], list[RenderableType]]) -> None:
         """The record as JSON for programs, `parts` for people; those that are functions are made for people alone."""

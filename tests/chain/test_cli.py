@@ -232,3 +232,40 @@ def test_what_libraries_print_does_not_reach_stdout(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "the result\nafterwards\n"
     assert done.stderr == "a library\nits compiler\n"
+
+
+def press_ctrl_c_at(name: str, folder: Path, *words: str) -> tuple[int, str, str]:
+    """A command that is interrupted where its program calls the function `name`: code, stdout, stderr."""
+    code = """
+import os, signal, sys
+from interlace_cli.cli import app
+
+name = sys.argv.pop(1)
+found = getattr(app, name)
+
+def call(*given):
+    os.kill(os.getpid(), signal.SIGINT)
+    return found(*given)
+
+setattr(app, name, call)
+app.main()
+"""
+    command = [sys.executable, "-c", code, name, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("words", "code"), [(("schema", "plan"), 0), (("report", "-w", "none"), 1)])
+def test_ctrl_c_when_all_is_done_changes_nothing(words: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    """What was said stands, and so does the exit code."""
+    found, out, err = press_ctrl_c_at("has_open_group", tmp_path, *words)
+    assert found == code, err
+    assert "Traceback" not in err
+    assert bool(out) is (code == 0)
+
+
+def test_ctrl_c_before_the_command_has_begun_is_said_as_later(tmp_path: Path) -> None:
+    found, out, err = press_ctrl_c_at("build_app", tmp_path, "schema", "plan")
+    assert (found, out) == (130, "")
+    assert err.startswith("Error: interrupted;")
+    assert err.count("\n") <= 2

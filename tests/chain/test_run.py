@@ -207,6 +207,7 @@ def test_a_terminal_shows_the_steps_and_an_interrupted_run_goes_on(
 def test_an_interruption_that_a_library_dropped_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python ignores a KeyboardInterrupt in the callback of a weak reference, as ThreadPoolExecutor has them."""
     monkeypatch.setattr(output, "interrupted", False)
+    monkeypatch.setattr(output, "ended", False)
     with pytest.raises(KeyboardInterrupt):
         output.interrupt()
     with pytest.raises(KeyboardInterrupt), BarProgress().task("eval", 2, "samples") as advance:
