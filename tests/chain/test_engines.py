@@ -175,7 +175,7 @@ def test_killed_they_go_on(engine: str, pruned: Path, alone: Path, small_dataset
     [
         ("local,distill", "ddp"),
         ("distill+anchor", "fsdp"),
-        ("anchor", "fsdp"),
+        pytest.param("anchor", "fsdp", marks=pytest.mark.soak),
         pytest.param("distill+anchor", "zero3", marks=needs_deepspeed),
     ],
 )
