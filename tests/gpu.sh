@@ -66,7 +66,7 @@ case $mode in
 esac
 heal=(cli bench heal --device cuda --tokens "$tokens" --repeats "$repeats" --batch-size "$batch")
 images=(--device cuda --repeats "$repeats" --samples "$samples" --batch-size "$batch" --side 64 --new-tokens 4)
-[ "$mode" = pretend ] || images=(--device cuda --repeats "$repeats" --samples "$samples" --batch-size "$batch")
+[ "$mode" = pretend ] || images=(--device cuda --repeats "$repeats" --samples "$samples" --batch-size "$batch" --side 512)
 
 part machine 120 "${run[@]}" machine
 part kernels 300 "${suite[@]}" tests/gpu/test_kernels.py

@@ -18,7 +18,7 @@ def device() -> Iterator[str]:
             yield "cuda"
         return
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA device; INTERLACE_PRETEND=1 takes the pretend one")
+        pytest.skip("no CUDA device; INTERLACE_GPU=1 shows a real one, INTERLACE_PRETEND=1 takes the pretend one")
     yield "cuda"
 
 
