@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from interlace_cli.errors import InterlaceError, UsageError
+from interlace_cli.families.modules import find_layers
 from interlace_cli.healing.objective import Stage
 from interlace_cli.healing.offload import find_master
-from interlace_cli.healing.sharding import FullyShard, Gathering, Zero3, is_partitioned
+from interlace_cli.healing.sharding import Gathering, Zero3
 from interlace_cli.io.placement import Placement
+from interlace_cli.io.shards import FullyShard
 from interlace_cli.options.finetune import DEEPSPEED_ENGINES, TORCH_ENGINES
+from interlace_cli.runtime.divided import is_partitioned
 
 ENGINES = (*TORCH_ENGINES, *DEEPSPEED_ENGINES)
 CONFIGS = Path(__file__).parent / "engines"
@@ -89,7 +93,7 @@ class Engine:
         """Where `load_model` puts a model of which the layers of `stack` train: on `device`, whole, or this process's
         part of it. The Trainer's arguments have to be made before, and to be kept while it loads."""
         if self.name == "fsdp":
-            return FullyShard(device, size=self.size, stack=stack)
+            return FullyShard(device, size=self.size, find_layers=partial(find_layers, stack_name=stack))
         return Zero3(device) if self.stage == 3 else device
 
     def running(self, model: nn.Module, layers: nn.ModuleList) -> AbstractContextManager[Any]:

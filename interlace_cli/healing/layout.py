@@ -20,7 +20,8 @@ from interlace_cli.families.varlen import SEGMENTS, TOWERS, VARLEN, Call, Segmen
 from interlace_cli.healing.engine import gather
 from interlace_cli.healing.loss import LogitsLoss
 from interlace_cli.healing.precision import autocast
-from interlace_cli.healing.sharding import find_device, is_divided, is_partitioned
+from interlace_cli.healing.sharding import find_device
+from interlace_cli.runtime.divided import is_divided, is_partitioned
 from interlace_cli.runtime.memory import is_out_of_memory
 
 SAMPLES = 3

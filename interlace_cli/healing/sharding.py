@@ -1,11 +1,5 @@
-"""Models whose weights are divided between processes from the moment they are read: no process ever holds a whole one.
-
-- `FullyShard` (`--engine fsdp`): the model is built without weights (device `meta`) and divided by torch's
-  `fully_shard`; transformers then reads, of each tensor, this process's part from the file, straight to its device.
-- `Zero3` (`--engine zero3`, `zero3-offload`): transformers' own way with DeepSpeed. The first process reads the file.
-
-Both are what `load_model` takes for a device.
-"""
+"""Models whose weights DeepSpeed divides between processes (`--engine zero3`, `zero3-offload`), by transformers' own
+way with it: the first process reads the file. torch's way, `--engine fsdp`, is in `io/shards.py`."""
 
 from __future__ import annotations
 
@@ -17,49 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interlace_cli.families.modules import find_layers
-from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.io.placement import Loading, Placement
-
-
-@dataclass(frozen=True)
-class Divided(Placement):
-    """Each process holds its part of every weight."""
-
-    @property
-    def is_dispatched(self) -> bool:
-        """The model is where it should be once it is loaded."""
-        return True
-
-
-@dataclass(frozen=True)
-class FullyShard(Divided):
-    """Divides the model between `size` processes, layer by layer, frozen tensors too. `stack` is that of the layers
-    that train."""
-
-    size: int = 1
-    stack: str = LANGUAGE
-
-    @contextmanager
-    def loading(self, device: str) -> Iterator[Loading]:
-        """What `from_pretrained` is given beside the rest."""
-        from transformers.distributed import DistributedConfig
-
-        with _once_built(lambda model: self._shard(model, torch.device(device)), device):
-            yield Loading({"distributed_config": DistributedConfig(fsdp_size=1)})
-
-    def _shard(self, model: Any, device: torch.device) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(device.type, (self.size,))
-        for layer in list_units(model, find_layers(model, self.stack)):
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        # Nothing of ours is transformers' to know.
-        vars(model.config).pop("distributed_config", None)
-        # accelerate's own mark; without it, it would wrap the shards in DDP. tests/chain/test_engines.py looks at them.
-        model._is_accelerate_prepared = True
+from interlace_cli.io.placement import Loading
+from interlace_cli.io.shards import Divided, list_units
+from interlace_cli.runtime.divided import is_partitioned
 
 
 @dataclass(frozen=True)
@@ -81,54 +35,6 @@ class Zero3(Divided):
         # give them names that other readers do not know. `collect_stored` refuses the model if this is not done.
         found = getattr(loading.model, "_weight_conversions", None) or []
         loading.model._weight_conversions = [conversion for conversion in found if conversion.was_used()]
-
-
-def list_units(model: nn.Module, layers: Sequence[nn.Module] | nn.ModuleList) -> list[nn.Module]:
-    """What is gathered at a time: each layer of the stack, and each of transformers' layers elsewhere (the tower's)."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    known = {id(layer) for layer in layers}
-    return [*layers, *(module for module in found if id(module) not in known)]
-
-
-@contextmanager
-def _once_built(shard: Callable[[Any], None], device: str) -> Iterator[None]:
-    """Inside the context, transformers calls `shard(model)` between building a model and reading its weights, and reads
-    them to `device`. These two hooks are where its own `DistributedConfig(fsdp_size=...)` does the same; that needs a
-    plan of the architecture, and takes its device and process group by rules of its own. The tests of fsdp fail where
-    they are not called any more."""
-    from transformers import PreTrainedModel
-
-    def prepare(cls: Any, config: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, None]:
-        del cls, args, kwargs
-        return config, {"": device}, None
-
-    def distribute(cls: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        del cls, args, kwargs
-        shard(model)
-        return model
-
-    hooks: dict[str, Any] = {"prepare_distribute_model": prepare, "maybe_distribute_model": distribute}
-    for name, hook in hooks.items():
-        setattr(PreTrainedModel, name, classmethod(hook))
-    try:
-        yield
-    finally:
-        for name in hooks:
-            delattr(PreTrainedModel, name)
-
-
-def is_partitioned(tensor: Tensor) -> bool:
-    """Whether DeepSpeed has divided the parameter: it is empty unless it is gathered."""
-    return hasattr(tensor, "ds_id")
-
-
-def is_divided(tensor: Tensor) -> bool:
-    """Whether this process holds only a part of the tensor."""
-    from torch.distributed.tensor import DTensor
-
-    return is_partitioned(tensor) or isinstance(tensor, DTensor)
 
 
 def describe(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from interlace_cli.errors import TrainableSetError, UnsupportedModelError
 from interlace_cli.healing.engine import gather
 from interlace_cli.healing.offload import keep_masters
-from interlace_cli.healing.sharding import is_divided, is_partitioned
+from interlace_cli.runtime.divided import is_divided, is_partitioned
 from interlace_cli.runtime.processes import find_processes
 
 
