@@ -8,9 +8,9 @@ from interlace_cli.data.source import MOST_IMAGES, RawRecord
 from interlace_cli.domain.dataset import Sample, Skipped
 from interlace_cli.domain.image_marks import place_images
 from interlace_cli.errors import UnusableRecordError
+from interlace_cli.io.file_index import NAME_DIGITS
 from interlace_cli.io.files import hash_bytes
 from interlace_cli.io.images import inspect_image
-from interlace_cli.io.sample_tables import NAME_DIGITS
 
 MOST_TURNS, MOST_TEXT = 400, 100_000
 """Of a record: turns, characters. A chat template is rendered for each answer, so the time grows with the

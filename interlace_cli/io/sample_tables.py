@@ -19,6 +19,14 @@ import orjson
 
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import DatasetError
+from interlace_cli.io.file_index import (
+    IMAGE_BYTES,
+    NAME_DIGITS,
+    FileIndex,
+    FileIndexBuilder,
+    list_image_pages,
+    walk_lengths,
+)
 from interlace_cli.io.files import hash_bytes
 
 if TYPE_CHECKING:
@@ -27,12 +35,10 @@ if TYPE_CHECKING:
 
 GROUP_BYTES, GROUP_ROWS = 1 << 20, 512
 FILE_BYTES = 512 << 20
-IMAGE_BYTES, IMAGE_NAME = "images.list.element.bytes", "images.list.element.path"
+IMAGE_NAME = "images.list.element.path"
 _TEXTS = ("id", "source", "kind", "metric")
 _LISTS = ("answers", "choices")
 _OPEN_GROUPS = 16
-NAME_DIGITS = 32
-"""Hexadecimal digits of an image's sha256 that are its name."""
 
 
 class SampleWriter:
@@ -45,6 +51,8 @@ class SampleWriter:
         self.rows: list[Sample] = []
         self.images: dict[str, bytes] = {}
         self.file_bytes = self.group_bytes = 0
+        self.index = FileIndexBuilder()
+        self.indexes: list[FileIndex] = []
 
     def add(self, sample: Sample, images: dict[str, bytes]) -> None:
         """Adds a sample; `images`: name -> bytes of each of its images."""
@@ -53,11 +61,13 @@ class SampleWriter:
         if self.rows and ((is_full and is_apart) or len(self.rows) >= 8 * GROUP_ROWS):
             self._flush()
         self.rows.append(sample)
+        self.index.add(sample)
         self.group_bytes += sum(len(data) for name, data in images.items() if name not in self.images)
         self.images.update(images)
 
     def close(self) -> list[Path]:
-        """Writes what is left and returns the finished files, in order; none if there was no sample."""
+        """Writes what is left and returns the finished files, in order; none if there was no sample. The index of each
+        is then in `indexes`."""
         if self.rows:
             self._flush()
         self._end_file()
@@ -85,6 +95,7 @@ class SampleWriter:
                 compression={name: "none" if name == IMAGE_BYTES else "zstd" for name in _leaves()},
             )
         self.writer.write_table(table, row_group_size=len(self.rows))
+        self.index.end_group(list(self.images), [len(data) for data in self.images.values()])
         self.file_bytes += self.group_bytes
         self.rows, self.images, self.group_bytes = [], {}, 0
         if self.file_bytes >= FILE_BYTES:
@@ -94,17 +105,48 @@ class SampleWriter:
         if self.writer is not None:
             self.writer.add_key_value_metadata({"huggingface": orjson.dumps(_FEATURES).decode()})
             self.writer.close()
-        self.writer, self.file_bytes = None, 0
+            self.indexes.append(self.index.build(self.files[-1]))
+        self.writer, self.file_bytes, self.index = None, 0, FileIndexBuilder()
 
 
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a file, images by name alone. Raises DatasetError if it is broken, or not one of ours."""
     columns = [name for name in _leaves() if name != IMAGE_BYTES]
-    rows = [row for table in _iter_groups(path, columns) for row in table.to_pylist()]
+    tables = list(_iter_groups(path, columns))
     try:
-        return [Sample.model_validate({"image": [image["path"] for image in row.pop("images")], **row}) for row in rows]
+        return [sample for table in tables for sample in to_samples(table)]
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is not a file of samples.", "Run `interlace prepare` again.") from error
+
+
+def read_file_index(path: Path) -> FileIndex:
+    """The index of a finished file: reads its texts, and of its images the lengths. Raises DatasetError if it is
+    broken, or not one of ours."""
+    import pyarrow as pa
+
+    builder = FileIndexBuilder()
+    columns = [name for name in _leaves() if name != IMAGE_BYTES]
+    try:
+        with path.open("rb") as file:
+            for page, table in zip(list_image_pages(path), _iter_groups(path, columns), strict=True):
+                samples = to_samples(table)
+                for sample in samples:
+                    builder.add(sample)
+                builder.end_group(
+                    list(dict.fromkeys(name for sample in samples for name in sample.image)), walk_lengths(file, *page)
+                )
+        return builder.build(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _broken(path) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is not a file of samples.", "Run `interlace prepare` again.") from error
+
+
+def to_samples(table: pa.Table) -> list[Sample]:
+    """The samples of rows that were read without the bytes of images. Raises ValueError, KeyError or TypeError if they
+    are none."""
+    rows = table.to_pylist()
+    return [Sample.model_validate({"image": [image["path"] for image in row.pop("images")], **row}) for row in rows]
 
 
 def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
