@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from interlace_cli.cli.console import BarProgress, output
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.evaluate import EvaluateOptions
+from interlace_cli.runtime.processes import find_processes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,8 +21,12 @@ def evaluate(options: EvaluateOptions) -> None:
     from interlace_cli.core.evaluate import evaluate as measure
     from interlace_cli.core.report import write_report
 
+    is_main = find_processes().is_main
+    if (options.harness or options.import_results) and not is_main:
+        # One process does these by itself.
+        return
     found, space = measure(options, BarProgress()), Workspace(options.workspace)
-    if options.out is None:
+    if options.out is None and is_main:
         write_report(space, space.report)
     output.result(found, *build_evaluation_tables(found), f"{options.out or space.evaluation}")
 

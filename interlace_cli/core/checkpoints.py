@@ -27,23 +27,32 @@ class NamedCheckpoint:
 
 
 def find_checkpoints(given: Sequence[str], space: Workspace, dense: str | None = None) -> list[tuple[str, str]]:
-    """`(name, location)`: those given, named by their folders, or the workspace's dense, pruned and healed; `dense`
-    where the dense model does not lie any more where it was.
+    """`(name, location)`: those given, named by their folders or as `NAME=LOCATION`, or the workspace's dense, pruned
+    and healed; `dense` where the dense model does not lie any more where it was.
 
     Raises MissingInputError if neither is there, UsageError if two have one name.
     """
     if given:
-        names = [Path(location).name or location for location in given]
+        named = [_split(text) for text in given]
+        names = [name for name, _ in named]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise UsageError(f"two checkpoints are called {twice}.", "Give folders of different names.")
-        return list(zip(names, given, strict=True))
+            raise UsageError(f"two checkpoints are called {twice}.", "Give names: NAME=CHECKPOINT.")
+        return named
     card = load_artifact(require(require(space.pruned) / METADATA), CheckpointCard)
     base = card.base.pinned
     if dense is not None and card.base.location.startswith("/") and not is_local(base):
         base = dense
     found = [("dense", base), ("pruned", str(space.pruned)), ("healed", str(space.healed))]
     return [(name, location) for name, location in found if name != "healed" or space.healed.exists()]
+
+
+def _split(given: str) -> tuple[str, str]:
+    """`"short=/models/a"` -> `("short", "/models/a")`; a folder that has the sign in its own name is one."""
+    name, sign, location = given.partition("=")
+    if name and sign and location and not Path(given).exists():
+        return name, location
+    return Path(given).name or given, given
 
 
 def open_family(checkpoints: Sequence[tuple[str, str]], is_allowed: bool, progress: Progress) -> list[NamedCheckpoint]:

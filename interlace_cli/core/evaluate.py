@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from interlace_cli.core.benchmarks import evaluate_by_harness
 from interlace_cli.core.checkpoints import NamedCheckpoint, find_checkpoints, open_family
 from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import Seen, check_overlap, count_seen
+from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Step
 from interlace_cli.core.tasks import hash_specs, load_heldout, load_tasks
 from interlace_cli.domain.cautions import check_evaluation
@@ -35,6 +37,7 @@ from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.evaluate import EvaluateOptions
 from interlace_cli.options.shared import ONE_DEVICE
+from interlace_cli.runtime.processes import find_processes, in_turns, leave_processes
 
 if TYPE_CHECKING:
     from interlace_cli.evaluation.answering import Answered
@@ -75,13 +78,21 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
             return {**models, **hash_specs(find_file(options.tasks), space.tasks)}
         return {**models, "heldout": hash_split(require(dataset), "heldout")}
 
+    def load(progress: Progress) -> list[EvalTask]:
+        if options.tasks is None:
+            return load_heldout(dataset, options.samples)
+        # The first process prepares them, the others find them there.
+        return in_turns(lambda: load_tasks(find_file(options.tasks or ""), space.tasks, options.samples, progress))
+
     def make(progress: Progress, may_replace: bool) -> Evaluation:
         check_free(out, may_replace)
-        if options.tasks is None:
-            tasks = load_heldout(dataset, options.samples)
-        else:
-            tasks = load_tasks(find_file(options.tasks), space.tasks, options.samples, progress)
-        return _evaluate(options, named, tasks, hash_inputs(), out, progress)
+        if options.device_map != ONE_DEVICE and options.processes > 1:
+            progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes is for healing.")
+        elif has_to_spread(options.processes):
+            checkpoints = tuple(f"{one.name}={one.opened.facts.location}" for one in named)
+            run_spread("eval", replace(options, checkpoints=checkpoints, out=out, force=may_replace), options.processes)
+            return load_artifact(out, Evaluation)
+        return _evaluate(options, named, load(progress), hash_inputs(), out, progress)
 
     return Step(
         name="eval", settings=build_settings(options), inputs=hash_inputs(), out=out, record=Evaluation, make=make
@@ -147,9 +158,11 @@ def _evaluate(
         results=results,
         benchmarks=_keep_benchmarks(out, results),
     )
-    _save_points(opened, answered, out)
-    save_artifact(evaluation, out)
+    if find_processes().is_main:
+        _save_points(opened, answered, out)
+        save_artifact(evaluation, out)
     kept.remove()
+    leave_processes()
     return evaluation
 
 

@@ -90,6 +90,18 @@ class UnfinishedEvaluation(Artifact):
     answers: dict[str, KeptAnswers] = {}
 
 
+class KeptBatch(Record):
+    """What a checkpoint (by the digests of its files) made of a batch: samples of task number `task` by their index.
+    `replies` are `(text, whether it was cut)` of each sample; `losses` `(mean loss, tokens)` of each part that the
+    batch was run in."""
+
+    checkpoint: str
+    task: int
+    samples: list[int]
+    replies: list[tuple[str, bool]]
+    losses: list[tuple[float, int]]
+
+
 class BenchmarkRow(Record):
     """One checkpoint's benchmarks, in 0 ... 100: `scores` of those that were run, `errors` their standard errors where
     the harness gives them, `categories` the means over the benchmarks of each that every checkpoint has, `average` that

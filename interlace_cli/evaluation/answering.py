@@ -10,9 +10,10 @@ from interlace_cli.data.batches import Batcher
 from interlace_cli.domain.evaluation import Generation
 from interlace_cli.domain.progress import Advance
 from interlace_cli.evaluation.aggregation import Points
+from interlace_cli.evaluation.batch_answers import BatchAnswers
 from interlace_cli.evaluation.generation import Generator
 from interlace_cli.evaluation.metrics import check_samples, score_answers
-from interlace_cli.evaluation.quality import measure_quality
+from interlace_cli.evaluation.quality import BatchResult, join_results, plan_batches, run_batches
 from interlace_cli.evaluation.retrieval import is_dual_encoder, measure_recall
 from interlace_cli.evaluation.tasks import EvalTask
 from interlace_cli.evaluation.thoughts import strip_thoughts
@@ -59,36 +60,61 @@ def answer_tasks(
     say: Callable[[str], None],
     way: str = GREEDY,
     seed: int = 0,
+    batches: BatchAnswers | None = None,
 ) -> Answered:
     """Generates an answer to every sample and scores it by the sample's metric; a dual encoder gets recall at K.
 
     `way` and `seed`: see `Generator`. `max_new_tokens` holds for tasks that set none of their own. `advance` is told of
-    each finished sample, `say` gets one line when a batch has to be halved for lack of memory. Raises DatasetError for
-    samples that cannot be scored, before the first is answered.
+    each finished sample, `say` gets one line when a batch has to be halved for lack of memory. Several processes share
+    the batches; what is in `batches` already is not run again. Raises DatasetError for samples that cannot be scored,
+    before the first is answered.
     """
-    if not is_dual_encoder(model):
-        check_samples([sample for task in tasks for sample in task.samples])
-    kinds: list[str] = []
-    pairs: list[tuple[float, float]] = []
-    losses: list[tuple[float, int]] = []
-    cut, empty, generation = 0, 0, None
-    for task in tasks:
-        if is_dual_encoder(model):
-            found, scored = measure_recall(model, processor, task.folder, task.samples, batch_size, advance)
-            kinds += found if len(tasks) == 1 else [f"{task.name}: {kind}" for kind in found]
-            pairs += scored.pairs()
-            continue
+    if is_dual_encoder(model):
+        return _recall_tasks(model, processor, tasks, batch_size, advance)
+    check_samples([sample for task in tasks for sample in task.samples])
+    batches = batches or BatchAnswers()
+    planned, generation = [], None
+    for number, task in enumerate(tasks):
         batcher = Batcher(processor, task.folder)
         tokens = task.max_new_tokens or max_new_tokens
         generator = Generator(model, batcher, way, seed)
-        quality = measure_quality(model, batcher, task.samples, batch_size, tokens, advance, say, generator)
+        generation = generator.describe()
+        plan, padding = plan_batches(model, batcher, task.samples, batch_size, say)
+        mine, finish = batches.deal(number, plan, advance)
+        for result in run_batches(model, batcher, task.samples, mine, padding, tokens, say, generator):
+            finish(result)
+        planned.append(plan)
+    return _score(tasks, batches.collect(planned), generation)
+
+
+def _score(
+    tasks: Sequence[EvalTask], results: Sequence[Sequence[BatchResult]], generation: Generation | None
+) -> Answered:
+    kinds: list[str] = []
+    pairs: list[tuple[float, float]] = []
+    total, count, cut, empty = 0.0, 0, 0, 0
+    for task, found in zip(tasks, results, strict=True):
+        quality = join_results(found)
         kinds += [sample.kind for sample in task.samples]
         pairs += score_answers(quality.answers, task.samples).pairs()
-        losses.append((quality.loss, quality.tokens))
-        cut, generation = cut + quality.cut, generator.describe()
+        total, count = total + quality.loss * quality.tokens, count + quality.tokens
+        cut += quality.cut
         empty += sum(not strip_thoughts(answer) for answer in quality.answers)
+    return Answered(kinds, _to_points(pairs), total / count if count else None, cut, empty, generation)
+
+
+def _recall_tasks(
+    model: PreTrainedModel, processor: Any, tasks: Sequence[EvalTask], batch_size: int, advance: Advance
+) -> Answered:
+    kinds: list[str] = []
+    pairs: list[tuple[float, float]] = []
+    for task in tasks:
+        found, scored = measure_recall(model, processor, task.folder, task.samples, batch_size, advance)
+        kinds += found if len(tasks) == 1 else [f"{task.name}: {kind}" for kind in found]
+        pairs += scored.pairs()
+    return Answered(kinds, _to_points(pairs), None)
+
+
+def _to_points(pairs: Sequence[tuple[float, float]]) -> Points:
     weights = [weight for _, weight in pairs]
-    points = Points([value for value, _ in pairs], None if set(weights) <= {1.0} else weights)
-    total = sum(count for _, count in losses)
-    loss = sum(value * count for value, count in losses) / total if total else None
-    return Answered(kinds, points, loss, cut, empty, generation)
+    return Points([value for value, _ in pairs], None if set(weights) <= {1.0} else weights)

@@ -23,11 +23,13 @@ from interlace_cli.io.workspace import METADATA
 from interlace_cli.options.evaluate import EvaluateOptions
 from interlace_cli.runtime.accelerator import is_cuda, read_free, read_name, release_memory
 from interlace_cli.runtime.memory import is_out_of_memory, read_available
+from interlace_cli.runtime.processes import find_processes, from_main
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from interlace_cli.evaluation.answering import Answered
+    from interlace_cli.evaluation.batch_answers import BatchAnswers
     from interlace_cli.evaluation.unfinished import AnswerFile
 
 SPARSE_KERNELS = "2:4"
@@ -74,25 +76,28 @@ def measure_checkpoints(
     Speeds are None where none was asked for, or where a model generates nothing.
 
     One model is in memory at a time, and its answers are kept before the next one is loaded. Then all are loaded to be
-    timed in turns, if they fit; else each is timed behind its answers."""
+    timed in turns, if they fit; else each is timed behind its answers. Of several processes all answer, and the first
+    one alone times, while the others wait."""
     paths, loader = [model.checkpoint.path for _, model in opened], _Loader(options)
-    turns = _plan_turns(paths, options)
+    turns = from_main(_plan_turns(paths, options))
     answered: list[Answered] = []
     speeds: list[Speed | None] = []
     for name, model in opened:
         is_timed = options.speed and not turns.is_together
         found, speed = _measure_one(name, model, tasks, loader, is_timed, kept, progress)
+        speed = from_main(speed)
         answered.append(found)
         speeds.append(speed)
         release_memory()
     if not options.speed or any(one.generation is None for one in answered):
         return answered, [None] * len(opened), []
     is_together = len(opened) == 1
-    if turns.is_together:
+    if turns.is_together and find_processes().is_main:
         loaders = [partial(loader.load, path) for path in paths]
         measure = partial(_time_loaded, tasks=tasks, options=options, progress=progress)
         timed, is_together = measure_turns(loaders, measure)
         speeds = list(timed)
+    speeds, is_together = from_main((speeds, is_together))
     if is_together:
         return answered, speeds, []
     apart = [None if speed is None else speed.model_copy(update={"in_turns": False}) for speed in speeds]
@@ -192,6 +197,7 @@ def _measure_one(
     progress: Progress,
 ) -> tuple[Answered, Speed | None]:
     """A checkpoint's answers, and its speed if it `is_timed`; its model is loaded for what is not there."""
+    is_timed = is_timed and find_processes().is_main
     found = kept.find(opened)
     if found is not None:
         progress.say(f"{name}: its answers are there, of an earlier call")
@@ -202,7 +208,7 @@ def _measure_one(
     if is_first:
         tell_format(loaded.processor, progress.say)
     if found is None:
-        found = _answer(name, loaded, tasks, options, progress)
+        found = _answer(name, loaded, tasks, options, progress, kept.open_batches(opened))
         kept.keep(opened, found)
     speed = None
     if is_timed and found.generation is not None:
@@ -228,14 +234,24 @@ def _time_loaded(
 
 
 def _answer(
-    name: str, loaded: _Loaded, tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
+    name: str,
+    loaded: _Loaded,
+    tasks: Sequence[EvalTask],
+    options: EvaluateOptions,
+    progress: Progress,
+    batches: BatchAnswers | None = None,
 ) -> Answered:
     from interlace_cli.evaluation.answering import answer_tasks
 
+    if batches is not None and batches.found:
+        count = sum(len(result.samples) for result in batches.found.values())
+        progress.say(f"{name}: an earlier call has answered {count} samples, which are not asked again")
     size, limit = options.batch_size or BATCH_SIZE, options.max_new_tokens
     way, seed = options.generation_config, options.seed
     with progress.task(f"eval {name}", sum(len(task.samples) for task in tasks), "samples") as advance:
-        answered = answer_tasks(loaded.model, loaded.processor, tasks, size, limit, advance, progress.say, way, seed)
+        answered = answer_tasks(
+            loaded.model, loaded.processor, tasks, size, limit, advance, progress.say, way, seed, batches
+        )
     for line in answered.describe_losses():
         progress.say(f"{name}: {line}.")
     return answered

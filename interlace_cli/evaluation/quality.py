@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,6 +23,16 @@ from interlace_cli.families.modules import find_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What came of a batch of the samples with the indices `samples`: the reply to each (none without a generator), and
+    the `(mean loss, tokens)` of each part that the batch was run in."""
+
+    samples: tuple[int, ...]
+    replies: tuple[Reply, ...]
+    losses: tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -49,34 +59,68 @@ def measure_quality(
 ) -> Quality:
     """Generates an answer to every sample and computes the loss of its right answer, longest samples first.
 
-    Answers are greedy if there is no `generator`.
-
-    `advance` gets the number of samples after each batch. A batch that runs out of memory is split in half, and `say`
-    gets one line about it.
+    Answers are greedy if there is no `generator`. `advance` gets the number of samples after each batch. A batch that
+    runs out of memory is split in half, and `say` gets one line about it.
     """
+    batches, padding = plan_batches(model, batcher, samples, batch_size, say)
     asked = generator or Generator(model, batcher)
-    replies: dict[int, Reply] = {}
-    total, tokens = 0.0, 0
+    results = []
+    for result in run_batches(model, batcher, samples, batches, padding, max_new_tokens, say, asked):
+        advance(len(result.samples))
+        results.append(result)
+    return join_results(results)
+
+
+def plan_batches(
+    model: PreTrainedModel,
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    batch_size: int,
+    say: Callable[[str], None],
+) -> tuple[list[list[int]], Padding]:
+    """The batches, as indices of the samples, longest samples first; and how the model's rows are padded in them. They
+    depend on nothing else, so that several processes plan the same ones."""
     padding = _find_padding(model, batcher, samples, say) if batch_size > 1 else Padding()
-    batches = cut(order_by_length(samples), padding.limit(batch_size))
+    return cut(order_by_length(samples), padding.limit(batch_size)), padding
+
+
+def run_batches(
+    model: PreTrainedModel,
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    batches: Sequence[Sequence[int]],
+    padding: Padding,
+    max_new_tokens: int,
+    say: Callable[[str], None],
+    generator: Generator | None,
+) -> Iterator[BatchResult]:
+    """Replies and losses of the `batches`, one after another; losses alone without a `generator`."""
 
     def make(own: Batcher, chosen: Sequence[int]) -> tuple[Inputs, ...]:
         prompts, *conversations = own.build_both([samples[i] for i in chosen])
         return prompts, *(keep_label_positions(padding.complete(batch)) for batch in conversations)
 
-    def work(chosen: Sequence[int], made: tuple[Inputs, ...]) -> tuple[dict[int, Reply], list[tuple[float, int]]]:
-        found = asked.reply(made[0], max_new_tokens)
-        return dict(zip(chosen, found, strict=True)), [compute_loss(model, batch) for batch in made[1:]]
+    def work(chosen: Sequence[int], made: tuple[Inputs, ...]) -> BatchResult:
+        replies = () if generator is None else tuple(generator.reply(made[0], max_new_tokens))
+        return BatchResult(tuple(chosen), replies, tuple(compute_loss(model, batch) for batch in made[1:]))
 
     halving = Halving(batcher, make, say)
     with closing(read_ahead(batches, make, batcher, model)) as made:
         for chosen, inputs in zip(batches, made, strict=True):
-            for found, losses in halving.run(chosen, inputs, work):
-                replies.update(found)
-                for loss, count in losses:
-                    total, tokens = total + loss * count, tokens + count
-            advance(len(chosen))
-    answers = [replies[index].text for index in range(len(samples))]
+            parts = halving.run(chosen, inputs, work)
+            replies = tuple(reply for part in parts for reply in part.replies)
+            yield BatchResult(tuple(chosen), replies, tuple(loss for part in parts for loss in part.losses))
+
+
+def join_results(results: Sequence[BatchResult]) -> Quality:
+    """What the batches come to, in their order: sums of floating-point numbers depend on it."""
+    replies: dict[int, Reply] = {}
+    total, tokens = 0.0, 0
+    for result in results:
+        replies.update(zip(result.samples, result.replies, strict=True))
+        for loss, count in result.losses:
+            total, tokens = total + loss * count, tokens + count
+    answers = [replies[index].text for index in range(len(replies))]
     return Quality(answers, total / max(tokens, 1), tokens, sum(reply.is_cut for reply in replies.values()))
 
 

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from interlace_cli.data.batches import to_model
+from interlace_cli.data.prefetch import cut
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance
 from interlace_cli.evaluation.aggregation import Points
 from interlace_cli.io.datasets import load_images
+from interlace_cli.runtime.processes import find_processes, gather, shard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,21 +81,20 @@ def _embed_images(
     model: PreTrainedModel, processor: Any, folder: Path, samples: Sequence[Sample], batch_size: int, advance: Advance
 ) -> Tensor:
     parts = []
-    for start in range(0, len(samples), batch_size):
-        batch = samples[start : start + batch_size]
+    for batch in shard(cut(samples, batch_size)):
         pixels = processor(images=[load_images(folder, sample)[0] for sample in batch], return_tensors="pt")
         parts.append(_normalize(model.get_image_features(**to_model(pixels, model))))
-        advance(len(batch))
-    return torch.cat(parts)
+        advance(len(batch) * find_processes().size)
+    return torch.cat(gather(parts))
 
 
 @torch.inference_mode()
 def _embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], batch_size: int) -> Tensor:
     longest = model.config.get_text_config().max_position_embeddings
     parts = []
-    for start in range(0, len(texts), batch_size):
+    for chosen in shard(cut(texts, batch_size)):
         batch = processor(
-            text=list(texts[start : start + batch_size]),
+            text=chosen,
             # SigLIP was trained on texts that are all padded to the full length.
             padding="max_length",
             truncation=True,
@@ -101,7 +102,7 @@ def _embed_texts(model: PreTrainedModel, processor: Any, texts: Sequence[str], b
             return_tensors="pt",
         )
         parts.append(_normalize(model.get_text_features(**to_model(batch, model))))
-    return torch.cat(parts)
+    return torch.cat(gather(parts))
 
 
 def _normalize(features: Any) -> Tensor:

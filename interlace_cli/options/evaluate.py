@@ -20,6 +20,7 @@ from interlace_cli.options.shared import (
     MAX_MEMORY,
     OFFLOAD_FOLDER,
     OUT,
+    PROCESSES,
     SEED,
     WORKSPACE,
     check_pixels,
@@ -32,7 +33,7 @@ HARNESSES = ("lmms-eval", "vlmevalkit")
 _HARNESS = "Outside harnesses"
 OWN = (
     *("max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed", "repeats", "allow_overlap"),
-    *("dtype", "device", "device_map", "max_memory", "offload_folder", "attention", "dataset", "seed"),
+    *("dtype", "device", "device_map", "max_memory", "offload_folder", "attention", "processes", "dataset", "seed"),
 )
 """Options of our own evaluation alone."""
 
@@ -52,7 +53,7 @@ class EvaluateOptions(Options):
 
     checkpoints: tuple[str, ...] = option(
         (),
-        "Checkpoints, the dense one first.",
+        "Checkpoints, the dense one first; NAME=CHECKPOINT names one in the table.",
         is_argument=True,
         is_alone=True,
         shown_default="the workspace's dense, pruned and healed",
@@ -136,6 +137,7 @@ class EvaluateOptions(Options):
     max_memory: tuple[str, ...] = MAX_MEMORY.field()
     offload_folder: Path | None = OFFLOAD_FOLDER.field()
     attention: str | None = ATTENTION.field()
+    processes: int = PROCESSES.field()
     dataset: Path | None = DATASET.field()
     seed: int = SEED.field()
     workspace: Path = WORKSPACE.field()

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 LAUNCHER = "INTERLACE_LAUNCHER"
 """Name of the variable with the launcher's process id: its children end when it is gone."""
+PATIENCE = 7 * 24 * 3600.0
+"""Seconds that one process waits for the others outside of training, as long as the work of one of them may take. One
+that is gone is seen at once, by its closed connection, and one that hangs by the launcher."""
 INTERRUPTED, LOST = 130, 75
 """What a process ends with, without a word to its launcher, that was interrupted, or that lost the others."""
 
@@ -77,10 +81,27 @@ def gather(results: Sequence[T]) -> list[T]:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
     shares: list[list[T]] = [[] for _ in range(here.size)]
     dist.all_gather_object(shares, list(results))
     return [shares[i % here.size][i // here.size] for i in range(sum(map(len, shares)))]
+
+
+def from_main(value: T) -> T:
+    """The first process's value, in all of them; all of them call it, and wait for it."""
+    return gather([value])[0]
+
+
+def in_turns(work: Callable[[], T]) -> T:
+    """What `work` returns in each process: the first one does it, then one of each other machine, then the others. For
+    work whose result stays on disk, where who comes later finds it."""
+    here = find_processes()
+    done: list[T] = []
+    for is_its_turn in (here.rank == 0, here.local == 0, True):
+        if is_its_turn and not done:
+            done.append(work())
+        gather([None])
+    return done[0]
 
 
 def leave_processes() -> None:

@@ -42,7 +42,7 @@ def test_a_disk_that_is_full_and_then_is_not(name: str, server: ForkServer, stag
             say_one_sentence(code, said)
             failed += 1
         left = {file: data for file, data in list_files(space).items() if "/." not in f"/{file}"}
-        assert left.keys() <= {*whole, "analysis.search.json", "eval.answers.json"}
+        assert left.keys() <= {*whole, "analysis.search.json", "eval.answers.json", "eval.answers.0.jsonl"}
     assert failed == 2
     code, said = server.run(*STEPS[name], "-w", space, "-q")
     if "eval.json exists already" in said:

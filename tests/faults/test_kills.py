@@ -49,7 +49,7 @@ def kill_often(server: ForkServer, stages: Stages, name: str, kills: int, space:
 CHANGING = ("analysis.json", "analysis.safetensors")
 """What a step writes more than once, each time whole."""
 
-UNFINISHED = ("analysis.search.json", "eval.answers.json")
+UNFINISHED = ("analysis.search.json", "eval.answers.json", "eval.answers.0.jsonl")
 """What a step keeps to go on from, and removes at its end."""
 
 

@@ -479,17 +479,26 @@ def test_a_sparse_checkpoint_remembers_how_it_was_made(chain_model: Path, small_
 # --- in several processes
 
 
-@pytest.mark.parametrize("command", ["analyze", "finetune"])
+@pytest.mark.parametrize("command", ["analyze", "finetune", "eval"])
 def test_processes_are_started_with_the_same_options(
     command: str, chain_model: Path, cut: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interlace_cli.core import analyze, finetune
+    from interlace_cli.core import analyze, evaluate, finetune
     from interlace_cli.options.build import build_options
 
     common: dict[str, Any] = {"dataset": small_dataset, "workspace": tmp_path, "processes": 3, "dtype": "float32"}
     if command == "analyze":
         given: Any = AnalyzeOptions(model=str(chain_model), samples=9, importance=("loss",), **common)
         step: Any = analyze.build_step(given)
+    elif command == "eval":
+        # Two folders, the second under a name of its own.
+        given = EvaluateOptions(
+            checkpoints=(f"{chain_model.name}={chain_model}", f"cut={cut}"),
+            out=tmp_path / "e.json",
+            samples=5,
+            **common,
+        )
+        step = evaluate.build_step(given, Silent())
     else:
         given = FinetuneOptions(checkpoint=cut, tune_layers=(3,), lr=3e-4, objective="distill", **common)
         step = finetune.build_step(given)
