@@ -13,13 +13,14 @@ from typing import Any
 
 from interlace_cli.core.step import INPUTS, Step, describe_differences
 from interlace_cli.data.files_read import describe_source_changes, find_source_inputs, hash_files_read, save_files_read
+from interlace_cli.data.joining import Joined, join_units
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
 from interlace_cli.data.sources import SourceLocation, open_source
-from interlace_cli.data.splitting import assign_splits, describe_small, order_by_image
-from interlace_cli.data.staging import Staged, StagedSample, Staging, stage_units
+from interlace_cli.data.splitting import describe_small
+from interlace_cli.data.staging import TABLE, Staged, Staging, gather_units, stage_units
 from interlace_cli.data.tables import describe_key
-from interlace_cli.domain.dataset import SPLITS, Manifest, Skipped, SourceDraw, SplitFacts
+from interlace_cli.domain.dataset import Manifest, SourceDraw, SplitFacts
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import DatasetError, UsageError
@@ -27,7 +28,7 @@ from interlace_cli.io.artifacts import build_origin, save_artifact, to_json_text
 from interlace_cli.io.datasets import DATA, MANIFEST, to_line
 from interlace_cli.io.files import check_free, folder_being_made, hash_bytes, parse_json
 from interlace_cli.io.paths import expand_home
-from interlace_cli.io.sample_tables import SampleStore, SampleWriter
+from interlace_cli.io.sample_tables import SampleStore, SampleWriter, count_rows
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.prepare import RATINGS, PrepareOptions
 
@@ -138,17 +139,18 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
     settings = build_settings(options)
     key = hash_bytes(repr((Manifest.SCHEMA, settings, source.revision, describe_key(draw.units))).encode())[:16]
     staging = Staging(out, key)
-    staged = stage_units(source, draw, selection, staging, progress, options.threads)
+    done = stage_units(source, draw, selection, staging, progress, options.threads)
+    staged = gather_units(source, draw, staging, done, options.threads)
+    assert staged is not None, "a unit that was just read is not there"
     if not staged.samples:
-        reason = Counter({item.reason: item.count for item in staged.skipped}).most_common(1)
+        reason = Counter(staged.skipped).most_common(1)
         why = f"the most frequent reason is: {reason[0][0]}" if reason else "it is empty"
         staging.clear()
         raise DatasetError(f"{options.source} has no record that can be used; {why}.", "See the format in the README.")
-    splits = _decide_splits(staged, selection)
-    notes = [*draw.notes, *describe_small({split: len(samples) for split, samples in splits.items()}, selection)]
+    joined = join_units(staged, selection)
+    notes = [*draw.notes, *describe_small({split: len(samples) for split, samples in joined.splits.items()}, selection)]
     with folder_being_made(out, may_replace) as draft:
-        kinds: Counter[str] = Counter()
-        facts = _write_splits(draft, splits, kinds, progress)
+        facts = _write_splits(draft, staged, joined, progress)
         save_files_read(draft, staged.files_read)
         if staged.files_read:
             (draft / ORIGIN).write_text(to_json_text(_describe_origin(options)))
@@ -163,9 +165,9 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
             selection=draw.method,
             draws=list(draw.parts),
             splits=facts,
-            kinds=dict(kinds),
-            skipped=_count(staged.skipped),
-            skipped_records=staged.skipped[: Manifest.LISTED],
+            kinds=joined.kinds,
+            skipped=staged.skipped,
+            skipped_records=staged.skipped_records,
             notes=notes,
         )
         save_artifact(manifest, draft / MANIFEST)
@@ -216,42 +218,26 @@ def describe_draw(source: Source, draw: Draw) -> str:
     )
 
 
-def _decide_splits(staged: Staged, selection: Selection) -> dict[str, list[StagedSample]]:
-    """Split -> samples, those that share images next to each other."""
-    own = staged.splits
-    splits = own or assign_splits(staged.samples, selection, staged.texts)
-    result: dict[str, list[StagedSample]] = {}
-    for split in SPLITS:
-        members = [sample for sample in staged.samples if splits[sample.id] == split]
-        if split == "heldout":
-            members = [sample for sample in members if sample.id not in staged.unasked]
-        result[split] = order_by_image(members)
-    return result
+def _write_splits(draft: Path, staged: Staged, joined: Joined, progress: Progress) -> dict[str, SplitFacts]:
+    """Each sample is read once more where it was staged, written, and forgotten."""
+    import numpy as np
 
-
-def _write_splits(
-    draft: Path, splits: dict[str, list[StagedSample]], kinds: Counter[str], progress: Progress
-) -> dict[str, SplitFacts]:
-    """Each sample is read once more where it was staged, counted among its kind, written, and forgotten."""
     facts, store = {}, SampleStore()
-    with progress.task("write", sum(map(len, splits.values())), "samples") as advance:
-        for split, samples in splits.items():
-            writer, digest = SampleWriter(draft / DATA, split), hashlib.sha256()
-            for staged in samples:
-                sample, images = store.load(staged.file, staged.row)
-                sample = sample.model_copy(update={"id": staged.id})
+    tables = staged.find_files(TABLE)
+    ends = np.cumsum([count_rows(path) for path in tables])
+    numbers = dict(zip(joined.repeats.rows.tolist(), joined.repeats.numbers.tolist(), strict=True))
+    with progress.task("write", sum(map(len, joined.splits.values())), "samples") as advance:
+        for split, rows in joined.splits.items():
+            writer, digest, names = SampleWriter(draft / DATA, split), hashlib.sha256(), set[str]()
+            for row in rows.tolist():
+                table = int(np.searchsorted(ends, row, "right"))
+                sample, images = store.load(tables[table], row - int(ends[table - 1] if table else 0))
+                if row in numbers:
+                    sample = sample.model_copy(update={"id": f"{sample.id}#{numbers[row]}"})
                 writer.add(sample, images)
                 digest.update(to_line(sample))
-                kinds[sample.kind] += 1
+                names.update(sample.image)
                 advance()
             writer.close()
-            count = len({name for sample in samples for name in sample.image})
-            facts[split] = SplitFacts(samples=len(samples), images=count, sha256=digest.hexdigest())
+            facts[split] = SplitFacts(samples=len(rows), images=len(names), sha256=digest.hexdigest())
     return facts
-
-
-def _count(skipped: list[Skipped]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for item in skipped:
-        counts[item.reason] += item.count
-    return dict(counts)

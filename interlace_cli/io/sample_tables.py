@@ -245,6 +245,11 @@ def _decode_images(column: pa.ChunkedArray) -> dict[str, bytes]:
     return result
 
 
+def count_rows(path: Path) -> int:
+    """How many samples the file has. Raises DatasetError if it is broken."""
+    return (_count_rows(path) or [0])[-1]
+
+
 def _count_rows(path: Path) -> list[int]:
     """For each row group the number of rows up to its end."""
     import pyarrow as pa

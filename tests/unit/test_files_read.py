@@ -25,13 +25,13 @@ from interlace_cli.data.files_read import (
 )
 from interlace_cli.data.source import Selection
 from interlace_cli.data.sources import SourceLocation, open_source
-from interlace_cli.data.staging import Staged, Staging, stage_units
+from interlace_cli.data.staging import TABLE, Staged, Staging, gather_units, stage_units
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError
 from interlace_cli.io import file_records
 from interlace_cli.io.file_records import FileRead, FileRecorder, has_changed, look_again
 from interlace_cli.io.integrity import digest_files
-from interlace_cli.io.sample_tables import SampleStore, SampleWriter
+from interlace_cli.io.sample_tables import SampleStore, SampleWriter, count_rows
 
 TALK = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
 
@@ -39,7 +39,9 @@ TALK = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
 def stage(source: Path | str, out: Path, location: SourceLocation = SourceLocation(), **options: Any) -> Staged:  # noqa: B008
     """As `prepare` reads a source; the list of files goes to `out`, and the staging folder stays."""
     opened, selection = open_source(str(source), location), Selection(**options)
-    staged = stage_units(opened, opened.draw(selection), selection, Staging(out, "key"), Silent(), 2)
+    draw, staging = opened.draw(selection), Staging(out, "key")
+    staged = gather_units(opened, draw, staging, stage_units(opened, draw, selection, staging, Silent(), 2), 2)
+    assert staged is not None
     out.mkdir(exist_ok=True)
     save_files_read(out, staged.files_read)
     return staged
@@ -500,7 +502,7 @@ def count_calls(init: Any, calls: list[str]) -> Any:
 
 def contents(staged: Staged) -> list[Any]:
     store = SampleStore()
-    return [store.load(sample.file, sample.row) for sample in staged.samples]
+    return [store.load(path, row) for path in staged.find_files(TABLE) for row in range(count_rows(path))]
 
 
 def test_the_list_opens_as_it_was_saved_and_a_broken_one_is_said(tmp_path: Path) -> None:
@@ -546,9 +548,9 @@ def test_datasets_opens_a_folder_with_the_list_in_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     staged = stage(write_records(tmp_path / "in"), tmp_path / "out")
     (tmp_path / "out/manifest.json").write_text("{}")
-    writer, store = SampleWriter(tmp_path / "out/data", "train"), SampleStore()
-    for sample in staged.samples:
-        writer.add(*store.load(sample.file, sample.row))
+    writer = SampleWriter(tmp_path / "out/data", "train")
+    for sample, images in contents(staged):
+        writer.add(sample, images)
     writer.close()
     opened = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in opened.items()} == {"train": 4}

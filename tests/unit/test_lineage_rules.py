@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_records import FACTS, build_card, build_evaluation
+from split_samples import split_samples
 
 from interlace_cli.core.lineage import (
     Member,
@@ -22,7 +23,6 @@ from interlace_cli.core.lineage import (
     read_keys,
 )
 from interlace_cli.data.source import Selection
-from interlace_cli.data.splitting import assign_splits
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.layers import Role
@@ -315,14 +315,14 @@ def test_a_card_says_what_was_seen() -> None:
 
 def test_what_says_the_same_is_in_one_split() -> None:
     """Of samples without images; else one that is held out would have been trained on."""
-    samples = [build_sample(id=str(index)) for index in range(30)]
+    samples = [(str(index), ()) for index in range(30)]
     texts = {str(index): f"text {index % 10}" for index in range(30)}
     for seed in range(5):
         selection = Selection(seed=seed, holdout=0.3, calibration=0.3)
-        splits = assign_splits(samples, selection, texts)
+        splits = split_samples(samples, selection, texts)
         homes = {(texts[name], split) for name, split in splits.items()}
         assert len(homes) == 10
         assert {split for _, split in homes} == {"train", "calibration", "heldout"}
-        assert assign_splits(samples[::-1], selection, texts) == splits
+        assert split_samples(samples[::-1], selection, texts) == splits
         unique = {name: name for name in texts}
-        assert assign_splits(samples, selection, unique) == assign_splits(samples, selection), "as it always was"
+        assert split_samples(samples, selection, unique) == split_samples(samples, selection), "as it always was"

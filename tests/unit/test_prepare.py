@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import make_dataset
 from PIL import Image
+from split_samples import Shown, split_samples
 
 from interlace_cli.core.prepare import ORIGIN
 from interlace_cli.data.columns import NO_TALK
 from interlace_cli.data.files_read import FILES_READ
 from interlace_cli.data.source import Selection
-from interlace_cli.data.splitting import LEAST_SPLIT, assign_splits, describe_small
+from interlace_cli.data.splitting import LEAST_SPLIT, describe_small
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
@@ -218,10 +219,8 @@ def test_portion_and_max_samples_count_and_the_seed_chooses(
     assert (len(set(chosen)) > 1) == (count < 12)
 
 
-def make_samples(images: list[list[str]]) -> list[Sample]:
-    talk = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
-    rows = [{"id": str(i), "image": names, "conversations": talk, "source": "s"} for i, names in enumerate(images)]
-    return [Sample.model_validate(row) for row in rows]
+def make_samples(images: list[list[str]]) -> list[Shown]:
+    return [(str(i), names) for i, names in enumerate(images)]
 
 
 pictures = st.lists(st.lists(st.sampled_from("abcdefghijklmnop"), max_size=3, unique=True), min_size=1, max_size=25)
@@ -237,18 +236,18 @@ def test_samples_that_share_an_image_even_through_others_share_a_split(
     wanted = (holdout > 0) + (calibration > 0)
     if len(made) >= LEAST_SPLIT and count_groups(images) <= wanted:
         with pytest.raises(DatasetError, match="split would be empty"):
-            assign_splits(made, selection)
+            split_samples(made, selection)
         return
-    splits = assign_splits(made, selection)
-    assert sorted(splits) == sorted(sample.id for sample in made)
+    splits = split_samples(made, selection)
+    assert sorted(splits) == sorted(name for name, _ in made)
     assert set(splits.values()) <= set(SPLITS)
-    homes = {(image, splits[sample.id]) for sample in made for image in sample.image}
+    homes = {(image, splits[name]) for name, images in made for image in images}
     assert len(homes) == len({image for image, _ in homes}), "an image is in two splits"
     assert holdout or "heldout" not in splits.values()
     assert calibration or "calibration" not in splits.values()
     if len(made) >= LEAST_SPLIT:
         assert ("heldout" in splits.values(), "calibration" in splits.values()) == (holdout > 0, calibration > 0)
-    assert assign_splits(made[::-1], selection) == splits, "the order of the samples matters"
+    assert split_samples(made[::-1], selection) == splits, "the order of the samples matters"
 
 
 def count_groups(images: list[list[str]]) -> int:
@@ -264,7 +263,7 @@ def test_the_same_records_have_the_same_splits_whatever_their_images_are_stored_
     others = [[f"x{hash_bytes(name.encode())}.jpeg" for name in names] for names in images]
     for seed in range(5):
         selection = Selection(seed=seed)
-        assert assign_splits(make_samples(images), selection) == assign_splits(make_samples(others), selection)
+        assert split_samples(make_samples(images), selection) == split_samples(make_samples(others), selection)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +301,7 @@ def test_splits_of_a_handful_are_said_once_and_stay_in_the_manifest(folder: Path
 
 @given(st.integers(3, 60), st.integers(0, 9))
 def test_with_three_groups_no_split_is_empty(groups: int, seed: int) -> None:
-    splits = assign_splits(make_samples([[str(i)] for i in range(groups)]), Selection(seed=seed))
+    splits = split_samples(make_samples([[str(i)] for i in range(groups)]), Selection(seed=seed))
     counts = [list(splits.values()).count(split) for split in SPLITS]
     assert min(counts) >= 1
     assert counts[2] == max(round(groups * 0.1), 1)
