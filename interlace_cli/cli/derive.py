@@ -28,6 +28,8 @@ SPREAD = ("analyze", "finetune", "eval")
 """Commands that work in several processes."""
 COMPOSED = ("run", "compare")
 """Commands of several steps. They take what is not said from the workspace, and the demo's own defaults."""
+LED = ("run",)
+"""Commands of several steps that have a launcher's processes work at those that are spread."""
 LOOKS_ONLY = ("status", "env", "schema")
 """Commands that hold no lock: they may be asked while another is at work."""
 
@@ -40,6 +42,8 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
         settle_rank(name)
         with output.own_stdout(), _told_to_children(), ExitStack() as held:
             given = _collect(record, words)
+            if name in LED:
+                given |= held.enter_context(_leading(given))
             made = (compose or build_options)(record, given)
             if words["save_config"] is not None:
                 _save_config(made, words["save_config"])
@@ -69,6 +73,12 @@ def settle_rank(name: str) -> None:
         output.quiet, output.as_json = True, False
     if here.size == 1 or name in SPREAD:
         return
+    if name in LED:
+        if not here.is_main:
+            from interlace_cli.runtime.worker_pool import follow
+
+            raise typer.Exit(follow())
+        return
     if name in COMPOSED and here.is_main:
         raise UsageError(
             f"this is one of {here.size} processes, and {name} starts those of its steps itself.",
@@ -76,6 +86,25 @@ def settle_rank(name: str) -> None:
         )
     if not here.is_main:
         raise typer.Exit(2 if name in COMPOSED else 0)
+
+
+@contextmanager
+def _leading(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Of a launcher's processes the first one leads the others. Yields what that says of the options. Raises UsageError
+    for another number of processes."""
+    from interlace_cli.runtime.processes import find_processes
+
+    size = find_processes().size
+    if size == 1:
+        yield {}
+        return
+    from interlace_cli.runtime.worker_pool import leading
+
+    with leading():
+        asked = given.get("processes")
+        if asked is not None and str(asked) != str(size):
+            raise UsageError(f"--processes {asked}: the launcher has started {size}.", "Leave it out.")
+        yield {"processes": size}
 
 
 @contextmanager

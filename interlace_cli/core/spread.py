@@ -22,11 +22,16 @@ def run_spread(command: str, options: Options, processes: int) -> bytes:
     """Runs `interlace COMMAND` with these options in `processes` processes, and returns the JSON that the first of them
     prints. Raises ChildError if one fails; it has said why."""
     from interlace_cli.runtime.launch import run_processes
+    from interlace_cli.runtime.worker_pool import find_pool
 
+    pool = find_pool()
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile() as answer:
-        config = Path(name) / "options.json"
-        config.write_text(to_json_text(dump_options(options)))
-        code = run_processes([command, "--config", os.fspath(config), "--json"], processes, answer.fileno())
+        if pool is not None:
+            code = pool.run_everywhere(command, to_json_text(dump_options(options)), answer.fileno())
+        else:
+            config = Path(name) / "options.json"
+            config.write_text(to_json_text(dump_options(options)))
+            code = run_processes([command, "--config", os.fspath(config), "--json"], processes, answer.fileno())
         if code:
             raise ChildError(code)
         answer.seek(0)

@@ -20,7 +20,7 @@ from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import CONFIGS, Engine
 from interlace_cli.healing.objective import parse_objective
 from interlace_cli.healing.state import COMPLETE
-from interlace_cli.runtime.launch import _choose_failed
+from interlace_cli.runtime.launch import choose_failed
 from interlace_cli.runtime.processes import LOST
 
 RECIPE = {"lr": 1e-3, "epochs": 1.0, "batch_size": 20, "grad_accum": 1, "max_length": 150, "tune_layers": (3, 5)}
@@ -305,12 +305,11 @@ def test_under_a_launcher_one_process_does_what_is_not_spread(chain_model: Path,
     assert first[0] == 0, first[2]
     assert json.loads(first[1])["checkpoint"]["dropped"] == [3]
     assert second == (0, "", "")
-    for command in ("run", "compare"):
-        first, second = start_both([command, str(chain_model), "--data", "demo", "-w", str(tmp_path / "x")], 29615)
-        assert first[:2] == (2, "")
-        assert f"this is one of 2 processes, and {command} starts those of its steps itself" in first[2]
-        assert "Call it once, with --processes 2." in first[2]
-        assert second == (2, "", "")
+    first, second = start_both(["compare", str(chain_model), "--data", "demo", "-w", str(tmp_path / "x")], 29615)
+    assert first[:2] == (2, "")
+    assert "this is one of 2 processes, and compare starts those of its steps itself" in first[2]
+    assert "Call it once, with --processes 2." in first[2]
+    assert second == (2, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
@@ -329,7 +328,7 @@ def test_under_a_launcher_one_process_does_what_is_not_spread(chain_model: Path,
     ],
 )
 def test_of_those_that_failed_one_says_why(failed: list[int], codes: list[int | None], chosen: int) -> None:
-    assert _choose_failed(failed, codes) == chosen
+    assert choose_failed(failed, codes) == chosen
 
 
 def test_engines_that_are_none_are_refused(tmp_path: Path) -> None:
