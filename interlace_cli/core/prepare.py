@@ -16,7 +16,7 @@ from interlace_cli.data.files_read import describe_source_changes, find_source_i
 from interlace_cli.data.joining import Joined, join_units
 from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
-from interlace_cli.data.sources import SourceLocation, open_source
+from interlace_cli.data.sources import SourceLocation, has_files, locate, open_source
 from interlace_cli.data.splitting import describe_small
 from interlace_cli.data.staging import TABLE, Staged, Staging, gather_units, stage_units
 from interlace_cli.data.tables import describe_key
@@ -76,8 +76,7 @@ def build_step(options: PrepareOptions) -> Step[Manifest]:
 def _find_differences(manifest: Manifest, step: Step[Manifest], options: PrepareOptions) -> list[str]:
     """Of files of the source that have changed, which ones."""
     reasons = describe_differences(manifest, step.settings, step.inputs)
-    is_local = expand_home(options.source).exists()
-    if manifest.inputs.get("source") == step.inputs.get("source") or not is_local:
+    if manifest.inputs.get("source") == step.inputs.get("source") or not has_files(options.source):
         return reasons
     changes = describe_source_changes(options.source, find_location(options), step.out)
     return [reason for reason in reasons if not reason.startswith(INPUTS["source"])] + (changes or reasons[-1:])
@@ -179,9 +178,9 @@ def _make_dataset(options: PrepareOptions, out: Path, progress: Progress, may_re
 
 def _describe_origin(options: PrepareOptions) -> dict[str, str]:
     """Of this machine, as `files.jsonl` is: for `interlace status`, which asks whether the source has changed."""
-    named = {"source": Path(options.source), "image_root": options.image_root, "mirror": options.mirror}
-    found = {name: str(expand_home(path).resolve()) for name, path in named.items() if path is not None}
-    return found if expand_home(options.source).exists() else {**found, "source": options.source}
+    named = {"source": options.source, "image_root": options.image_root, "mirror": options.mirror}
+    found = {name: locate(path) for name, path in named.items() if path is not None}
+    return found if has_files(options.source) else {**found, "source": options.source}
 
 
 def draw_source(options: PrepareOptions) -> SourceDraw:

@@ -15,13 +15,14 @@ from pathlib import PurePath
 from typing import Any
 
 from interlace_cli.errors import DatasetError, UnusableRecordError
+from interlace_cli.io.remote import RemoteFile
 
 SEPARATORS = (",", ";", "\t", "|")
 MOST_CELL = 256 << 20
 """Characters: a picture in base64 is one cell."""
 
 
-def parse_csv(path: PurePath, text: str) -> Iterator[tuple[str, Any]]:
+def parse_csv(path: PurePath | RemoteFile, text: str) -> Iterator[tuple[str, Any]]:
     """`(where, row)` of each row. Raises DatasetError for quotes that do not match, and for columns without a name, or
     of one name."""
     skip, separator = _find_separator(text)
@@ -57,7 +58,7 @@ def _split(line: str, separator: str) -> list[str]:
     return next(csv.reader([line], delimiter=separator), [])
 
 
-def _check_header(path: PurePath, cells: list[str]) -> list[str]:
+def _check_header(path: PurePath | RemoteFile, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     while names and not names[-1]:
         names.pop()

@@ -1,5 +1,5 @@
-"""The local files that a prepared dataset was read from: listed in its `files.jsonl`, and compared with what is there
-now. A dataset of the Hub or of the demo has no such list."""
+"""The files that a prepared dataset was read from: listed in its `files.jsonl`, and compared with what is there now.
+A dataset of the Hub (`owner/name`) or of the demo has no such list."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def find_source_inputs(source: str, location: SourceLocation, dataset: Path) -> 
 
     Files are read only where their size, times or inode differ from what is recorded; `look_again` says what
     that cannot see. A file without a digest that has other times counts as changed. Empty where `source` is
-    not local. Raises DatasetError if the dataset's `files.jsonl` is broken.
+    neither local nor at an address. Raises DatasetError if the dataset's `files.jsonl` is broken, InterlaceError if a
+    remote source cannot be asked.
     """
     compared = _compare(source, location, dataset)
     if compared is None:
@@ -74,8 +75,10 @@ def describe_source_changes(source: str, location: SourceLocation, dataset: Path
     gone = [file for _, file in changed if file.size is None]
     found = [file for before, file in changed if before.size is None]
     there = [(before, file) for before, file in changed if before.size is not None and file.size is not None]
-    other = [file for before, file in there if before.digest is not None or before.size != file.size]
-    written = [file for before, file in there if before.digest is None and before.size == file.size]
+    # A tag of a store may be another one for the same bytes, written again.
+    is_known = [(before.digest is not None and not before.has_tag) or before.size != now.size for before, now in there]
+    other = [file for (_, file), known in zip(there, is_known, strict=True) if known]
+    written = [file for (_, file), known in zip(there, is_known, strict=True) if not known]
     sentences = [
         _describe(other, "has other content", "have other content"),
         _describe(written, "was written again, or replaced", "were written again, or replaced"),

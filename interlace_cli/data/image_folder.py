@@ -71,7 +71,7 @@ def open_image_folder(found: LocalFiles, split: str | None) -> ImageFolderSource
     if unnamed:
         by = "that no metadata names" if has_metadata else "without a text file of that name"
         notes.append(f"Not read: {unnamed:,} picture{'' if unnamed == 1 else 's'} {by}.")
-    return ImageFolderSource(found.root.resolve().name, files.roots, chosen, files.files, notes)
+    return ImageFolderSource(found.name, files.roots, chosen, files.files, notes)
 
 
 def _count_unnamed(pictures: Sequence[str], split: str, rows: Sequence[tuple[str, str, Any]]) -> int:

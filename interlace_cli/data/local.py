@@ -1,4 +1,4 @@
-"""Local files of records (`data/record_files.py`): conversations about images, in any of the layouts of
+"""Files of records (`data/record_files.py`): conversations about images, in any of the layouts of
 `data/columns.py`.
 
 Image paths are relative to the folder that the file lies in, or to that which is the source; or to `--image-root`

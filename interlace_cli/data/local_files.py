@@ -1,4 +1,5 @@
-"""What a local file or folder is, by the names of its files: which form of dataset, and which of them to read."""
+"""What a file or folder is, here or at an address, by the names of its files: which form of dataset, and which of them
+to read."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from interlace_cli.data.record_files import is_record_file
 from interlace_cli.domain.dataset import Manifest
 from interlace_cli.errors import DatasetError, UsageError
 from interlace_cli.io.datasets import DATA, MANIFEST
-from interlace_cli.io.file_records import IMAGES, SOURCE, Roots
+from interlace_cli.io.file_records import IMAGES, SOURCE, Root, Roots
 from interlace_cli.io.files import parse_json
 from interlace_cli.io.paths import list_files
+from interlace_cli.io.remote import RemoteFile, RemoteFolder
 from interlace_cli.io.repositories import CARD, TABLES, find_table_files
 from interlace_cli.io.split_names import TRAIN, choose_files, describe_others, list_splits
 
@@ -30,15 +32,16 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """What a source is on this machine. `root`: the folder of its own files; `sizes`: path below `root` -> bytes, of
-    those files that say which records there are; `image_root`: where images that records name are looked for; `splits`:
-    split -> pattern of its tables, where files of another kind say so; `pictures`: all pictures of a folder of images;
-    `notes`: sentences on what is not read."""
+    """What a source's files are. `root`: the folder of its own files; `sizes`: path below `root` -> bytes, of those
+    files that say which records there are; `name`: that of the file or folder; `image_root`: where images that records
+    name are looked for; `splits`: split -> pattern of its tables, where files of another kind say so; `pictures`: all
+    pictures of a folder of images; `notes`: sentences on what is not read."""
 
     kind: Kind
-    root: Path
+    root: Root
     sizes: dict[str, int]
-    image_root: Path | None = None
+    name: str
+    image_root: Root | None = None
     splits: Mapping[str, str] | None = None
     pictures: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -49,23 +52,25 @@ class LocalFiles:
         return {SOURCE: self.root} | ({} if self.image_root is None else {IMAGES: self.image_root})
 
 
-def find_file(path: Path, image_root: Path | None, split: str | None) -> LocalFiles:
+def find_file(path: Path | RemoteFile, image_root: Root | None, split: str | None) -> LocalFiles:
     """Of one file. Raises UsageError for a split, which no single file has."""
     if split is not None:
         raise UsageError(f"--split says which files of a folder to read, and {path} is one file.", "Leave it out.")
-    sizes = {path.name: path.stat().st_size}
+    folder: Root = path.folder if isinstance(path, RemoteFile) else path.parent
+    size = path.stat().size if isinstance(path, RemoteFile) else path.stat().st_size
+    sizes = {path.name: size or 0}
     if path.suffix == ".tar":
-        return LocalFiles("shards", path.parent, sizes)
+        return LocalFiles("shards", folder, sizes, path.name)
     if path.suffix in TABLES:
-        return LocalFiles("tables", path.parent, sizes, image_root or path.parent, {TRAIN: path.name})
-    return LocalFiles("records", path.parent, sizes, image_root or path.parent)
+        return LocalFiles("tables", folder, sizes, path.name, image_root or folder, {TRAIN: path.name})
+    return LocalFiles("records", folder, sizes, path.name, image_root or folder)
 
 
-def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> LocalFiles:
+def find_in_folder(path: Root, image_root: Root | None, split: str | None) -> LocalFiles:
     """Of a folder. Where it holds files of several forms, the first that is there of these is read: tables, tar files,
     images with metadata, images with captions, files of records; a note names the others. `split`: which one of several
     to read; None is `train`. Raises DatasetError for a split that is not there."""
-    sizes = list_files(path)
+    sizes = path.list_files() if isinstance(path, RemoteFolder) else list_files(path)
     saved = _find_saved(path, sizes, image_root)
     if saved is not None:
         return saved
@@ -80,9 +85,11 @@ def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> Lo
     if kind == "tables":
         # The split is chosen by the source, which reads the card.
         own = find_table_files(_pick(sizes, [*forms[kind], CARD]))
-        return LocalFiles("tables", path, own, image_root or path, notes=notes)
+        return LocalFiles("tables", path, own, _find_name(path), image_root or path, notes=notes)
     if kind in ("metadata", "captions"):
-        return LocalFiles("images", path, _pick(sizes, forms[kind]), pictures=tuple(forms["pictures"]), notes=notes)
+        return LocalFiles(
+            "images", path, _pick(sizes, forms[kind]), _find_name(path), pictures=tuple(forms["pictures"]), notes=notes
+        )
     wanted = choose_files(forms[kind], split or TRAIN)
     splits = list_splits(forms[kind])
     if not wanted:
@@ -91,8 +98,13 @@ def find_in_folder(path: Path, image_root: Path | None, split: str | None) -> Lo
     if split is None:
         notes += tuple(describe_others(TRAIN, splits))
     if kind == "shards":
-        return LocalFiles("shards", path, _pick(sizes, wanted), notes=notes)
-    return LocalFiles("records", path, _pick(sizes, wanted), image_root or path, notes=notes)
+        return LocalFiles("shards", path, _pick(sizes, wanted), _find_name(path), notes=notes)
+    return LocalFiles("records", path, _pick(sizes, wanted), _find_name(path), image_root or path, notes=notes)
+
+
+def _find_name(root: Root) -> str:
+    """The folder's own name, links followed."""
+    return root.name if isinstance(root, RemoteFolder) else root.resolve().name
 
 
 def _sort_by_form(names: list[str]) -> dict[str, list[str]]:
@@ -119,7 +131,7 @@ def _sort_by_form(names: list[str]) -> dict[str, list[str]]:
     }
 
 
-def _find_saved(path: Path, sizes: Mapping[str, int], image_root: Path | None) -> LocalFiles | None:
+def _find_saved(path: Root, sizes: Mapping[str, int], image_root: Root | None) -> LocalFiles | None:
     """A folder of `datasets.Dataset.save_to_disk` or `DatasetDict.save_to_disk`. Other Arrow files in it are caches of
     `datasets`."""
     if "dataset_dict.json" in sizes:
@@ -133,7 +145,7 @@ def _find_saved(path: Path, sizes: Mapping[str, int], image_root: Path | None) -
         return None
     wanted = ["dataset_dict.json"] if "dataset_dict.json" in sizes else []
     for folder in dict.fromkeys(folders.values()):
-        state = _read_object(path / folder / "state.json")
+        state = _read_object(path / f"{folder}state.json")
         files = state.get("_data_files")
         listed = [item.get("filename") for item in files if isinstance(item, dict)] if isinstance(files, list) else []
         missing = [f"{folder}{name}" for name in listed if f"{folder}{name}" not in sizes]
@@ -142,10 +154,10 @@ def _find_saved(path: Path, sizes: Mapping[str, int], image_root: Path | None) -
             raise DatasetError(f"{path} is a folder of save_to_disk, and {what}.", "Save it again.")
         wanted += [f"{folder}state.json", *(f"{folder}{name}" for name in listed)]
     splits = {split: f"{folder}*.arrow" for split, folder in folders.items()}
-    return LocalFiles("tables", path, _pick(sizes, wanted), image_root or path, splits)
+    return LocalFiles("tables", path, _pick(sizes, wanted), _find_name(path), image_root or path, splits)
 
 
-def _is_prepared(path: Path, sizes: Mapping[str, int]) -> bool:
+def _is_prepared(path: Root, sizes: Mapping[str, int]) -> bool:
     """Whether `prepare` has made the folder: what lies beside its data describes it."""
     if MANIFEST not in sizes:
         return False
@@ -156,7 +168,7 @@ def _is_prepared(path: Path, sizes: Mapping[str, int]) -> bool:
     return isinstance(found, dict) and found.get("kind") == Manifest.KIND
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path | RemoteFile) -> dict[str, Any]:
     try:
         found = parse_json(path.read_bytes())
     except OSError as error:

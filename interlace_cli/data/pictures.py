@@ -5,6 +5,7 @@
 | bytes; an object with `bytes` | these |
 | `data:image/png;base64,...`, or base64 alone | what it encodes |
 | `file:///...` or a path | the file, which has to lie inside of the image folder |
+| an address in an image folder that is an address itself | the file in that folder |
 | `https://...` | what lies there, if that is allowed |
 """
 
@@ -21,6 +22,7 @@ from urllib.parse import unquote
 from interlace_cli.data.content import find_picture
 from interlace_cli.errors import UnusableRecordError
 from interlace_cli.io.file_records import IMAGES, MISSING, SOURCE, FileRecorder
+from interlace_cli.io.remote import RemoteFolder
 from interlace_cli.io.web import fetch
 
 WEB = "image is on the web: download it and name the file, or add --allow-download"
@@ -54,6 +56,9 @@ class PictureReader:
             raise UnusableRecordError("an image is neither bytes nor a path")
         if picture[:5].lower() == "data:":
             return _decode_address(picture)
+        inside = self._relate(picture)
+        if inside is not None:
+            return self._read_file(inside)
         scheme = _SCHEME.match(picture)
         name = scheme[1].lower() if scheme else ""
         if name in ("http", "https"):
@@ -65,6 +70,11 @@ class PictureReader:
         if name:
             raise UnusableRecordError(f"image is at a {name}:// address: download it and name the file")
         return _decode_alone(picture) or self._read_file(picture)
+
+    def _relate(self, address: str) -> str | None:
+        """The path of a picture that is named by its whole address, where it lies in the image folder."""
+        root = self.files.roots.get(self.root) if self.root is not None else None
+        return root.relate(address) if isinstance(root, RemoteFolder) else None
 
     def _read_file(self, path: str) -> bytes:
         if self.root is None:

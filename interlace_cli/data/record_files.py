@@ -17,6 +17,7 @@ from interlace_cli.data.columns import TURN_COLUMNS, has_conversation
 from interlace_cli.data.csv_rows import parse_csv
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.any_json import parse_any_json
+from interlace_cli.io.remote import RemoteFile
 from interlace_cli.io.text import NOT_UTF8, TextError, decode_text, to_utf8
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -58,7 +59,7 @@ def find_suffix(name: str) -> str:
     return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix
 
 
-def parse_records(path: PurePath, raw: bytes) -> list[Row]:
+def parse_records(path: PurePath | RemoteFile, raw: bytes) -> list[Row]:
     """The rows of the file `path` with the content `raw`. Raises DatasetError where not even its rows can be told
     apart: a broken JSON list, a broken CSV, a file that is no text."""
     raw = _unpack(path, raw)
@@ -72,7 +73,7 @@ def parse_records(path: PurePath, raw: bytes) -> list[Row]:
         raise _not_text(path, error) from error
 
 
-def _parse_list(path: PurePath, data: bytes) -> list[Row]:
+def _parse_list(path: PurePath | RemoteFile, data: bytes) -> list[Row]:
     found = parse_any_json(data)
     if isinstance(found, list):
         return _number(found)
@@ -90,7 +91,7 @@ def _refuse_bytes(item: Any) -> Any:
     return UnusableRecordError(NOT_UTF8) if is_broken else item
 
 
-def _parse_lines(path: PurePath, data: bytes) -> list[Row]:
+def _parse_lines(path: PurePath | RemoteFile, data: bytes) -> list[Row]:
     # Files that were joined have a mark at the start of each.
     lines = [
         (number, line.removeprefix(codecs.BOM_UTF8))
@@ -139,7 +140,7 @@ def _number(items: Sequence[Any]) -> list[Row]:
     return [(f"record {index}", item) for index, item in enumerate(items)]
 
 
-def _unpack(path: PurePath, raw: bytes) -> bytes:
+def _unpack(path: PurePath | RemoteFile, raw: bytes) -> bytes:
     codec = COMPRESSIONS.get(path.suffix.lower())
     if codec is None:
         return raw
@@ -164,7 +165,7 @@ def _read_unpacked(raw: bytes, codec: str) -> Iterator[bytes]:
             yield part
 
 
-def _not_text(path: PurePath, error: TextError) -> DatasetError:
+def _not_text(path: PurePath | RemoteFile, error: TextError) -> DatasetError:
     return DatasetError(
         f"{path} is not UTF-8: {error.detail}.",
         "Save it as UTF-8 (in Excel: CSV UTF-8), or give a file of another form.",

@@ -18,8 +18,11 @@ from interlace_cli.data.record_files import COMPRESSIONS, JSON_SUFFIXES, TABLE_S
 from interlace_cli.data.source import Source
 from interlace_cli.data.tables import RowReader, TableSource
 from interlace_cli.data.webdataset import open_webdataset
-from interlace_cli.errors import MissingInputError, UsageError
+from interlace_cli.errors import DatasetError, MissingInputError, UsageError
+from interlace_cli.io.addresses import is_address
+from interlace_cli.io.file_records import Root
 from interlace_cli.io.paths import expand_home, list_files, looks_like_path, suggest_path
+from interlace_cli.io.remote import RemoteFolder, open_address, open_remote_folder
 from interlace_cli.io.repositories import TABLES, find_table_files, open_repository, open_tables
 
 QUESTIONS: dict[str, tuple[str, RowReader]] = {
@@ -35,17 +38,19 @@ NAMES = ("demo", "finevision", *QUESTIONS)
 
 @dataclass(frozen=True)
 class SourceLocation:
-    """Where a source's data is looked for: images under `image_root`, a Hub dataset at `revision`, or in `mirror`, a
-    local copy of its repository; of a folder with several splits in `split`, or in `train`."""
+    """Where a source's data is looked for: images under `image_root`, a folder or an address; a Hub dataset at
+    `revision`, or in `mirror`, a local copy of its repository; of a folder with several splits in `split`, or in
+    `train`."""
 
-    image_root: Path | None = None
+    image_root: str | Path | None = None
     revision: str | None = None
     mirror: Path | None = None
     split: str | None = None
 
 
 def open_source(name: str, location: SourceLocation = SourceLocation()) -> Source:
-    """A name of `NAMES`, a local file or folder, or a Hub id. Raises MissingInputError for anything else."""
+    """A name of `NAMES`, a file or folder, here or at an address, or a Hub id. Raises MissingInputError for anything
+    else."""
     if name == "demo":
         return DemoSource()
     if name == "finevision":
@@ -53,9 +58,8 @@ def open_source(name: str, location: SourceLocation = SourceLocation()) -> Sourc
     if name in QUESTIONS:
         repository, reader = QUESTIONS[name]
         return TableSource(open_repository(repository, location.revision, location.mirror), name, reader=reader)
-    path = expand_home(name)
-    if path.is_file() or path.is_dir():
-        return _open_local(path, location)
+    if has_files(name):
+        return _open_files(name, location)
     # A revision or a mirror belongs to a name of the Hub.
     is_named = location.revision is None and location.mirror is None
     if is_named and looks_like_path(name, SUFFIXES):
@@ -68,27 +72,56 @@ def open_source(name: str, location: SourceLocation = SourceLocation()) -> Sourc
 
 
 def find_local_files(name: str, location: SourceLocation) -> LocalFiles | None:
-    """What `open_source` would read of this machine's files; None where that is nothing, or there is no such source.
-    Raises DatasetError or UsageError for what cannot be read."""
-    path = expand_home(name)
-    if name not in NAMES and path.is_file():
-        return find_file(path, location.image_root, location.split)
-    if name not in NAMES and path.is_dir():
-        return find_in_folder(path, location.image_root, location.split)
+    """What `open_source` would read of files, here or at an address; None where that is nothing, or there is no such
+    source. Raises DatasetError or UsageError for what cannot be read, MissingInputError for an address that cannot be
+    asked."""
+    if has_files(name):
+        path = open_address(name) if is_address(name) else expand_home(name)
+        images = _open_image_root(location)
+        if isinstance(path, RemoteFolder) or (isinstance(path, Path) and path.is_dir()):
+            return find_in_folder(path, images, location.split)
+        return find_file(path, images, location.split)
     if location.mirror is None or name == "demo" or not (name in NAMES or _is_hub_id(name)):
         return None
-    return LocalFiles("tables", location.mirror, find_table_files(list_files(location.mirror)))
+    mirror = location.mirror
+    return LocalFiles("tables", mirror, find_table_files(list_files(mirror)), mirror.name)
 
 
-def _open_local(path: Path, location: SourceLocation) -> Source:
-    found = find_local_files(str(path), location)
+def has_files(name: str) -> bool:
+    """Whether the source is a file or folder, here or at an address (where there may be none)."""
+    path = expand_home(name)
+    return name not in NAMES and (is_address(name) or path.is_file() or path.is_dir())
+
+
+def locate(name: str | Path) -> str:
+    """A path from the root, or an address as it is: the same in any folder."""
+    return str(name) if is_address(str(name)) else str(expand_home(name).resolve())
+
+
+def _open_image_root(location: SourceLocation) -> Root | None:
+    if location.image_root is None:
+        return None
+    name = str(location.image_root)
+    if not name:
+        raise UsageError("--image-root is an empty path.", "Name a folder, or leave it out.")
+    return open_remote_folder(name) if is_address(name) else expand_home(name)
+
+
+def _open_files(path: str, location: SourceLocation) -> Source:
+    found = find_local_files(path, location)
     if found is None:
         raise MissingInputError(f"{path} is gone.")
     if not found.sizes:
         raise MissingInputError(f"{path} has no file of records, and no image with a text file beside it.", EXPECTED)
     if location.image_root is not None and found.image_root is None:
         raise UsageError(f"--image-root is for records that name images, and {path} has its own.", "Leave it out.")
-    name = path.resolve().name if path.is_dir() else path.name
+    unmapped = next((file for file in found.sizes if file.endswith(".arrow")), None)
+    if isinstance(found.root, RemoteFolder) and unmapped is not None:
+        raise DatasetError(
+            f"{found.root / unmapped} is an Arrow file, which is mapped into memory and not read by ranges.",
+            "Download the folder, or write it as Parquet.",
+        )
+    name = found.name
     if found.kind == "tables":
         repository = open_tables(found.root, found.sizes, name, splits=found.splits)
         return TableSource(repository, name, image_root=found.image_root, notes=found.notes)

@@ -1,5 +1,5 @@
-"""Datasets whose records are rows of Parquet files, on the Hub or on disk. What a row means is the table's own matter
-(`RowReader`); which rows are read is `data/sampling.py`'s.
+"""Datasets whose records are rows of Parquet files, on the Hub, on disk or at an address. What a row means is the
+table's own matter (`RowReader`); which rows are read is `data/sampling.py`'s.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from interlace_cli.data.columns import find_images
@@ -20,7 +19,7 @@ from interlace_cli.data.sampling import HEAD, allot_samples, draw_rows
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import PartDraw, Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError, UsageError
-from interlace_cli.io.file_records import IMAGES, SOURCE, FileRecorder, Roots
+from interlace_cli.io.file_records import IMAGES, SOURCE, FileRecorder, Root, Roots
 from interlace_cli.io.repositories import Repository, find_splits, find_tables
 from interlace_cli.io.split_names import describe_others
 from interlace_cli.io.tables import FileFacts, TableError, read_facts, read_rows
@@ -62,7 +61,7 @@ class TableSource:
     name: str
     defaults: TableDefaults = TableDefaults()
     reader: RowReader = read_one
-    image_root: Path | None = None
+    image_root: Root | None = None
     notes: Sequence[str] = ()
 
     @property

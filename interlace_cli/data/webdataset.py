@@ -12,6 +12,7 @@ import mimetypes
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,10 +26,12 @@ from interlace_cli.data.record_files import parse_object, read_words
 from interlace_cli.data.source import Draw, RawRecord, Selection, Unit
 from interlace_cli.domain.dataset import Skipped
 from interlace_cli.errors import DatasetError, UnusableRecordError
-from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder, Roots
+from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder, Root, Roots
 from interlace_cli.io.images import MOST_BYTES, TOO_LARGE
+from interlace_cli.io.remote import RemoteFile, RemoteFolder
 
 WORDS = ("json", "txt")
+THREADS = 16
 
 
 @dataclass
@@ -73,12 +76,15 @@ class WebDatasetSource:
             yield from iter_kept(named, partial(_build_record, file, files, selection), selection)
 
 
-def open_webdataset(root: Path, shards: Mapping[str, int], name: str, notes: Sequence[str] = ()) -> WebDatasetSource:
+def open_webdataset(root: Root, shards: Mapping[str, int], name: str, notes: Sequence[str] = ()) -> WebDatasetSource:
     """Reads the headers of all shards below `root`, given as path -> bytes. Raises DatasetError for one that is not a
     tar file."""
     files = FileRecorder({SOURCE: root})
     files.note_opened(shards)
-    members = [(shard, member) for shard in shards for member in _list_members(root / shard)]
+    # Each header of a remote file is waited for.
+    with ThreadPoolExecutor(THREADS if isinstance(root, RemoteFolder) else 1) as pool:
+        found = pool.map(lambda shard: _list_members(root / shard), shards)
+        members = [(shard, member) for shard, own in zip(shards, found, strict=True) for member in own]
     return WebDatasetSource(name, files.roots, members, files.files, [*notes, *_describe_unread(members)])
 
 
@@ -125,11 +131,11 @@ def _build_record(file: Any, files: FileRecorder, selection: Selection, where: s
     return made.read_images(PictureReader(files, None, selection.allow_download))
 
 
-def _list_members(path: Path) -> list[Member]:
+def _list_members(path: Path | RemoteFile) -> list[Member]:
     """Names are cut at the first dot of their last part, as the WebDataset library does."""
     members: dict[str, Member] = {}
     try:
-        with tarfile.open(path) as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file) as tar:
             for info in tar:
                 folder, _, last = info.name.rpartition("/")
                 stem, dot, suffix = last.partition(".")

@@ -1,4 +1,4 @@
-"""The local files that a source reads while a dataset is prepared: recorded one by one, and looked at again.
+"""The files that a source reads while a dataset is prepared: recorded one by one, and looked at again.
 
 A file is called `<root>:<path>`, the path being relative to one of the source's two roots (`SOURCE`, `IMAGES`), so that
 the same files in another folder have the same names. What is known of it is one of these:
@@ -9,6 +9,10 @@ the same files in another folder have the same names. What is known of it is one
 | it was read in part (Parquet, tar), or is too large to be used as an image | None | yes | yes |
 | it was listed in a folder, and not opened | None | yes | None |
 | it was looked for, and was not there or could not be read | None | None | None |
+
+A remote file has no times or inode. Its digest is what the store knows it by (`io.remote.RemoteFacts.tag`), whether it
+was read or only opened: nobody has to read it to see that it is another one. Where a server has no such thing, that of
+a file which was read whole is as of a local one, and any other is known by its size.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -28,19 +32,23 @@ from interlace_cli.io.files import parse_json
 from interlace_cli.io.images import MOST_BYTES, TOO_LARGE
 from interlace_cli.io.integrity import BLOCK, CHUNK
 from interlace_cli.io.paths import find_inside
+from interlace_cli.io.remote import RemoteFacts, RemoteFile, RemoteFolder
+from interlace_cli.io.remote_errors import explain
 
 SOURCE, IMAGES = "source", "image"
 MISSING = "image file is missing"
-Roots = Mapping[str, Path]
+Root = Path | RemoteFolder
+Roots = Mapping[str, Root]
 """SOURCE and IMAGES -> the folder that their names are relative to. Empty: nothing is read from local files."""
+Facts = os.stat_result | RemoteFacts
 MOST_DIGESTED = 64 << 20
 """Bytes up to which a file that is read in part has a content digest all the same."""
-THREADS = 8
+THREADS, REMOTE_THREADS = 8, 32
 
 
 class FileRead(NamedTuple):
     """One file, as it was before it was read. `digest`: XXH3 (128 bits, hexadecimal) of its content, by blocks as in
-    `io/integrity.py`; `size` in bytes. See the table above for what None means."""
+    `io/integrity.py`, or a store's tag; `size` in bytes. See the table above for what None means."""
 
     name: str
     digest: str | None = None
@@ -58,6 +66,11 @@ class FileRead(NamedTuple):
     def content(self) -> tuple[str, str | None, int | None]:
         """Name and digest; or name and size, where there is no digest."""
         return self.name, self.digest, self.size if self.digest is None else None
+
+    @property
+    def has_tag(self) -> bool:
+        """Whether the digest is a store's tag."""
+        return self.digest is not None and " " in self.digest
 
     @property
     def is_digestible(self) -> bool:
@@ -93,8 +106,10 @@ class FileRecorder:
             known = _to_record(f"{SOURCE}:{path}", file.stat())
             data = file.read_bytes()
         except OSError as error:
+            if isinstance(file, RemoteFile):
+                raise explain(str(file), error) from error
             raise DatasetError(f"cannot read {file}: {error.strerror or error}.") from error
-        self.add([known._replace(digest=digest_content(io.BytesIO(data)))])
+        self.add([_add_digest(known, data)])
         return data
 
     def read(self, root: str, path: str) -> bytes:
@@ -102,13 +117,13 @@ class FileRecorder:
         root, and for more than `io.images.MOST_BYTES`."""
         known = FileRead(f"{root}:{path}")
         try:
-            file = find_inside(self.roots[root], path)
+            file = _find_inside(self.roots[root], path)
             found = _to_record(known.name, file.stat())
             if (found.size or 0) > MOST_BYTES:
                 known = found
                 raise UnusableRecordError(TOO_LARGE)
             data = file.read_bytes()
-            known = found._replace(digest=digest_content(io.BytesIO(data)))
+            known = _add_digest(found, data)
         except FileNotFoundError as error:
             raise UnusableRecordError(MISSING) from error
         # A name with a null byte in it is a ValueError.
@@ -120,9 +135,9 @@ class FileRecorder:
 
     def note_opened(self, paths: Iterable[str]) -> None:
         """The source's own files that are about to be read in part: recorded without a digest. Does nothing where the
-        source is not local, nor for a file that is not there."""
+        source has no files of its own, nor for a file that is not there."""
         if SOURCE in self.roots:
-            found = ((f"{SOURCE}:{path}", _find_stat(self.roots[SOURCE], path)) for path in paths)
+            found = ((f"{SOURCE}:{path}", _find_facts(self.roots[SOURCE], path)) for path in paths)
             self.add(_to_record(name, facts) for name, facts in found if facts is not None)
 
     def note_listed(self, sizes: Mapping[str, int]) -> None:
@@ -144,16 +159,21 @@ def look_again(files: Sequence[FileRead], roots: Roots, threads: int = THREADS) 
     have a digest. So what is not seen is a change that leaves all four as they were: one within the same tick of the
     file system's clock (some milliseconds) as the recorded change before it; one with a clock that was set back; and,
     where there is no digest, one after which the time of modification was restored.
+
+    Of remote files the store is asked. Raises InterlaceError if it cannot be.
     """
     now: list[FileRead] = []
     closely: list[int] = []
-    for index, file in enumerate(files):
-        root, _, path = file.name.partition(":")
-        facts = _find_stat(roots[root], path) if root in roots else None
+    for index, (file, facts) in enumerate(zip(files, _find_all_facts(files, roots), strict=True)):
         now.append(FileRead(file.name))
         if file.size is None:
             # What was not there may be a link that leads out of the root, or a file that nobody may read.
             closely += [index] if facts is not None else []
+        elif isinstance(facts, RemoteFacts):
+            found = _to_record(file.name, facts)
+            # One that was listed, and nobody has asked what it holds.
+            now[-1] = found if file.digest is not None else found._replace(digest=None)
+            closely += [index] if file.digest is not None and not file.has_tag and not found.has_tag else []
         elif facts is not None and file.mtime_ns is None:
             now[-1] = FileRead(file.name, size=facts.st_size)
         elif facts is not None:
@@ -217,9 +237,9 @@ def _examine(file: FileRead, roots: Roots) -> FileRead:
     root = roots[file.name.partition(":")[0]]
     try:
         # What was there was inside. A source's own file may be a link that leads out, as in the cache of the Hub.
-        path = find_inside(root, file.path) if file.size is None else root / file.path
+        path = _find_inside(root, file.path) if file.size is None else root / file.path
         found = _to_record(file.name, path.stat())
-        if file.digest is None and not found.is_digestible:
+        if found.has_tag or (file.digest is None and not found.is_digestible):
             return found
         with path.open("rb") as opened:
             return found._replace(digest=digest_content(opened))
@@ -227,17 +247,45 @@ def _examine(file: FileRead, roots: Roots) -> FileRead:
         return FileRead(file.name)
 
 
-def _find_stat(root: Path, path: str) -> os.stat_result | None:
+def _find_inside(root: Root, name: str) -> Path | RemoteFile:
+    return root.find_inside(name) if isinstance(root, RemoteFolder) else find_inside(root, name)
+
+
+def _find_all_facts(files: Sequence[FileRead], roots: Roots) -> Iterator[Facts | None]:
+    """Of each file as it is now; None where there is none. Stores are asked for several at a time."""
+
+    def find(file: FileRead) -> Facts | None:
+        root, _, path = file.name.partition(":")
+        return _find_facts(roots[root], path) if root in roots else None
+
+    if not any(isinstance(root, RemoteFolder) for root in roots.values()):
+        yield from map(find, files)
+        return
+    with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+        yield from pool.map(find, files)
+
+
+def _find_facts(root: Root, path: str) -> Facts | None:
     """None where there is no regular file."""
     try:
+        if isinstance(root, RemoteFolder):
+            return root.find_facts(path)
         facts = os.stat(os.path.join(root, path))
     except (OSError, ValueError):
         return None
     return facts if stat.S_ISREG(facts.st_mode) else None
 
 
-def _to_record(name: str, facts: os.stat_result) -> FileRead:
-    """Without a digest. Raises OSError if it is not a regular file: to read a pipe is to wait for ever."""
+def _add_digest(file: FileRead, data: bytes) -> FileRead:
+    """With that of its content, where it has none of its store."""
+    return file if file.has_tag else file._replace(digest=digest_content(io.BytesIO(data)))
+
+
+def _to_record(name: str, facts: Facts) -> FileRead:
+    """Of a local file without a digest. Raises OSError if it is not a regular file: to read a pipe is to wait for
+    ever."""
+    if isinstance(facts, RemoteFacts):
+        return FileRead(name, facts.tag, facts.size or 0)
     if not stat.S_ISREG(facts.st_mode):
         raise OSError("not a regular file")
     return FileRead(name, None, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)

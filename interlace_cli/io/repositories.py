@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from interlace_cli.errors import DatasetError, MissingInputError
-from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder
+from interlace_cli.io.file_records import SOURCE, FileRead, FileRecorder, Root
 from interlace_cli.io.offline import check_online
 from interlace_cli.io.paths import list_files
+from interlace_cli.io.remote import RemoteFolder
 from interlace_cli.io.split_names import TRAIN, choose_files, list_splits
 
 CARD = "README.md"
@@ -34,7 +35,7 @@ class Repository:
     files: dict[str, int]
     card: dict[str, Any] = field(repr=False)
     opener: Callable[[str], BinaryIO] = field(repr=False)
-    root: Path | None = None
+    root: Root | None = None
     files_read: Sequence[FileRead] = ()
 
     @property
@@ -72,14 +73,14 @@ def open_folder(folder: Path, location: str | None = None, revision: str | None 
 
 
 def open_tables(
-    root: Path,
+    root: Root,
     sizes: Mapping[str, int],
     name: str,
     location: str | None = None,
     revision: str | None = None,
     splits: Mapping[str, str] | None = None,
 ) -> Repository:
-    """The local files `sizes` (path below `root` -> bytes), of which README.md is the card. `splits`: split -> the
+    """The files `sizes` (path below the folder `root` -> bytes), of which README.md is the card. `splits`: split -> the
     pattern of its files, where they are known from elsewhere. Raises DatasetError if a file cannot be read."""
     files = FileRecorder({SOURCE: root})
     files.note_listed(sizes)
@@ -92,8 +93,13 @@ def open_tables(
     if splits is not None:
         card = {"configs": [{"data_files": [{"split": split, "path": path} for split, path in splits.items()]}]}
     return Repository(
-        name, location, revision, dict(sizes), card, lambda path: (root / path).open("rb"), root, files.files
+        name, location, revision, dict(sizes), card, lambda path: _open_below(root, path), root, files.files
     )
+
+
+def _open_below(root: Root, path: str) -> BinaryIO:
+    # Arrow asks a remote file for the ranges that it needs, already joined.
+    return (root / path).open("rb", 0) if isinstance(root, RemoteFolder) else (root / path).open("rb")
 
 
 def find_table_files(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -24,7 +24,7 @@ class PrepareOptions(Options):
     source: str = option(
         "demo",
         "demo, finevision, textvqa, chartqa, scienceqa; a dataset of the Hub; a JSON, JSONL, CSV, TSV, Parquet or tar"
-        " file, or a folder of such files, of save_to_disk, or of images.",
+        " file, or a folder of such files, of save_to_disk, or of images, here or at s3://, gs://, hf://, https://.",
         is_argument=True,
         is_alone=True,
     )
@@ -54,8 +54,12 @@ class PrepareOptions(Options):
     mirror: Path | None = option(
         None, "A local copy of the Hub dataset's repository, to read instead.", group=DATA, decides=False
     )
-    image_root: Path | None = option(
-        None, "Folder that image paths are relative to.", shown_default="the file's", group=DATA, decides=False
+    image_root: str | None = option(
+        None,
+        "Folder or address that image paths are relative to.",
+        shown_default="the file's",
+        group=DATA,
+        decides=False,
     )
     holdout: float = option(0.1, "Share of the samples to hold out for `eval`.", low=0, high=1, group=DATA)
     calibration: float = option(
