@@ -68,8 +68,8 @@ class Material:
 
 def build_material(model: Any, batcher: Batcher, count: int, batch_size: int, deepstack: int, about: str) -> Material:
     """The first `count` calibration samples of the batcher's dataset, in batches of `batch_size` and one by one."""
-    asked = load_split(batcher.folder, "calibration")[:count]
-    asked = [asked[i] for i in order_by_length(asked)]
+    first = load_split(batcher.folder, "calibration")[:count]
+    asked = [first[i] for i in order_by_length(first)]
     batches = [batcher.build_prompts(chosen) for chosen in cut(asked, batch_size)]
     singles = [batcher.build_prompts([one]) for one in asked]
     return Material(model, batcher, asked, batch_size, batches, singles, deepstack, about)

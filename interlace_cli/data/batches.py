@@ -25,6 +25,7 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import CheckpointError, UnsupportedModelError, UnusableSampleError, first_line
 from interlace_cli.io.datasets import load_images
 from interlace_cli.io.missing_packages import advise
+from interlace_cli.io.samples import measure_texts
 from interlace_cli.runtime.dispatch import HOST_INPUTS, find_input_device, is_dispatched
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -267,4 +268,5 @@ def cast_on_host(batches: tuple[Inputs, ...], model: Any) -> tuple[Inputs, ...]:
 def order_by_length(samples: Sequence[Sample]) -> list[int]:
     """Indices of the samples by the length of their text in characters, longest first, so that batches need little
     padding."""
-    return sorted(range(len(samples)), key=lambda i: -sum(len(turn.value) for turn in samples[i].conversations))
+    order: list[int] = (-measure_texts(samples)).argsort(kind="stable").tolist()
+    return order

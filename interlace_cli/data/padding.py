@@ -20,6 +20,7 @@ from torch import Tensor
 from interlace_cli.data.batches import Batcher, Inputs, order_by_length, to_model
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import UnusableSampleError, first_line
+from interlace_cli.io.samples import find_pictured
 from interlace_cli.runtime.accelerator import release_memory
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -90,8 +91,9 @@ def choose_trial(samples: Sequence[Sample]) -> list[int]:
     neither is one of them."""
     order = order_by_length(samples)
     found = [order[0], order[-1]]
-    kinds = {bool(samples[i].image) for i in found}
-    return found + [i for i in order if bool(samples[i].image) not in kinds][:1]
+    is_pictured = find_pictured(samples)
+    kinds = {bool(is_pictured[i]) for i in found}
+    return found + [i for i in order if bool(is_pictured[i]) not in kinds][:1]
 
 
 @torch.inference_mode()

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import orjson
 
 from interlace_cli.domain.dataset import Manifest, Sample
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.images import ImageHeader, decode_image, read_header
-from interlace_cli.io.sample_tables import ImageStore, open_image_store, read_samples
+from interlace_cli.io.open_index import DATA as DATA
+from interlace_cli.io.open_index import find_files as find_files
+from interlace_cli.io.open_index import open_index
+from interlace_cli.io.sample_lines import to_line as to_line
+from interlace_cli.io.sample_reader import SampleReader
+from interlace_cli.io.samples import Samples
 from interlace_cli.io.workspace import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MANIFEST = "manifest.json"
-DATA = "data"
 _LARGER = {"calibration": "with a larger --calibration", "heldout": "with a larger --holdout"}
 
 
@@ -37,37 +37,26 @@ def hash_dataset(folder: Path) -> str:
     return hash_file(folder / MANIFEST)
 
 
-def load_split(folder: Path, split: str) -> list[Sample]:
-    """The samples of one split. Raises DatasetError if there are none, or if they are not those of the manifest."""
+def load_split(folder: Path, split: str) -> Samples:
+    """The samples of one split, which stay on disk. Raises DatasetError if there are none, or if they are not those of
+    the manifest."""
     facts = load_manifest(folder).splits.get(split)
     if facts is None or not facts.samples:
         fix = _LARGER.get(split, "with more records")
         raise DatasetError(f"{folder} has no {split} samples.", f"Run `interlace prepare` again {fix}.")
-    samples = [sample for path in find_files(folder, split) for sample in read_samples(path)]
-    if hash_samples(samples) != facts.sha256:
-        raise DatasetError(
-            f"the {split} samples in {folder / DATA} are not those that manifest.json speaks of.",
-            "Run `interlace prepare` again.",
-        )
-    return samples
+    reader = open_reader(folder)
+    return Samples(reader, reader.index.splits[split])
 
 
-def find_files(folder: Path, split: str = "*") -> list[Path]:
-    """The Parquet files of a split, or of all splits, sorted by name."""
-    return sorted((folder / DATA).glob(f"{split}-*-of-*.parquet"))
+def open_reader(folder: Path) -> SampleReader:
+    """What reads samples and images of a dataset. Raises DatasetError if its files are not those of the manifest."""
+    return _open_reader(folder, (folder / MANIFEST).stat().st_mtime_ns)
 
 
-def hash_samples(samples: Iterable[Sample]) -> str:
-    """sha256 over the samples as JSON lines."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(to_line(sample))
-    return digest.hexdigest()
-
-
-def to_line(sample: Sample) -> bytes:
-    """The sample as one line of JSON with sorted keys."""
-    return orjson.dumps(sample.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+@lru_cache(maxsize=4)
+def _open_reader(folder: Path, version: int) -> SampleReader:
+    del version
+    return SampleReader(open_index(folder, load_manifest(folder).splits))
 
 
 def load_images(folder: Path, sample: Sample, first: int | None = None) -> list[Image]:
@@ -76,11 +65,10 @@ def load_images(folder: Path, sample: Sample, first: int | None = None) -> list[
     names = sample.image[:first]
     if not names:
         return []
-    store = _open_store(folder, (folder / MANIFEST).stat().st_mtime_ns)
-    images = []
+    reader, images = open_reader(folder), []
     for name in names:
         try:
-            images.append(decode_image(store.load(name)))
+            images.append(decode_image(reader.load_image(name)))
         except (OSError, UnusableRecordError) as error:
             reason = str(error).removeprefix("image ") if isinstance(error, UnusableRecordError) else "does not open"
             raise DatasetError(
@@ -90,22 +78,18 @@ def load_images(folder: Path, sample: Sample, first: int | None = None) -> list[
 
 
 def list_image_headers(folder: Path, sample: Sample, first: int | None = None) -> list[ImageHeader]:
-    """The headers of the sample's images, or of the `first` of them. Raises DatasetError if one is missing."""
+    """The headers of the sample's images, or of the `first` of them; no more of them is read. Raises DatasetError if
+    one is missing or does not open."""
     names = sample.image[:first]
-    store = _open_store(folder, (folder / MANIFEST).stat().st_mtime_ns) if names else None
-    headers = []
+    if not names:
+        return []
+    reader, headers = open_reader(folder), []
     for name in names:
-        assert store is not None
         try:
-            headers.append(read_header(store.load(name)))
+            with reader.open_image(name) as file:
+                headers.append(read_header(file))
         except OSError as error:
             raise DatasetError(
                 f"image {name} of sample {sample.id} in {folder} does not open.", "Run `interlace prepare` again."
             ) from error
     return headers
-
-
-@lru_cache(maxsize=4)
-def _open_store(folder: Path, version: int) -> ImageStore:
-    del version
-    return open_image_store(find_files(folder))

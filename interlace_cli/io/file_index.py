@@ -5,7 +5,7 @@ bytes themselves (https://parquet.apache.org/docs/file-format/data-pages/encodin
 data page begins, so an image is read by its offset and length alone.
 
 Shape legend: G row groups of the file; R rows; I images that the rows show, in the rows' order; K keys of the rows
-(`io/sample_keys.py`: one for each image, one for a row without images); D images that are stored, in their order.
+(`io/sample_lines.py`: one for each image, one for a row without images); D images that are stored, in their order.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import orjson
-
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.io.sample_keys import list_keys
+from interlace_cli.io.sample_lines import DIGEST_BYTES, count_characters, digest_line, list_keys, to_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,15 +79,17 @@ class FileIndexBuilder:
         self.keys, self.lengths, self.stored_in_group = array("Q"), array("q"), array("q")
         self.rows = self.ended = 0
 
-    def add(self, sample: Sample) -> None:
-        """The next row."""
+    def add(self, sample: Sample) -> bytes:
+        """The next row. Returns its line of JSON."""
         self.rows += 1
-        self.digests += digest_sample(sample)
-        self.characters.append(sum(len(turn.value) for turn in sample.conversations))
+        line = to_line(sample)
+        self.digests += digest_line(line)
+        self.characters.append(count_characters(sample))
         self.shown.append(len(sample.image))
         for name in sample.image:
             self.names += pack_name(name)
         self.keys.extend(list_keys(sample))
+        return line
 
     def end_group(self, names: Sequence[str], lengths: Sequence[int]) -> None:
         """The rows since the last call are a row group, which stores these images in this order."""
@@ -123,7 +123,7 @@ class FileIndexBuilder:
             size,
             footer,
             np.array(self.groups, np.int64),
-            np.frombuffer(bytes(self.digests), f"S{NAME_BYTES}"),
+            np.frombuffer(bytes(self.digests), f"S{DIGEST_BYTES}"),
             np.array(self.characters, np.uint32),
             np.array(self.shown, np.uint32),
             np.frombuffer(bytes(self.names), f"S{NAME_BYTES}"),
@@ -137,16 +137,6 @@ class FileIndexBuilder:
 def pack_name(name: str) -> bytes:
     """The 16 bytes that stand for an image's name. Raises ValueError for a name that is not one of ours."""
     return bytes.fromhex(name[:NAME_DIGITS].ljust(NAME_DIGITS, "?"))
-
-
-def digest_sample(sample: Sample) -> bytes:
-    """The first 16 bytes of the sha256 of its line of JSON."""
-    return hashlib.sha256(to_line(sample)).digest()[:NAME_BYTES]
-
-
-def to_line(sample: Sample) -> bytes:
-    """The sample as one line of JSON with sorted keys."""
-    return orjson.dumps(sample.model_dump(by_alias=True), option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 def list_image_pages(path: Path) -> list[tuple[int, int]]:

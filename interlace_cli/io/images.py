@@ -15,7 +15,8 @@ pixels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, BinaryIO
 
 from interlace_cli.errors import UnusableRecordError
 
@@ -33,6 +34,10 @@ ImageHeader = tuple[str | None, int, int, int]
 _HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 """Brands of the photographs of iPhones, for which Pillow needs a plugin."""
 _ORIENTATION = 0x0112
+_PNG, _KEYWORD = b"\x89PNG\r\n\x1a\n", 80
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_TURNING = (b"exif", b"xmp", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Keywords of text in a PNG that Pillow reads an orientation from."""
 _BITS, _PHOTOMETRIC, _SUBFILE = 258, 262, 254
 """Tags of TIFF."""
 
@@ -51,15 +56,30 @@ def decode_image(data: bytes) -> Image:
     return _decode(data)[0]
 
 
-def read_header(data: bytes) -> ImageHeader:
+def read_header(file: BinaryIO) -> ImageHeader:
     """`(format, width, height, orientation)` as the file says them, without its pixels: images with the same ones have
     the same size when they are decoded. Raises OSError if it does not open."""
-    from io import BytesIO
-
     from PIL import Image as PilImage
 
-    with PilImage.open(BytesIO(data)) as image:
-        return image.format, image.width, image.height, _read_orientation(image)
+    with PilImage.open(file) as image:
+        is_upright = image.format == "PNG" and not _may_be_turned(file)
+        return image.format, image.width, image.height, 1 if is_upright else _read_orientation(image)
+
+
+def _may_be_turned(file: BinaryIO) -> bool:
+    """Whether any chunk of a PNG can hold an orientation. Pillow asks for it by decoding the whole picture, as the
+    chunk may stand behind the pixels."""
+    place = file.tell()
+    try:
+        file.seek(len(_PNG))
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            length, begin = int.from_bytes(head[:4], "big"), file.read(min(_KEYWORD, int.from_bytes(head[:4], "big")))
+            if head[4:] == b"eXIf" or (head[4:] in _TEXT_CHUNKS and begin.partition(b"\0")[0] in _TURNING):
+                return True
+            file.seek(length - len(begin) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def _decode(data: bytes) -> tuple[Image, str]:

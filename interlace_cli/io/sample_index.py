@@ -4,8 +4,8 @@ It is the folder `.index` of the dataset, made once: `index.json`, and one file 
 but what is asked for, and the processes of a machine share what is. A *row* is counted through all files of the
 dataset, in the order of `index.json`; a split is an array of rows, so that it can be any of them in any order.
 
-Shape legend: G row groups of all files; R rows; K keys of the rows (`io/sample_keys.py`); M images, each once, by name;
-N samples of a split.
+Shape legend: G row groups of all files; R rows; K keys of the rows (`io/sample_lines.py`); M images, each once, by
+name; N samples of a split.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from interlace_cli.domain.dataset import SplitFacts
 from interlace_cli.domain.record import Record
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.file_index import NAME_BYTES, FileIndex, hash_footer, pack_name
+from interlace_cli.io.sample_lines import DIGEST_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ FACTS = "index.json"
 SCHEMA = 1
 DTYPES = {
     "group_ends": "<i8",  # [G] rows up to the end of each row group
-    "digests": f"S{NAME_BYTES}",  # [R] of each row's line of JSON
+    "digests": f"S{DIGEST_BYTES}",  # [R] of each row's line of JSON
     "characters": "<u4",  # [R] of its turns
     "shown": "<u4",  # [R] images of it
     "key_ends": "<i8",  # [R] keys up to its end
@@ -218,15 +219,16 @@ def _map(path: Path, dtype: str) -> np.ndarray:
 
 
 class SampleIndex:
-    """The index of the files in `data`, read from `folder`. Pickled it is two paths.
+    """The index of the files in `data`, read from `folder`. `kept` is what keeps a folder of this process alone there.
+    Pickled it is two paths.
 
     Raises DatasetError if it is broken; OSError if there is none.
     """
 
-    def __init__(self, folder: Path, data: Path) -> None:
+    def __init__(self, folder: Path, data: Path, kept: object = None) -> None:
         import numpy as np
 
-        self.folder, self.data = folder, data
+        self.folder, self.data, self.kept = folder, data, kept
         text = (folder / FACTS).read_bytes()
         try:
             self.facts = IndexFacts.model_validate(json.loads(text))

@@ -6,15 +6,15 @@ A sample has a key for each of its images, by the image's content; one without i
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import CheckpointError, first_line
 from interlace_cli.io.files import write_atomically
+from interlace_cli.io.sample_lines import list_keys as list_keys
+from interlace_cli.io.samples import iter_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,19 +26,11 @@ MOST_HEADERS, MOST_CHARACTERS = 1 << 14, 200
 """Bytes of what stands before the keys of all arrays; characters of what a library says of a broken file."""
 
 
-def list_keys(sample: Sample) -> list[int]:
-    """The sample's keys."""
-    if sample.image:
-        return [_hash(f"image {name}") for name in sample.image]
-    turns = [(turn.speaker, " ".join(turn.value.split())) for turn in sample.conversations]
-    return [_hash(f"conversation {json.dumps(turns)}")]
-
-
-def build_keys(samples: Iterable[Sample]) -> np.ndarray:
+def build_keys(samples: Sequence[Sample]) -> np.ndarray:
     """All of them, each once, ascending: uint64 [N]."""
     import numpy as np
 
-    return np.array(sorted({key for sample in samples for key in list_keys(sample)}), dtype=np.uint64)
+    return np.unique(np.concatenate([*(np.unique(keys) for keys, _ in iter_keys(samples)), np.zeros(0, np.uint64)]))
 
 
 def save_keys(folder: Path, keys: Mapping[str, np.ndarray]) -> None:
@@ -97,12 +89,9 @@ def find_seen(keys: np.ndarray, samples: Sequence[Sample]) -> list[int]:
     """Indices of the samples that have one of the keys."""
     import numpy as np
 
-    asked = [list_keys(sample) for sample in samples]
-    # The keys of millions of samples stay an array: as Python's numbers they would take ten times the memory.
-    one_each = np.array([key for own in asked for key in own], dtype=np.uint64)
-    seen = set(one_each[np.isin(one_each, keys)].tolist())
-    return [index for index, own in enumerate(asked) if not seen.isdisjoint(own)]
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    seen, before = [], 0
+    for own, counts in iter_keys(samples):
+        of_sample = np.repeat(np.arange(len(counts)), counts)
+        seen += (np.unique(of_sample[np.isin(own, keys)]) + before).tolist()
+        before += len(counts)
+    return seen

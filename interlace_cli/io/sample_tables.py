@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -21,13 +20,11 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.file_index import (
     IMAGE_BYTES,
-    NAME_DIGITS,
     FileIndex,
     FileIndexBuilder,
     list_image_pages,
     walk_lengths,
 )
-from interlace_cli.io.files import hash_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +36,14 @@ IMAGE_NAME = "images.list.element.path"
 _TEXTS = ("id", "source", "kind", "metric")
 _LISTS = ("answers", "choices")
 _OPEN_GROUPS = 16
+TEXT_COLUMNS = [
+    *_TEXTS,
+    *(f"{name}.list.element" for name in _LISTS),
+    "conversations.list.element.from",
+    "conversations.list.element.value",
+    IMAGE_NAME,
+]
+"""All columns but the bytes of images."""
 
 
 class SampleWriter:
@@ -92,7 +97,7 @@ class SampleWriter:
                 use_dictionary=[IMAGE_BYTES, "source", "kind", "metric"],
                 dictionary_pagesize_limit=1 << 30,
                 write_statistics=["id"],
-                compression={name: "none" if name == IMAGE_BYTES else "zstd" for name in _leaves()},
+                compression={IMAGE_BYTES: "none", **dict.fromkeys(TEXT_COLUMNS, "zstd")},
             )
         self.writer.write_table(table, row_group_size=len(self.rows))
         self.index.end_group(list(self.images), [len(data) for data in self.images.values()])
@@ -109,35 +114,24 @@ class SampleWriter:
         self.writer, self.file_bytes, self.index = None, 0, FileIndexBuilder()
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """The samples of a file, images by name alone. Raises DatasetError if it is broken, or not one of ours."""
-    columns = [name for name in _leaves() if name != IMAGE_BYTES]
-    tables = list(_iter_groups(path, columns))
-    try:
-        return [sample for table in tables for sample in to_samples(table)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a file of samples.", "Run `interlace prepare` again.") from error
-
-
-def read_file_index(path: Path) -> FileIndex:
-    """The index of a finished file: reads its texts, and of its images the lengths. Raises DatasetError if it is
-    broken, or not one of ours."""
+def read_file_index(path: Path, see: Callable[[bytes], object] = lambda line: None) -> FileIndex:
+    """The index of a finished file: reads its texts, and of its images the lengths; `see` is given each sample's line
+    of JSON. Raises DatasetError if it is broken, or not one of ours."""
     import pyarrow as pa
 
     builder = FileIndexBuilder()
-    columns = [name for name in _leaves() if name != IMAGE_BYTES]
     try:
         with path.open("rb") as file:
-            for page, table in zip(list_image_pages(path), _iter_groups(path, columns), strict=True):
+            for page, table in zip(list_image_pages(path), _iter_groups(path, TEXT_COLUMNS), strict=True):
                 samples = to_samples(table)
                 for sample in samples:
-                    builder.add(sample)
+                    see(builder.add(sample))
                 builder.end_group(
                     list(dict.fromkeys(name for sample in samples for name in sample.image)), walk_lengths(file, *page)
                 )
         return builder.build(path)
     except (OSError, pa.ArrowException) as error:
-        raise _broken(path) from error
+        raise describe_broken(path) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is not a file of samples.", "Run `interlace prepare` again.") from error
 
@@ -157,7 +151,7 @@ def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
             try:
                 yield row["id"], tuple(image["path"] for image in row["images"])
             except (KeyError, TypeError) as error:
-                raise _broken(path) from error
+                raise describe_broken(path) from error
 
 
 class SampleStore:
@@ -181,57 +175,6 @@ class SampleStore:
         samples, images = self.groups[key]
         sample = samples[row - (self.ends[path][number - 1] if number else 0)]
         return sample, {name: images[name] for name in sample.image}
-
-
-class ImageStore:
-    """The images of such files by name, for any number of threads; `groups_by_name`: image -> file and row group. The
-    last `_OPEN_GROUPS` row groups that were read stay in memory."""
-
-    def __init__(self, groups_by_name: Mapping[str, tuple[Path, int]]) -> None:
-        self.groups_by_name = groups_by_name
-        self.groups: OrderedDict[tuple[Path, int], dict[str, bytes]] = OrderedDict()
-        self.opened: dict[Path, pq.ParquetFile] = {}
-        self.lock = Lock()
-
-    def load(self, name: str) -> bytes:
-        """The bytes of an image. Raises DatasetError if there is none of the name."""
-        key = self.groups_by_name.get(name)
-        if key is None:
-            raise DatasetError(f"the dataset has no image {name}.", "Run `interlace prepare` again.")
-        with self.lock:
-            if key not in self.groups:
-                self.groups[key] = self._read_group(*key)
-                if len(self.groups) > _OPEN_GROUPS:
-                    self.groups.popitem(last=False)
-            self.groups.move_to_end(key)
-            data = self.groups[key][name]
-        if not name.startswith(hash_bytes(data)[:NAME_DIGITS]):
-            raise DatasetError(f"image {name} in {key[0]} is not what it was.", "Run `interlace prepare` again.")
-        return data
-
-    def _read_group(self, path: Path, number: int) -> dict[str, bytes]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            if path not in self.opened:
-                self.opened[path] = pq.ParquetFile(path, read_dictionary=[IMAGE_BYTES])
-            images = self.opened[path].read_row_group(number, columns=[IMAGE_BYTES, IMAGE_NAME]).column("images")
-        except (OSError, pa.ArrowException) as error:
-            raise _broken(path) from error
-        return _decode_images(images)
-
-
-def open_image_store(paths: Iterable[Path]) -> ImageStore:
-    """The store of the files' images, whose names are read here. Of an image in several row groups the first counts.
-    Raises DatasetError if a file is broken."""
-    groups_by_name: dict[str, tuple[Path, int]] = {}
-    for path in paths:
-        for number, table in enumerate(_iter_groups(path, [IMAGE_NAME])):
-            for row in table.column("images").to_pylist():
-                for image in row:
-                    groups_by_name.setdefault(image["path"], (path, number))
-    return ImageStore(groups_by_name)
 
 
 def _decode_images(column: pa.ChunkedArray) -> dict[str, bytes]:
@@ -258,7 +201,7 @@ def _count_rows(path: Path) -> list[int]:
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise _broken(path) from error
+        raise describe_broken(path) from error
     return list(accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
 
 
@@ -270,7 +213,7 @@ def _read_whole_group(path: Path, number: int) -> tuple[list[Sample], dict[str, 
         with pq.ParquetFile(path, read_dictionary=[IMAGE_BYTES]) as file:
             table = file.read_row_group(number)
     except (OSError, pa.ArrowException) as error:
-        raise _broken(path) from error
+        raise describe_broken(path) from error
     try:
         names = table.column("images").combine_chunks()
         rows = table.drop_columns(["images"]).to_pylist()
@@ -282,7 +225,7 @@ def _read_whole_group(path: Path, number: int) -> tuple[list[Sample], dict[str, 
         ]
         return samples, _decode_images(table.column("images"))
     except (ValueError, KeyError, TypeError) as error:
-        raise _broken(path) from error
+        raise describe_broken(path) from error
 
 
 def _iter_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
@@ -294,17 +237,12 @@ def _iter_groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
             for number in range(file.num_row_groups):
                 yield file.read_row_group(number, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise _broken(path) from error
+        raise describe_broken(path) from error
 
 
-def _broken(path: Path) -> DatasetError:
+def describe_broken(path: Path) -> DatasetError:
+    """What is said of a file that cannot be read."""
     return DatasetError(f"{path} is missing or broken.", "Run `interlace prepare` again.")
-
-
-def _leaves() -> list[str]:
-    lists = [f"{name}.list.element" for name in _LISTS]
-    turns = ["conversations.list.element.from", "conversations.list.element.value"]
-    return [*_TEXTS, *lists, *turns, IMAGE_NAME, IMAGE_BYTES]
 
 
 def _build_table(samples: Sequence[Sample], images: dict[str, bytes]) -> pa.Table:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from interlace_cli.io.datasets import find_files, load_split
-from interlace_cli.io.sample_tables import open_image_store
+from interlace_cli.io.datasets import load_split, open_reader
 
 pytestmark = [
     pytest.mark.harness,
@@ -56,9 +55,10 @@ def doc_to_messages(doc, lmms_eval_specific_kwargs=None):
 
 
 def test_a_local_task_is_run_and_read(small_dataset: Path, tmp_path: Path) -> None:
-    store = open_image_store(find_files(small_dataset))
+    reader = open_reader(small_dataset)
     samples = load_split(small_dataset, "heldout")[:20]
-    rows = [{"image": {"bytes": store.load(s.image[0])}, "question": s.question, "answer": s.answer} for s in samples]
+    pictures = [{"bytes": reader.load_image(sample.image[0])} for sample in samples]
+    rows = [{"image": p, "question": s.question, "answer": s.answer} for p, s in zip(pictures, samples, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/demo_world.yaml").write_text(TASK.replace("DATA", str(tmp_path / "test.parquet")))

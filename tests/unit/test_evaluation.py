@@ -27,9 +27,8 @@ from interlace_cli.evaluation.generation import Generator
 from interlace_cli.evaluation.metrics.exact_match import is_exact_match
 from interlace_cli.evaluation.quality import compute_loss
 from interlace_cli.evaluation.statistics import bootstrap_retention
-from interlace_cli.io.datasets import find_files, load_split
+from interlace_cli.io.datasets import load_split, open_reader
 from interlace_cli.io.models import load_model, load_processor
-from interlace_cli.io.sample_tables import open_image_store
 from interlace_cli.options import EvaluateOptions
 
 
@@ -131,11 +130,11 @@ tasks:
 
 def write_tasks(folder: Path, dataset: Path) -> Path:
     """Two local tasks of the demo's own pictures; numbers may be 5% off, letters are of two kinds."""
-    store = open_image_store(find_files(dataset))
+    reader = open_reader(dataset)
     for name, kinds in {"numbers": ("bar_value", "total"), "letters": ("color_at", "shape_at")}.items():
         lines = []
         for number, sample in enumerate(s for s in load_split(dataset, "train") if s.kind in kinds):
-            (folder / f"{name}{number}.png").write_bytes(store.load(sample.image[0]))
+            (folder / f"{name}{number}.png").write_bytes(reader.load_image(sample.image[0]))
             talk = [turn.model_dump(by_alias=True) for turn in sample.conversations]
             line = {"image": f"{name}{number}.png", "conversations": talk, "kind": sample.kind}
             lines.append(json.dumps(line if name == "letters" else {**line, "kind": "all"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from interlace_cli.errors import UnusableRecordError
-from interlace_cli.io.images import decode_image, inspect_image
+from interlace_cli.io.images import decode_image, inspect_image, read_header
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -50,6 +51,35 @@ def test_a_picture_is_turned_as_exif_says(form: str, orientation: int) -> None:
     np.testing.assert_array_equal(decode(data), np.asarray(expected))
     other = datasets.Image().decode_example({"bytes": data, "path": None}).convert("RGB")
     np.testing.assert_array_equal(decode(data), np.asarray(other))
+    assert read_header(BytesIO(data))[3] == orientation
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+EXIF = with_orientation(6).tobytes()
+TURNING = {
+    "exif": chunk(b"eXIf", EXIF[6:]),
+    "xmp": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP.encode()),
+    "text": chunk(b"tEXt", b"Raw profile type exif\0\nexif\n%8d\n%b" % (len(EXIF), EXIF.hex().encode())),
+    "none": chunk(b"tEXt", b"Software\0exif"),
+}
+
+
+@pytest.mark.parametrize("is_last", [False, True], ids=["before", "behind"])
+@pytest.mark.parametrize("kind", TURNING)
+def test_the_header_of_a_png_is_turned_as_the_picture_is(kind: str, is_last: bool) -> None:
+    """Wherever among the chunks it says so."""
+    data = encode(Image.fromarray(COLOURS))
+    place = data.index(b"IEND" if is_last else b"IDAT") - 4
+    data = data[:place] + TURNING[kind] + data[place:]
+    width, height = decode_image(data).size
+    orientation = read_header(BytesIO(data))[3]
+    assert (width, height) == ((20, 12) if orientation == 1 else (12, 20))
+    # Pillow itself does not find XMP that stands behind the pixels of a file that it has only opened.
+    assert orientation == (1 if kind == "none" else 6)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 4096])

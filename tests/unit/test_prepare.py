@@ -26,6 +26,7 @@ from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.datasets import find_files, load_images, load_manifest, load_split
 from interlace_cli.io.files import hash_bytes
+from interlace_cli.io.sample_index import INDEX
 
 TALK = [{"from": "human", "value": "<image>\nWhat color?"}, {"from": "gpt", "value": "red"}]
 PLAIN = [{"from": "human", "value": "What color?"}, {"from": "gpt", "value": "red"}]
@@ -60,8 +61,9 @@ def every_sample(folder: Path) -> list[Sample]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Of all files but the two that hold times, inodes, and where the source lay on this machine: the same content
-    read again has others."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (FILES_READ, ORIGIN))
+    read again has others; and without the index, which who reads the dataset makes."""
+    own = (path for path in folder.rglob("*") if INDEX not in path.parts)
+    files = (path for path in own if path.is_file() and path.name not in (FILES_READ, ORIGIN))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from interlace_cli.domain.dataset import Sample, Turn
 from interlace_cli.errors import DatasetError
-from interlace_cli.io.file_index import FileIndex, digest_sample, load_file_index
+from interlace_cli.io.file_index import FileIndex, load_file_index
 from interlace_cli.io.files import hash_bytes
 from interlace_cli.io.sample_index import Repeats, SampleIndex, sort_names, take_ranges, write_index
-from interlace_cli.io.sample_keys import list_keys
-from interlace_cli.io.sample_tables import SampleWriter, read_file_index, read_samples
+from interlace_cli.io.sample_lines import digest_line, list_keys, to_line
+from interlace_cli.io.sample_tables import SampleWriter, read_file_index
 
 ROWS = 90
 
@@ -75,13 +75,15 @@ def test_what_the_writer_knows_is_what_the_files_say(written: tuple, tmp_path: P
 
 def test_each_image_and_each_row_is_where_the_index_says(written: tuple, tmp_path: Path) -> None:
     index, (folder, _, rows) = write(tmp_path, written), written
-    everything = [sample for path in sorted(folder.iterdir()) for sample in read_samples(path)]
-    assert everything == [sample for sample, _ in rows]
+    everything = [row for path in sorted(folder.iterdir()) for row in pq.read_table(path).to_pylist()]
+    assert [(row["id"], row["conversations"]) for row in everything] == [
+        (sample.id, sample.model_dump(by_alias=True)["conversations"]) for sample, _ in rows
+    ]
     for number, (sample, images) in enumerate(rows):
         path, group, row = index.locate(number)
         table = pq.ParquetFile(path).read_row_group(group, columns=["id"])
         assert table["id"][row].as_py() == sample.id
-        assert index.arrays["digests"][number] == digest_sample(sample).rstrip(b"\0")
+        assert index.arrays["digests"][number] == digest_line(to_line(sample)).rstrip(b"\0")
         assert index.arrays["shown"][number] == len(sample.image)
         assert index.arrays["characters"][number] == sum(len(turn.value) for turn in sample.conversations)
         own = take_ranges(index.arrays["keys"], index.arrays["key_ends"], np.array([number]))
