@@ -32,6 +32,7 @@ from interlace_cli.io.files import check_free, folder_being_made, hash_bytes
 from interlace_cli.io.headers import read_bytes
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.sample_keys import CALIBRATED, TRAINED, build_keys, join_keys, load_keys, save_keys
+from interlace_cli.io.samples import choose
 from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.finetune import FinetuneOptions
@@ -134,8 +135,8 @@ def _find_lacks(opened: OpenedModel, out: Path) -> list[str]:
 
 def _build_keys(opened: OpenedModel, samples: Sequence[Sample], recipe: Recipe) -> dict[str, np.ndarray]:
     """Of the samples of all steps, and of those that the checkpoint that is healed had seen."""
-    trained = {index for step in recipe.plan_steps(len(samples)) for index in step}
-    own = build_keys(samples[index] for index in sorted(trained))
+    trained = recipe.plan_steps(len(samples)).find_samples()
+    own = build_keys(choose(samples, trained))
     return join_keys(load_keys(opened.checkpoint.path), {TRAINED: own})
 
 

@@ -6,9 +6,9 @@ positions at which any sample has a target; R rows of position ids (1, or 4 for 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -119,7 +119,7 @@ class EncodedSteps(Dataset[list[Encoded]]):
         self.start = start
         self._kept: dict[int, list[Encoded]] = {}
         self._room = CACHE
-        self._to_come = Counter(index for step in steps[start:] for index in step)
+        self._repeats = _Repeats(steps[start:])
 
     def __len__(self) -> int:
         return len(self.steps) - self.start
@@ -142,7 +142,6 @@ class EncodedSteps(Dataset[list[Encoded]]):
     def _take(self, index: int, find: Callable[[int], list[Encoded] | None]) -> list[Encoded]:
         """The sample's sequences: kept from the last epoch, found, or encoded now. They are kept if a later step needs
         them and CACHE has room."""
-        self._to_come[index] -= 1
         taken = self._kept.pop(index, None)
         if taken is None:
             taken = find(index)
@@ -150,7 +149,7 @@ class EncodedSteps(Dataset[list[Encoded]]):
             self._room += count_bytes(taken)
         if taken is None:
             taken = encode_sequences(self.samples[index], self.batcher, self.positions)
-        if self._to_come[index] > 0 and count_bytes(taken) <= self._room:
+        if self._repeats.take(index) and count_bytes(taken) <= self._room:
             self._kept[index] = taken
             self._room -= count_bytes(taken)
         return taken
@@ -159,6 +158,24 @@ class EncodedSteps(Dataset[list[Encoded]]):
         """The first sequence that has a target, encoded."""
         encoded = (one for s in self.samples for one in encode_sequences(s, self.batcher, self.positions))
         return next(sample for sample in encoded if sample.length)
+
+
+class _Repeats:
+    """How often each sample is still to come, of those that come more than once: 16 bytes for each."""
+
+    def __init__(self, steps: Iterable[Sequence[int]]) -> None:
+        import numpy as np
+
+        indices, counts = np.unique(np.fromiter(chain.from_iterable(steps), np.int64), return_counts=True)
+        self.indices, self.counts = indices[counts > 1], counts[counts > 1]
+
+    def take(self, index: int) -> bool:
+        """Takes the sample once. Returns whether it comes again."""
+        at = int(self.indices.searchsorted(index))
+        if at == len(self.indices) or self.indices[at] != index:
+            return False
+        self.counts[at] -= 1
+        return bool(self.counts[at] > 0)
 
 
 def encode_sequences(sample: Sample, batcher: Batcher, positions: Positions) -> list[Encoded]:

@@ -10,9 +10,11 @@ makes as many tokens of pictures of the same sizes, so it runs once for each com
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from interlace_cli.data.batches import Batcher
 from interlace_cli.data.rendering import TextPart, TextSequence
@@ -20,19 +22,29 @@ from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
 from interlace_cli.errors import CheckpointError, DatasetError, UnusableSampleError
 from interlace_cli.io.datasets import list_image_headers
+from interlace_cli.io.samples import choose
+from interlace_cli.runtime.exchange import gather_values
+from interlace_cli.runtime.gather_bytes import gather_bytes
+from interlace_cli.runtime.processes import Processes, find_processes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_SIZES = 1 << 16
+"""Combinations of sizes of pictures that are remembered: of photographs, each may have sizes of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Usable:
     """`samples` can be used; `left_out` counts the others by reason. `shortened` of the used ones lose the end of an
     answer to the bound on length. `tokens` and `labels` of each used sample, within that bound; empty where there is
-    none."""
+    none: uint32 [N]."""
 
-    samples: list[Sample]
-    left_out: dict[str, int] = field(default_factory=dict)
-    shortened: int = 0
-    tokens: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    samples: Sequence[Sample]
+    left_out: dict[str, int]
+    shortened: int
+    tokens: np.ndarray
+    labels: np.ndarray
 
     def describe(self, what: str, max_length: int | None) -> str:
         """What a user has to know, `what` being the name of the samples; empty if all are used whole."""
@@ -52,43 +64,82 @@ class Usable:
         return " ".join(sentences)
 
 
-def find_usable(batcher: Batcher, samples: Sequence[Sample], what: str, progress: Progress) -> Usable:
+def find_usable(
+    batcher: Batcher, samples: Sequence[Sample], what: str, progress: Progress, is_dealt: bool = False
+) -> Usable:
     """The samples that the model can be given, in their order; `progress` is told which are not, `what` being their
-    name. Raises CheckpointError if none can and the reason is always the same, and DatasetError if there are several
-    reasons, or if `--max-length` is too small for all."""
-    with progress.task("render", len(samples), "samples") as advance:
-        usable = _find_usable(batcher, samples, what, advance)
+    name. `is_dealt`: all processes of this command call it, so each looks at its share and they tell each other. Raises
+    CheckpointError if none can and the reason is always the same, and DatasetError if there are several reasons, or if
+    `--max-length` is too small for all."""
+    here = find_processes() if is_dealt else Processes()
+    start, end = (len(samples) * rank // here.size for rank in (here.rank, here.rank + 1))
+    found = _Found()
+    with progress.task("render", end - start, "samples") as advance:
+        _look(batcher, samples[start:end], found, advance)
+    whole = _gather(found) if here.size > 1 else found
+    usable = _choose(batcher, samples, whole, what)
     if warning := usable.describe(what, batcher.max_length):
         progress.say(warning)
     return usable
 
 
-def _find_usable(batcher: Batcher, samples: Sequence[Sample], what: str, advance: Advance) -> Usable:
+@dataclass
+class _Found:
+    """What was seen of samples, each in its place: whether it is used (1 or 0), its tokens and its labels."""
+
+    used: bytearray = field(default_factory=bytearray)
+    tokens: array[int] = field(default_factory=lambda: array("I"))
+    labels: array[int] = field(default_factory=lambda: array("I"))
+    left_out: Counter[str] = field(default_factory=Counter)
+    shortened: int = 0
+
+
+def _look(batcher: Batcher, samples: Sequence[Sample], found: _Found, advance: Advance) -> None:
     lengths = PromptLengths(batcher)
-    used: list[Sample] = []
-    tokens: list[int] = []
-    labels: list[int] = []
-    left_out: Counter[str] = Counter()
-    shortened = 0
     for sample in samples:
+        tokens = labels = 0
+        is_used = False
         try:
             measured = [_measure(batcher, lengths, sample, sequence) for sequence in batcher.render(sample)]
         except UnusableSampleError as error:
-            left_out[error.reason] += 1
+            found.left_out[error.reason] += 1
         else:
-            if any(reach.share > 0 for reach in measured):
-                used.append(sample)
-                tokens.append(sum(reach.tokens for reach in measured))
-                labels.append(sum(reach.labels for reach in measured))
-                shortened += min(reach.share for reach in measured) < 1
+            is_used = any(reach.share > 0 for reach in measured)
+            if is_used:
+                tokens, labels = sum(reach.tokens for reach in measured), sum(reach.labels for reach in measured)
+                found.shortened += min(reach.share for reach in measured) < 1
             else:
-                left_out[describe_bound(batcher.max_length)] += 1
+                found.left_out[describe_bound(batcher.max_length)] += 1
+        found.used.append(is_used)
+        found.tokens.append(tokens)
+        found.labels.append(labels)
         advance()
-    if not used:
-        _refuse(batcher, left_out, what)
+
+
+def _choose(batcher: Batcher, samples: Sequence[Sample], found: _Found, what: str) -> Usable:
+    import numpy as np
+
+    is_used = np.frombuffer(bytes(found.used), bool)
+    if not is_used.any():
+        _refuse(batcher, found.left_out, what)
+    tokens, labels = (np.array(values, np.uint32)[is_used] for values in (found.tokens, found.labels))
     if batcher.max_length is None:
-        tokens, labels = [], []
-    return Usable(used, dict(sorted(left_out.items())), shortened, tokens, labels)
+        tokens, labels = tokens[:0], labels[:0]
+    return Usable(choose(samples, is_used), dict(sorted(found.left_out.items())), found.shortened, tokens, labels)
+
+
+def _gather(own: _Found) -> _Found:
+    """What all processes have found, in the order of the samples."""
+    whole, topic = _Found(), "which samples can be used"
+    for left_out, shortened in gather_values(topic, [own.left_out, own.shortened]):
+        whole.left_out.update(left_out)
+        whole.shortened += shortened
+    for part in gather_bytes(topic, bytes(own.used)):
+        whole.used += part
+    for values, known in ((whole.tokens, own.tokens), (whole.labels, own.labels)):
+        for part in gather_bytes(topic, known.tobytes()):
+            values.frombytes(part)
+    return whole
 
 
 def describe_bound(max_length: int | None) -> str:
@@ -109,6 +160,8 @@ class PromptLengths:
         headers = tuple(list_image_headers(self.batcher.folder, sample, sequence.pictures))
         length = self.batcher.count_text(sequence.prompt)
         if headers not in self._surplus:
+            if len(self._surplus) >= MOST_SIZES:
+                self._surplus.clear()
             self._surplus[headers] = self.batcher.count_prompt(sample, sequence) - length
         return length + self._surplus[headers]
 

@@ -21,6 +21,7 @@ from interlace_cli.healing.cost import Workload
 from interlace_cli.healing.heal import Healer
 from interlace_cli.healing.memory_need import RowSizes
 from interlace_cli.healing.state import State
+from interlace_cli.io.samples import measure_texts
 
 WARM_UP = 2
 """Steps of the trial before the clock counts."""
@@ -102,8 +103,8 @@ def estimate(healer: Healer, loading: float, progress: Progress) -> HealingEstim
 
 def _find_heaviest(healer: Healer, steps: Sequence[Sequence[int]]) -> list[int]:
     """The step (indices of its samples) with the most characters of text."""
-    length = [sum(len(turn.value) for turn in sample.conversations) for sample in healer.samples]
-    return list(max(steps, key=lambda step: sum(length[i] for i in step)))
+    length = measure_texts(healer.samples)
+    return list(max(steps, key=lambda step: int(length[list(step)].sum())))
 
 
 def measure_row(healer: Healer) -> RowSizes:

@@ -40,6 +40,7 @@ from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.sharding import Gathering
 from interlace_cli.healing.state import State
 from interlace_cli.healing.step import RowLoss, Teacher, TermWeights
+from interlace_cli.healing.step_plan import Steps, share_steps
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
 from interlace_cli.healing.trainer import HealingTrainer, train_stage
@@ -177,7 +178,7 @@ class Healer:
             torch.distributed.barrier()
         return bool(arguments.process_index == 0)
 
-    def _train(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
+    def _train(self, number: int, stage: Stage, steps: Steps, advance: Advance) -> list[float]:
         checkpoint = self.state.find_checkpoint(number)
         done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if done:
@@ -186,7 +187,7 @@ class Healer:
         arguments = build_arguments(
             self.recipe, self.how, len(steps), self.state.stage(number), self.device.type, self.engine.config
         )
-        mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
+        mine = share_steps(steps, arguments.process_index, arguments.world_size)
         with explained(Place.TRIAL, self.setup):
             loss = self._build_loss(stage)
         make = OffloadTrainer if self.engine.is_on_host else HealingTrainer
@@ -248,7 +249,7 @@ class Healer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.dtype)
 
-    def _learn_locally(self, number: int, stage: Stage, steps: list[list[int]], advance: Advance) -> list[float]:
+    def _learn_locally(self, number: int, stage: Stage, steps: Steps, advance: Advance) -> list[float]:
         del stage
         assert self.dense is not None
         student = self.student
@@ -276,7 +277,7 @@ class Healer:
             draft.replace(file)
 
         def iter_steps() -> Generator[list[Encoded]]:
-            mine = [step[arguments.process_index :: arguments.world_size] for step in steps]
+            mine = share_steps(steps, arguments.process_index, arguments.world_size)
             return iter_ahead(self.source(steps=mine, start=done), count_encoders(self.device))
 
         trainer = LocalTrainer(

@@ -21,6 +21,7 @@ from interlace_cli.healing.engine import gather
 from interlace_cli.healing.loss import LogitsLoss
 from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.sharding import find_device
+from interlace_cli.io.samples import find_pictured
 from interlace_cli.runtime.divided import is_divided, is_partitioned
 from interlace_cli.runtime.memory import is_out_of_memory
 
@@ -87,10 +88,10 @@ def choose_layout(model: Any, samples: Sequence[Encoded], dtype: torch.dtype) ->
 def choose_trial(samples: Sequence[Sample], step: Sequence[int]) -> list[int]:
     """Indices of the samples of a trial: those of an optimizer step, and one with a picture if there is one elsewhere
     alone. What a model does to pictures (it may let their tokens see each other) shows with pictures only."""
-    pictured = next((index for index, sample in enumerate(samples) if sample.image), None)
-    if pictured is None or any(samples[index].image for index in step):
+    is_pictured = find_pictured(samples)
+    if not is_pictured.any() or is_pictured[list(step)].any():
         return list(step)
-    return [*step, pictured]
+    return [*step, int(is_pictured.argmax())]
 
 
 def choose_probe(samples: Sequence[Encoded]) -> list[Encoded]:

@@ -4,11 +4,11 @@ at most. The fields of both, with the paper's defaults, are in `options/finetune
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass, fields
 
 from interlace_cli.errors import UsageError
 from interlace_cli.healing.objective import Stage, parse_objective
+from interlace_cli.healing.step_plan import StepPlan, Steps
 from interlace_cli.options.finetune import ExecutionOptions, FinetuneOptions, RecipeOptions
 
 SAVES = 20
@@ -47,18 +47,11 @@ class Recipe(RecipeOptions):
         transformers' schedules; so a single step has no warm-up, or it would change nothing."""
         return math.ceil(self.warmup * steps) if steps > 1 else 0
 
-    def plan_steps(self, samples: int) -> list[list[int]]:
+    def plan_steps(self, samples: int) -> StepPlan:
         """Indices of the samples of each optimizer step: in each epoch every sample once, in an order of its own."""
-        steps: list[list[int]] = []
-        epoch = 0
-        while len(steps) < self.count_steps(samples):
-            order = list(range(samples))
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
-            steps += [order[i : i + self.step_samples] for i in range(0, samples, self.step_samples)]
-            epoch += 1
-        return steps[: self.count_steps(samples)]
+        return StepPlan(self.seed, samples, self.step_samples, range(self.count_steps(samples)))
 
-    def divide_steps(self, steps: list[list[int]]) -> list[tuple[Stage, list[list[int]]]]:
+    def divide_steps(self, steps: Steps) -> list[tuple[Stage, Steps]]:
         """The steps of each stage: all of them are done once, whatever the number of stages."""
         stages = self.stages
         if len(stages) == 1:

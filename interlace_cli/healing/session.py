@@ -65,7 +65,7 @@ def open_session(
     engine = Engine(how.engine, find_processes().size)
     engine.check(recipe.stages)
     # Before the weights are read: it may be that there is nothing to learn.
-    batcher, usable = load_usable(opened, dataset, recipe, progress)
+    batcher, usable = load_usable(opened, dataset, recipe, progress, is_dealt=True)
     asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
     engine = Engine(how.engine, find_processes().size)
     engine.check(recipe.stages)
@@ -137,9 +137,11 @@ def _load_teacher(card: CheckpointCard, recipe: Recipe, how: Execution, engine: 
     return Dense(teacher, find_layers(teacher, card.stack))
 
 
-def load_usable(opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Progress) -> tuple[Batcher, Usable]:
-    """The training samples that the model can be given and that have something to learn, and what renders them. Raises
-    InterlaceError if there are none."""
+def load_usable(
+    opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Progress, is_dealt: bool = False
+) -> tuple[Batcher, Usable]:
+    """The training samples that the model can be given and that have something to learn, and what renders them;
+    `is_dealt` if all processes ask together. Raises InterlaceError if there are none."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import find_usable
     from interlace_cli.io.models import check_goes_on_from_prompt, load_processor
@@ -149,7 +151,7 @@ def load_usable(opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Pr
     processor = load_processor(opened.checkpoint.path, recipe.min_pixels, recipe.max_pixels)
     tell_format(processor, progress.say)
     batcher = Batcher(processor, dataset, recipe.max_length)
-    return batcher, find_usable(batcher, samples, "train samples", progress)
+    return batcher, find_usable(batcher, samples, "train samples", progress, is_dealt)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from interlace_cli.healing.layer_pairs import find_anchors
 from interlace_cli.healing.memory_need import MARGIN, ModelSizes, RowSizes, Way, build_sizes, count_need, reserve
 from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.io.samples import find_pictured
 from interlace_cli.options.finetune import HOST_OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -51,12 +52,15 @@ def find_sizes(facts: ModelFacts, card: CheckpointCard, recipe: Recipe) -> Model
 
 def bound_row(usable: Usable, recipe: Recipe) -> RowSizes:
     """At least the largest row of all steps. All of its tokens may be a picture's."""
-    steps = recipe.plan_steps(len(usable.samples))
-    longest = max((sum(usable.tokens[index] for index in step) for step in steps), default=0)
+    longest = labels = 0
+    for step in recipe.plan_steps(len(usable.samples)):
+        longest = max(longest, int(usable.tokens[step].sum()))
+        labels = max(labels, int(usable.labels[step].sum()))
     tokens = min(longest, recipe.max_length)
-    labels = min(max((sum(usable.labels[index] for index in step) for step in steps), default=0), tokens)
+    labels = min(labels, tokens)
     # Samples with pictures and samples without never share a row.
-    are_alike = len({bool(sample.image) for sample in usable.samples}) == 1
+    is_pictured = find_pictured(usable.samples)
+    are_alike = bool(is_pictured.all() or not is_pictured.any())
     return RowSizes(tokens, labels, tokens, is_alone=are_alike and longest <= recipe.max_length)
 
 

@@ -77,7 +77,7 @@ def _keep(state: object) -> None:
 def open_measuring(
     opened: OpenedModel,
     dataset: Path,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     out: Path,
     options: AnalyzeOptions,
     progress: Progress,
@@ -97,7 +97,7 @@ def open_measuring(
     if processes.is_main:
         tell_format(processor, progress.say)
     batcher, told = Batcher(processor, dataset), progress if processes.is_main else Silent()
-    usable = find_usable(batcher, samples, "calibration samples", told)
+    usable = find_usable(batcher, samples, "calibration samples", told, is_dealt=True)
     model = load_model(path, options.dtype, Placement.of(options), options.attention)
     return Measuring(
         opened=opened,
@@ -119,7 +119,7 @@ class Measuring:
     """One analysis being made: each part is saved as soon as it is there."""
 
     opened: OpenedModel
-    samples: list[Sample]
+    samples: Sequence[Sample]
     left_out: dict[str, int]
     out: Path
     options: AnalyzeOptions
