@@ -16,7 +16,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interlace_cli.domain.progress import Progress, Silent
@@ -37,7 +37,7 @@ from interlace_cli.options.build import build_options, check_agreement, dump_opt
 if TYPE_CHECKING:
     from interlace_cli.domain.analysis import Analysis
     from interlace_cli.domain.checkpoint import CheckpointCard, PruneOutcome
-    from interlace_cli.domain.comparison import Comparison
+    from interlace_cli.domain.comparison import Comparison, GridState, Submission
     from interlace_cli.domain.dataset import Manifest
     from interlace_cli.domain.evaluation import Evaluation
     from interlace_cli.domain.plan import Plan
@@ -133,8 +133,9 @@ def compare(
     progress: Progress | None = None,
     on_step: StepCallback | None = None,
     **given: Any,
-) -> Comparison:
-    """Strategies, ratios and healing seeds beside the baselines, in one table; see `CompareOptions`."""
+) -> Comparison | GridState | Submission:
+    """Strategies, ratios and healing seeds beside the baselines, in one table; see `CompareOptions`. With `shard` or
+    `submit` the table is not there yet: what lacks of it is returned."""
     from interlace_cli.core.compare import compare as grid
     from interlace_cli.core.run import compose_options, ignore_step
 
@@ -151,12 +152,13 @@ def _opened(
     progress: Progress | None,
     compose: Callable[[type[Any], Mapping[str, Any]], Any] = build_options,
 ) -> Iterator[tuple[O, Progress]]:
-    """The record of what is given, while its workspace is held: one command at a time works in it."""
+    """The record of what is given, while its workspace is held: one command at a time works in it, but for those that
+    many processes work on at once."""
     from interlace_cli.runtime.lock import locked
 
     if options is not None:
         check_agreement(options, given)
     base = {} if options is None else dump_options(options, with_defaults=False)
     made, told = compose(record, {**base, **given}), progress or Silent()
-    with locked(made.workspace, command, told.say):
+    with locked(made.workspace, command, told.say) if made.locks_workspace else nullcontext():
         yield made, told

@@ -32,6 +32,8 @@ WORDS: dict[str, Any] = {
     "weight": (("chartqa", 1.0), ("text", 2.0)),
     "import_results": (("dense", Path("dense.json")), ("pruned", Path("pruned.json"))),
     "max_memory": ("20GiB", "cpu:60GiB"),
+    "shard": "2/3",
+    "sbatch": "--gpus=1",
 }
 """Options whose values are more than a kind and bounds say."""
 NOTATIONS = {
@@ -50,6 +52,8 @@ NEEDED: dict[tuple[type[Options], str], dict[str, Any]] = {
     (FinetuneOptions, "stack"): {"dense": True},
     (EvaluateOptions, "harness_model"): {"harness": "lmms-eval"},
     (EvaluateOptions, "harness_arg"): {"harness": "lmms-eval"},
+    (CompareOptions, "sbatch"): {"submit": "slurm"},
+    (CompareOptions, "hand_in"): {"submit": "slurm"},
     **{
         (record, name): {"device_map": "auto"}
         for record in (AnalyzeOptions, PruneOptions, EvaluateOptions, RunOptions, CompareOptions)

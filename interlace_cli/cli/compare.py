@@ -11,19 +11,38 @@ from interlace_cli.options.compare import CompareOptions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from interlace_cli.domain.comparison import Comparison
+    from interlace_cli.domain.comparison import Comparison, GridState
 
 
 def compare(options: CompareOptions) -> None:
     """Compare strategies, ratios and healing seeds on one model, beside the baselines, in one table. An interrupted
-    comparison goes on where it stopped."""
+    comparison goes on where it stopped. Any number of calls may work in one workspace at once."""
+    from rich.text import Text
+
     from interlace_cli.core.compare import compare as compare_methods
+    from interlace_cli.domain.comparison import GridState, Submission
     from interlace_cli.report.comparison import describe_reading
 
     progress, space = BarProgress(), Workspace(options.workspace)
     found = compare_methods(options, progress, lambda step, state, seconds: _say(progress, step, state, seconds))
+    if isinstance(found, Submission):
+        hint = f"bash {found.script} hands it in, and so does --yes." if not found.jobs else ""
+        output.result(found, *(Text(part) for part in (found.text, hint) if part))
+        return
+    if isinstance(found, GridState):
+        output.result(found, *(Text(line) for line in _describe_state(found)))
+        return
     files = ", ".join(f"compare.{kind}" for kind in ("json", "md", "csv", "svg"))
     output.result(found, _build_table(found), *describe_reading(found), f"{space.root}: {files}")
+
+
+def _describe_state(state: GridState) -> list[str]:
+    """What is there, and what lacks."""
+    lacking = [f"{one} ({state.holders[one]} makes it)" if one in state.holders else one for one in state.lacking]
+    return [
+        f"{state.present} of {state.cells} cells and timings are there; these lack: {'; '.join(lacking)}",
+        "Who makes the last of them writes the table; so does --collect.",
+    ]
 
 
 def _say(progress: BarProgress, step: str, state: str, seconds: float) -> None:

@@ -47,7 +47,7 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
             made = (compose or build_options)(record, given)
             if words["save_config"] is not None:
                 _save_config(made, words["save_config"])
-            if hasattr(made, "workspace") and name not in LOOKS_ONLY:
+            if hasattr(made, "workspace") and name not in LOOKS_ONLY and made.locks_workspace:
                 from interlace_cli.runtime.lock import locked
 
                 held.enter_context(locked(made.workspace, name, output.say))

@@ -1,35 +1,31 @@
-"""The cells of a comparison: which there are, what each depends on, and how it is made and evaluated."""
+"""The cells of a comparison: which there are, and what each depends on."""
 
 from __future__ import annotations
 
-import shutil
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from interlace_cli import __version__
 from interlace_cli.core import evaluate, plan
 from interlace_cli.core.cell_checkpoints import CheckpointMakers, Layers, Make
-from interlace_cli.core.checks import check_machine
 from interlace_cli.core.inputs import hash_model, hash_split
-from interlace_cli.core.lineage import check_overlap, count_seen
+from interlace_cli.core.shared_cuts import Cut
 from interlace_cli.core.step import Step
 from interlace_cli.core.tasks import hash_specs, load_heldout, load_tasks
 from interlace_cli.domain.comparison import Cell, SpeedCell, Unreached
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.plan import Plan
 from interlace_cli.domain.progress import Progress
-from interlace_cli.domain.record import Artifact, Settings
-from interlace_cli.errors import RatioError
+from interlace_cli.domain.record import Settings
+from interlace_cli.errors import ArtifactError, RatioError
 from interlace_cli.evaluation import checkpoints
-from interlace_cli.evaluation.table import Measured
 from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
 from interlace_cli.evaluation.usable_tasks import keep_usable_tasks
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
-from interlace_cli.io.artifacts import build_origin, save_artifact
+from interlace_cli.io.artifacts import build_origin, load_artifact
 from interlace_cli.io.workspace import Workspace
 from interlace_cli.options.compare import SPARSE, CompareOptions
 from interlace_cli.options.evaluate import MODEL
@@ -37,7 +33,7 @@ from interlace_cli.options.plan import PlanOptions
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies.decide import decide_plan
 
-A = TypeVar("A", bound=Artifact)
+C = TypeVar("C", Cell, SpeedCell)
 TIMED = 41
 """How many times two models are timed in turns."""
 SCORED = (*("samples", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "attention", "batch_size"),)
@@ -54,7 +50,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Job:
-    """A cell to be: the step that makes it, and its checkpoint."""
+    """A cell to be: what it depends on, and what makes its checkpoint, of a cut that it shares with others. `step` says
+    what it depends on and where it lies; it is made in `cell_work`."""
 
     step: Step[Cell]
     drop: Layers
@@ -62,6 +59,7 @@ class Job:
     seed: int | None
     stage: str
     make: Make
+    cut: Cut | None
 
     @property
     def file(self) -> str:
@@ -122,9 +120,9 @@ class Grid:
     device: str
     dtype: str
     progress: Progress
-    labels: dict[str, str] = field(default_factory=dict)
     plans: dict[tuple[str, float], Plan] = field(default_factory=dict)
     unreached: list[Unreached] = field(default_factory=list)
+    _older: dict[type, list[Any]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -132,14 +130,9 @@ class Grid:
         return self.space.root / "compare"
 
     @property
-    def work(self) -> Path:
-        """For checkpoints that are needed on the way."""
-        return self.folder / "work"
-
-    @property
     def makers(self) -> CheckpointMakers:
         """What makes the checkpoint of a cell."""
-        return CheckpointMakers(self.options, self.work, self.stack, self.progress)
+        return CheckpointMakers(self.options, self.stack, self.progress)
 
     @property
     def samples(self) -> list[Sample]:
@@ -160,35 +153,6 @@ class Grid:
                 self.unreached.append(Unreached(method=method.name, ratio=method.ratio, reason=error.what))
                 self.progress.say(f"left out: {error.what}")
 
-    def measure(self, lines: Sequence[Line]) -> tuple[list[Measured], float]:
-        """What each line's cells found, of those that are there and those that are made now; and the seconds that it
-        took to make them all."""
-        self.labels.update({job.file: line.describe(job) for line in reversed(lines) for job in line.jobs})
-        jobs = {job.file: job for line in lines for job in line.jobs}
-        cells = {file: cell for file, job in jobs.items() if (cell := self._load(job.step)) is not None}
-        missing = [job for file, job in jobs.items() if file not in cells]
-        self.progress.say(f"{len(jobs)} cells, {len(cells)} of them are there")
-        if any(job.seed is not None for job in missing):
-            check_machine(self.options)
-        for number, job in enumerate(missing, start=1):
-            cells[job.file] = job.step.make(self.progress, True)
-            label = self.labels[job.file]
-            self.progress.say(f"{number}/{len(missing)} {label}: {cells[job.file].seconds:.0f} s")
-        timed = {key: job for job in jobs.values() if (key := self._find_speed_key(job)) is not None}
-        speeds = {key: self._time(key, job) for key, job in sorted(timed.items())}
-        shutil.rmtree(self.work, ignore_errors=True)
-        measured = [
-            Measured(
-                line.method,
-                line.ratio,
-                line.sparsity,
-                [cells[job.file] for job in line.jobs],
-                speeds.get(self._find_speed_key(line.jobs[0]) or ""),
-            )
-            for line in lines
-        ]
-        return measured, sum(cell.seconds for cell in cells.values())
-
     def _decide(self, options: PlanOptions) -> Plan:
         basis = plan.find_basis(replace(options, workspace=self.space.root))
         origin = build_origin("plan", plan.build_settings(options))
@@ -197,15 +161,15 @@ class Grid:
     def list_lines(self) -> list[Line]:
         """In the order of the table."""
         o = self.options
-        lines = [Line("dense", None, 0.0, [self._job("dense", (), (), None, lambda out: self.dense.checkpoint.path)])]
+        lines = [Line("dense", None, 0.0, [self._job("dense", None, (), None, lambda out: self.dense.checkpoint.path)])]
         pattern = Pattern.parse(o.sparsity)
         for method in (method for method in SPARSE if method in o.baselines):
-            jobs = [self._job(method, (), (), None, self.makers.sparsify(method))]
+            jobs = [self._job(method, None, (), None, self.makers.sparsify(method))]
             lines.append(Line(f"{method} {pattern}", None, 1 - pattern.keep / pattern.group, jobs))
         reference = self._find_reference()
         if "dense-ft" in o.baselines and reference is not None:
             tune = tuple(reference.tune)
-            jobs = [self._job("dense-ft", (), tune, seed, self.makers.heal_dense(tune, seed)) for seed in o.seeds]
+            jobs = [self._job("dense-ft", None, tune, seed, self.makers.heal_dense(tune, seed)) for seed in o.seeds]
             lines.append(Line("dense-ft", None, 0.0, jobs))
         for (name, ratio), made in self.plans.items():
             for compensation in o.compensate:
@@ -214,22 +178,13 @@ class Grid:
 
     def _list_method(self, name: str, ratio: float, made: Plan, compensation: str) -> list[Line]:
         """The cut of a plan, and the healed ones."""
-        o, drop, tune = self.options, tuple(made.drop), tuple(made.tune)
-        gone = len(drop) / self.dense.facts.num_layers
+        o, cut, tune = self.options, self.name_cut(tuple(made.drop), compensation), tuple(made.tune)
+        gone = len(cut.drop) / self.dense.facts.num_layers
         label = name if compensation == "none" else f"{name} + {compensation}"
-        cut = self._job("pruned", drop, (), None, self.makers.prune(drop, compensation), compensation)
-        lines = [Line(label, ratio, gone, [cut])]
+        lines = [Line(label, ratio, gone, [self._job("pruned", cut, (), None, self.makers.prune(cut))])]
         for objective in o.objective if tune else ():
             jobs = [
-                self._job(
-                    "healed",
-                    drop,
-                    tune,
-                    seed,
-                    self.makers.heal(drop, tune, seed, objective, compensation),
-                    compensation,
-                    objective,
-                )
+                self._job("healed", cut, tune, seed, self.makers.heal(cut, tune, seed, objective), objective)
                 for seed in self._seeds_at(ratio)
             ]
             shown = f"{label} · {objective}" if len(o.objective) > 1 else label
@@ -246,17 +201,24 @@ class Grid:
         found = [(abs(ratio - 0.25), made) for (name, ratio), made in self.plans.items() if made.tune]
         return min(found, key=lambda pair: pair[0])[1] if found else None
 
+    def name_cut(self, drop: Layers, compensation: str) -> Cut:
+        """With a name after all that the pruned checkpoint depends on."""
+        settings, inputs = self._find_calibration() if compensation != "none" else ({}, {})
+        settings |= {"stack": self.stack, "drop": list(drop), "compensate": compensation}
+        inputs |= hash_model(self.dense.facts)
+        named = Step(name="prune", settings=settings, inputs=inputs, out=Path(), record=Cell, make=make_nothing)
+        return Cut(drop, compensation, named.key)
+
+    def _find_calibration(self) -> tuple[Settings, dict[str, str]]:
+        """Settings and inputs of what is calibrated."""
+        calibrated = self.options.prune.build_settings("samples", "batch_size")
+        return {"calibrated": calibrated}, {"calibration": hash_split(self.space.dataset, "calibration")}
+
     def _job(
-        self,
-        stage: str,
-        drop: Layers,
-        tune: Layers,
-        seed: int | None,
-        make: Make,
-        compensation: str = "none",
-        objective: str = "ce",
+        self, stage: str, cut: Cut | None, tune: Layers, seed: int | None, make: Make, objective: str = "ce"
     ) -> Job:
         o = self.options
+        drop, compensation = (cut.drop, cut.compensation) if cut is not None else ((), "none")
         settings: Settings = {
             "stage": stage,
             # Where no layer goes and none is tuned it is the same whatever is compared.
@@ -264,8 +226,7 @@ class Grid:
             "drop": list(drop),
             "tune": list(tune),
             "compensate": compensation,
-            # Not the number of threads, which moves figures by rounding alone.
-            "device": self.device.partition(",")[0],
+            # Not the device, which moves figures by rounding alone: machines of several kinds share the cells.
             "dtype": self.dtype,
             **o.evaluate.build_settings(*SCORED),
         }
@@ -276,56 +237,59 @@ class Grid:
         if stage in SPARSE:
             settings["sparsity"] = o.sparsity
         if compensation != "none" or stage == "wanda":
-            settings |= {"calibrated": o.prune.build_settings("samples", "batch_size")}
-            inputs["calibration"] = hash_split(self.space.dataset, "calibration")
+            calibrated, samples = self._find_calibration()
+            settings, inputs = settings | calibrated, inputs | samples
         if seed is not None:
             settings["recipe"] = {**o.finetune.build_recipe_settings(), "seed": seed, "objective": objective}
             inputs["train"] = hash_split(self.space.dataset, "train")
-
-        def answer(progress: Progress, may_replace: bool) -> Cell:
-            del progress, may_replace
-            return self._answer(job)
-
-        named = Step(name="compare", settings=settings, inputs=inputs, out=Path(), record=Cell, make=answer)
+        named = Step(name="compare", settings=settings, inputs=inputs, out=Path(), record=Cell, make=make_nothing)
         words = (stage, named.key, *(() if seed is None else (f"seed{seed}",)))
         step = replace(named, out=self.folder / f"{'-'.join(words)}.json")
-        job = Job(step, drop, tune, seed, stage, make)
-        return job
+        return Job(step, drop, tune, seed, stage, make, cut)
 
-    def _load(self, step: Step[A]) -> A | None:
-        """The cell, if it is there."""
+    def find(self, step: Step[C]) -> C | None:
+        """The cell of a step, if it is there: also under the name that it had while the device was in it."""
         state = step.find_state()
-        return state.artifact if state.is_current and not self.options.anew else None  # type: ignore[return-value]
+        if state.is_current:
+            return state.artifact  # type: ignore[return-value]
+        settings, inputs = step.settings, dict(step.inputs)
+        for cell in self._list_older(step.record):
+            then = cell.created_by.settings
+            if cell.inputs == inputs and then == {**settings, "device": then["device"]}:
+                return cell.model_copy(update={"device": str(then["device"])})
+        return None
 
-    def _answer(self, job: Job) -> Cell:
-        began = time.monotonic()
-        out = (self.folder / "checkpoints" if self.options.keep else self.work) / job.step.out.stem
-        path = job.make(out)
-        opened, samples, label = open_model(path, self.stack), self.samples, self.labels[job.file]
-        check_overlap(
-            {label: count_seen(opened.checkpoint.path, samples)}, len(samples), self.options.evaluate.allow_overlap
-        )
-        answered = checkpoints.answer_samples(label, opened, self.tasks, self.options.evaluate, self.progress)
-        scored = answered.scored
-        cell = Cell(
-            kind=Cell.KIND,
-            schema_version=Cell.SCHEMA,
-            created_by=job.step.origin,
-            inputs=dict(job.step.inputs),
-            name=label,
-            dropped=list(job.drop),
-            tuned=list(job.tune),
-            seed=job.seed,
-            loss=answered.loss or 0.0,
-            points=list(scored.points),
-            weights=None if scored.weights is None else list(scored.weights),
-            seconds=round(time.monotonic() - began, 3),
-        )
-        save_artifact(cell, job.step.out)
-        shutil.rmtree(self.work, ignore_errors=True)
-        return cell
+    def _list_older(self, record: type[C]) -> list[C]:
+        """Cells of this version that were named after the device, too."""
+        if record not in self._older:
+            self._older[record] = [
+                cell
+                for path in sorted(self.folder.glob("*.json"))
+                if (cell := _load_or_none(path, record)) is not None
+                and "device" in cell.created_by.settings
+                and cell.created_by.interlace == __version__
+            ]
+        return self._older[record]
 
-    def _find_speed_key(self, job: Job) -> str | None:
+    def list_timed(self, jobs: Sequence[Job]) -> dict[str, Job]:
+        """Which timings there are, and a job of each."""
+        timed = {key: job for job in jobs if (key := self.find_speed_key(job)) is not None}
+        return dict(sorted(timed.items()))
+
+    def build_speed_step(self, key: str) -> Step[SpeedCell]:
+        """What a timing depends on, and where it lies."""
+        settings: Settings = {
+            "timed": key,
+            "stack": self.stack,
+            "repeats": TIMED,
+            "dtype": self.dtype,
+            **self.options.evaluate.build_settings("min_pixels", "max_pixels", "attention", "generation_config"),
+        }
+        inputs = {**hash_model(self.dense.facts), **self.asked}
+        named = Step(name="compare", settings=settings, inputs=inputs, out=Path(), record=SpeedCell, make=make_nothing)
+        return replace(named, out=self.folder / f"speed-{named.key}.json")
+
+    def find_speed_key(self, job: Job) -> str | None:
         """Which timing is a cell's: where all layers weigh the same, it is their number that counts. None for one that
         computes what the dense model does."""
         if not self.options.evaluate.speed:
@@ -335,38 +299,14 @@ class Grid:
             return str(len(job.drop)) if is_even else "-".join(map(str, job.drop))
         return job.stage if job.stage in SPARSE and checkpoints.has_sparse_kernels(self.options.evaluate) else None
 
-    def _time(self, key: str, job: Job) -> SpeedCell:
-        """TTFT of the dense model and of the cell's checkpoint before healing, in turns."""
-        settings: Settings = {
-            "timed": key,
-            "stack": self.stack,
-            "repeats": TIMED,
-            "device": self.device,
-            "dtype": self.dtype,
-            **self.options.evaluate.build_settings("min_pixels", "max_pixels", "attention", "generation_config"),
-        }
-        inputs = {**hash_model(self.dense.facts), **self.asked}
 
-        def time_both(progress: Progress, may_replace: bool) -> SpeedCell:
-            del may_replace
-            short = (self.makers.prune(job.drop, "none") if job.drop else job.make)(self.work / "to-time")
-            models = [open_model(where, self.stack).checkpoint.path for where in (self.dense.checkpoint.path, short)]
-            task = next((task for task in self.tasks if any(s.image for s in task.samples)), self.tasks[0])
-            o = self.options.evaluate
-            times = checkpoints.time_checkpoints(models, task.folder, task.samples, o, TIMED, progress)
-            cell = SpeedCell(
-                kind=SpeedCell.KIND,
-                schema_version=SpeedCell.SCHEMA,
-                created_by=step.origin,
-                inputs=dict(step.inputs),
-                dense_ttft_ms=1000 * statistics.median(dense for dense, _ in times),
-                short_ttft_ms=1000 * statistics.median(short for _, short in times),
-                speedup=statistics.median(dense / short for dense, short in times),
-                repeats=TIMED,
-            )
-            save_artifact(cell, step.out)
-            return cell
+def make_nothing(progress: Progress, may_replace: bool) -> Any:
+    """The step of a cell says what it is; `cell_work` makes it."""
+    raise AssertionError("a cell is made under a lease")
 
-        named = Step(name="compare", settings=settings, inputs=inputs, out=Path(), record=SpeedCell, make=time_both)
-        step = replace(named, out=self.folder / f"speed-{named.key}.json")
-        return self._load(step) or step.make(self.progress, True)
+
+def _load_or_none(path: Path, record: type[C]) -> C | None:
+    try:
+        return load_artifact(path, record)
+    except ArtifactError:
+        return None

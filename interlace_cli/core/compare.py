@@ -3,29 +3,36 @@
 What can be shared is: the dataset and the analysis, the dense evaluation, a pruned checkpoint's among all that drop the
 same layers, a healed one's among all that also tune the same. Each cell is a step of its own, whose file is named after
 all that its figures depend on: an interrupted comparison goes on with the next one, and no cell is taken for another.
+Any number of calls work on the cells at once, on hosts that share the workspace; who finds all of them there makes the
+table.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from interlace_cli.core import evaluate
-from interlace_cli.core.cells import SCORED, Grid, Method, hash_asked, open_grid
+from interlace_cli.core.cell_dtypes import choose_dtype, tell_other_dtype
+from interlace_cli.core.cell_queue import Unit, list_holders
+from interlace_cli.core.cell_work import CellWork
+from interlace_cli.core.cells import SCORED, Method, hash_asked, open_grid
 from interlace_cli.core.checks import check_machine
 from interlace_cli.core.inputs import hash_model, hash_split
 from interlace_cli.core.plan import load_constraints
 from interlace_cli.core.run import StepCallback, ignore_step, measure_model
 from interlace_cli.core.step import describe_differences
+from interlace_cli.core.submit import submit
 from interlace_cli.core.tasks import read_specs
 from interlace_cli.domain.analysis import Analysis
-from interlace_cli.domain.comparison import Comparison
+from interlace_cli.domain.comparison import Cell, Comparison, GridState, Submission
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
-from interlace_cli.errors import ArtifactError, ExistsError, UsageError
-from interlace_cli.evaluation.table import Measured, build_rows
+from interlace_cli.errors import ArtifactError, ExistsError, MissingInputError, UsageError
+from interlace_cli.evaluation.table import build_rows
 from interlace_cli.families.model_files import open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.objective import parse_objective
@@ -38,9 +45,11 @@ from interlace_cli.options.compare import CompareOptions
 from interlace_cli.options.finetune import RecipeOptions
 from interlace_cli.options.option import describe
 from interlace_cli.options.plan import CRITERIA, SEARCHES, STRATEGIES, TUNED, PlanOptions
+from interlace_cli.options.shard import find_shard
 from interlace_cli.report.comparison import build_csv, build_markdown
 from interlace_cli.report.figure import build_figure
 from interlace_cli.runtime.allocator import expand_segments
+from interlace_cli.runtime.lease import leased
 from interlace_cli.sparsity.pattern import Pattern
 from interlace_cli.strategies.needs import complete_analysis
 
@@ -57,21 +66,71 @@ COUNTED: Mapping[str, tuple[str, ...]] = {
 """What a table depends on beside the model and the samples: part of the options -> its fields."""
 
 
-def compare(options: CompareOptions, progress: Progress, on_step: StepCallback = ignore_step) -> Comparison:
-    """Makes and evaluates every cell that is not there yet, and writes compare.json, .md, .csv and .svg. Raises
-    ExistsError if rows of the table that is there would be lost."""
+def compare(
+    options: CompareOptions, progress: Progress, on_step: StepCallback = ignore_step
+) -> Comparison | GridState | Submission:
+    """Makes and evaluates every cell that is not there yet, and writes compare.json, .md, .csv and .svg; or what of
+    that --shard, --collect and --submit leave of it. Raises ExistsError if rows of the table that is there would be
+    lost, and MissingInputError if --collect finds cells lacking."""
+    shard = None if options.collect or options.submit else find_shard(options.shard)
     expand_segments()
-    grid = _check_options(options)
+    methods = _check_options(options)
     _check_replaceable(options)
-    if options.anew or not (Workspace(options.workspace).root / "compare.json").exists():
+    is_made_here = not options.collect and not options.submit
+    if is_made_here and (options.anew or not (Workspace(options.workspace).root / "compare.json").exists()):
         check_machine(options)
-    plans = [options.plan, *(one.options for one in grid)]
-    analysis = complete_analysis(options.analyze, plans, partial(_count_layers, options))
-    measure_model(replace(options, analyze=analysis), progress, on_step)
-    cells = open_grid(options, grid, progress)
-    cells.decide_plans()
-    measured, seconds = cells.measure(cells.list_lines())
-    return _conclude(cells, measured, seconds)
+    if options.submit:
+        return submit(options, progress)
+    if is_made_here:
+        plans = [options.plan, *(one.options for one in methods)]
+        analysis = complete_analysis(options.analyze, plans, partial(_count_layers, options))
+        measure_model(replace(options, analyze=analysis), progress, on_step)
+    grid = open_grid(options, methods, progress)
+    grid.decide_plans()
+    work = CellWork(grid, grid.list_lines())
+    if options.collect:
+        work = choose_dtype(work)
+        lacking = work.find_lacking()
+        if lacking:
+            raise _build_lack(lacking, work)
+        return _conclude(work)
+    tell_other_dtype(work)
+    cells, timings = work.list_cells(options.anew), work.list_timings(options.anew)
+    if shard is None:
+        work.make(cells, timings)
+        return _conclude(work)
+    chosen = shard.choose(cells), shard.choose(timings)
+    if not shard.is_given:
+        progress.say(f"a task of a Slurm job array: share {shard} of the cells; --shard 1/1 would make all")
+    work.make(*chosen)
+    lacking = work.find_lacking()
+    if not lacking:
+        return _conclude(work)
+    return _describe_state(work, lacking)
+
+
+def _describe_state(work: CellWork, lacking: Sequence[Unit[Any]]) -> GridState:
+    holders = list_holders(lacking, work.grid.folder)
+    labels = {unit.name: unit.label for unit in lacking}
+    total = len(work.jobs) + len(work.list_timings(anew=False))
+    return GridState(
+        workspace=str(work.grid.space.root),
+        cells=total,
+        present=total - len(lacking),
+        lacking=list(labels.values()),
+        holders={labels[name]: holder for name, holder in holders.items()},
+    )
+
+
+def _build_lack(lacking: Sequence[Unit[Any]], work: CellWork) -> MissingInputError:
+    """Which cells are not there, and who is making them."""
+    total = len(work.jobs) + len(work.list_timings(anew=False))
+    holders = list_holders(lacking, work.grid.folder)
+    words = [one.label + (f" ({holders[one.name]} makes it)" if one.name in holders else "") for one in lacking]
+    return MissingInputError(
+        f"{len(lacking)} of {total} cells and timings of {work.grid.space.root} lack: {'; '.join(words)}.",
+        "The same call without --collect makes them.",
+    )
 
 
 def parse_method(text: str, base: PlanOptions) -> PlanOptions:
@@ -170,8 +229,27 @@ def hash_samples(options: CompareOptions) -> dict[str, str]:
     return {**hash_asked(options), "train": hash_split(Workspace(options.workspace).dataset, "train")}
 
 
-def _conclude(grid: Grid, measured: Sequence[Measured], seconds: float) -> Comparison:
-    comparison = Comparison(
+def _conclude(work: CellWork) -> Comparison:
+    """Writes the table. Of several that come to it at once one writes at a time, and all the same."""
+    grid = work.grid
+    with leased(grid.folder / ".table.lease", "compare", grid.progress.say, "writing the table"):
+        # Another comparison may have ended meanwhile.
+        _check_replaceable(grid.options)
+        comparison = _build_comparison(work)
+        root = grid.space.root
+        write_atomically(root / "compare.md", build_markdown(comparison).encode())
+        write_atomically(root / "compare.csv", build_csv(comparison).encode())
+        write_atomically(root / "compare.svg", build_figure(comparison).encode())
+        save_artifact(comparison, root / "compare.json")
+        work.clear()
+    return comparison
+
+
+def _build_comparison(work: CellWork) -> Comparison:
+    grid, measured = work.grid, work.collect()
+    cells = [work.known[file] for file in work.jobs]
+    speeds = [one.speed for one in measured if one.speed is not None]
+    return Comparison(
         kind=Comparison.KIND,
         schema_version=Comparison.SCHEMA,
         created_by=build_origin("compare", _describe_options(grid.options)),
@@ -179,17 +257,13 @@ def _conclude(grid: Grid, measured: Sequence[Measured], seconds: float) -> Compa
         model=grid.dense.facts.name,
         num_layers=grid.dense.facts.num_layers,
         samples=len(grid.samples),
-        device=grid.device,
+        device=cells[0].device,
         dtype=grid.dtype,
         recipe=grid.options.finetune.build_recipe_settings(),
         correlation=load_artifact(grid.space.analysis, Analysis).correlation,
         rows=build_rows(measured, grid.samples, grid.options.evaluate.seed),
         unreached=grid.unreached,
-        seconds=round(seconds, 1),
+        seconds=round(sum(cell.seconds for cell in cells if isinstance(cell, Cell)), 1),
+        devices=dict(sorted(Counter(cell.device for cell in cells).items())),
+        timed_on=sorted({speed.device for speed in speeds}),
     )
-    root = grid.space.root
-    write_atomically(root / "compare.md", build_markdown(comparison).encode())
-    write_atomically(root / "compare.csv", build_csv(comparison).encode())
-    write_atomically(root / "compare.svg", build_figure(comparison).encode())
-    save_artifact(comparison, root / "compare.json")
-    return comparison

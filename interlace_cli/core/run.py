@@ -6,7 +6,8 @@ What was made from something else is replaced with --force alone; what that woul
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,8 @@ from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.run import RunOptions
 from interlace_cli.options.shared import WORKSPACE
 from interlace_cli.runtime.allocator import expand_segments
+from interlace_cli.runtime.lease import leased
+from interlace_cli.runtime.lock import locked
 from interlace_cli.strategies.decide import check_reach
 from interlace_cli.strategies.needs import complete_analysis
 
@@ -88,12 +91,24 @@ def look_ahead(options: RunOptions, progress: Progress) -> list[StepOutlook]:
 
 
 def measure_model(options: CompareOptions, progress: Progress, on_step: StepCallback) -> None:
-    """The first two steps alone: dataset and analysis brought up to date."""
+    """The first two steps alone: dataset and analysis brought up to date. Of several processes the first makes them,
+    and the others wait for it. Where nothing is to be made, nobody waits."""
+    chain, folder = _build_short_chain(options, progress, on_step), options.workspace / "compare"
+    with ExitStack() as held:
+        if not chain.is_up_to_date(STEPS[:2]):
+            held.enter_context(locked(options.workspace, "compare", progress.say))
+            folder.mkdir(parents=True, exist_ok=True)
+            # The lock is the kernel's, and may be unknown to other hosts.
+            lease = leased(folder / ".samples.lease", "compare", progress.say, "making the dataset and the analysis")
+            held.enter_context(lease)
+        for name in STEPS[:2]:
+            chain.bring_up_to_date(name)
+
+
+def _build_short_chain(options: CompareOptions, progress: Progress, on_step: StepCallback) -> Chain:
     made = {item: getattr(options, item) for item in ("prepare", "analyze", "plan", "prune", "finetune", "evaluate")}
     shared = {name: getattr(options, name) for name in ("model", "data", "workspace", "force", "anew")}
-    chain = Chain(RunOptions(**made, **shared), progress, on_step)
-    for name in STEPS[:2]:
-        chain.bring_up_to_date(name)
+    return Chain(RunOptions(**made, **shared), progress, on_step)
 
 
 def _count_layers(model: str, stack: str | None) -> int:
@@ -193,6 +208,20 @@ class Chain:
                 self.current.append(name)
         if refusals:
             raise _build_refusal(refusals)
+
+    def is_up_to_date(self, names: Sequence[str]) -> bool:
+        """Whether these steps would make nothing."""
+        if self.options.anew:
+            return False
+        for name in names:
+            try:
+                step = self._look(name)
+            except InterlaceError:
+                # What it is made of lacks.
+                return False
+            if step is not None and not step.find_state().is_current:
+                return False
+        return True
 
     def _look(self, name: str) -> Step[Any] | None:
         """The step, built without a word: it is not its turn."""

@@ -12,7 +12,7 @@ class Cell(Artifact):
 
     `dropped` and `tuned` are 0-based indices in the dense model. `seed` is the healing seed, None if it was not healed.
     `points` and `weights` are those of each held-out sample (`evaluation/aggregation.py`); `weights` None means 1 each.
-    `loss` is in nats per answer token.
+    `loss` is in nats per answer token. `device` is what it was made and evaluated on.
     """
 
     KIND: ClassVar[str] = "interlace.cell"
@@ -26,13 +26,14 @@ class Cell(Artifact):
     points: list[float]
     weights: list[float] | None = None
     seconds: float
+    device: str = ""
 
 
 class SpeedCell(Artifact):
     """Time to the first token of the dense model and of a pruned one, timed in alternation.
 
     The times are medians in milliseconds. `speedup` is the median over rounds of dense / pruned within a round. A
-    machine that slows down during the run changes it less than the ratio of the medians.
+    machine that slows down during the run changes it less than the ratio of the medians. `device` is that machine's.
     """
 
     KIND: ClassVar[str] = "interlace.speed-cell"
@@ -41,6 +42,7 @@ class SpeedCell(Artifact):
     short_ttft_ms: float
     speedup: float
     repeats: int
+    device: str = ""
 
 
 class ComparisonRow(Record):
@@ -85,7 +87,8 @@ class Unreached(Record):
 class Comparison(Artifact):
     """The table of methods: the dense model first, then the baselines, then the methods by ratio.
 
-    `correlation` is that of the analysis (`domain/analysis.py`). `unreached` lists methods without a row.
+    `correlation` is that of the analysis (`domain/analysis.py`). `unreached` lists methods without a row. `device` is
+    the dense model's; `devices` says how many cells were made on each, `timed_on` where the speed-ups were measured.
     """
 
     KIND: ClassVar[str] = "interlace.comparison"
@@ -100,3 +103,25 @@ class Comparison(Artifact):
     rows: list[ComparisonRow]
     unreached: list[Unreached]
     seconds: float
+    devices: dict[str, int] = {}
+    timed_on: list[str] = []
+
+
+class GridState(Record):
+    """A comparison that is not finished: how many cells and timings it has, and how many of them are there; which lack,
+    and who is making them, as far as somebody is."""
+
+    workspace: str
+    cells: int
+    present: int
+    lacking: list[str]
+    holders: dict[str, str]
+
+
+class Submission(Record):
+    """A batch script that makes a comparison, its text, and the ids of the jobs that it was handed in as."""
+
+    workspace: str
+    script: str
+    text: str
+    jobs: list[str]

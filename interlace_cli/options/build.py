@@ -185,13 +185,17 @@ def dump_options(made: Options, with_defaults: bool = True) -> dict[str, Any]:
 
 
 def dump_call(made: Options) -> dict[str, Any]:
-    """What a file of `--config` holds so that it asks for the same again: without --force and --dry-run, which belong
-    to one call; and of a call that took the workspace's dataset, without how samples are drawn."""
-    left_out = {"force", "dry_run"}
+    """What a file of `--config` holds so that it asks for the same again: without what belongs to one call; and of a
+    call that took the workspace's dataset, without how samples are drawn."""
+    left_out = {*ONE_CALL}
     if getattr(made, "data", "") is None:
         entries = list_entries(type(made))
         left_out |= {one.name for one in entries if all(target[0] == "prepare" for target in one.targets)}
     return {name: value for name, value in dump_options(made).items() if name not in left_out}
+
+
+ONE_CALL = ("force", "dry_run", "shard", "collect", "submit", "workers", "sbatch", "hand_in")
+"""Options that say what one call does of all that the others ask for."""
 
 
 def check_agreement(made: Options, given: Mapping[str, Any]) -> None:

@@ -13,11 +13,12 @@ from interlace_cli.options.option import Options, option, step
 from interlace_cli.options.plan import STRATEGIES, PlanOptions
 from interlace_cli.options.prepare import PrepareOptions
 from interlace_cli.options.prune import COMPENSATIONS, PruneOptions
-from interlace_cli.options.shared import ANEW, FORCE, WORKSPACE
+from interlace_cli.options.shard import SHARD, parse_shard
+from interlace_cli.options.shared import ANEW, FORCE, WORKSPACE, join_flags
 
 SPARSE = ("wanda", "magnitude")
 BASELINES = (*SPARSE, "dense-ft")
-GRID = "Grid"
+GRID, CLUSTER = "Grid", "Cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,28 @@ class CompareOptions(Options):
     finetune: FinetuneOptions = step(FinetuneOptions, "objective", "allow_mismatch")
     evaluate: EvaluateOptions = step(EvaluateOptions, "repeats", "allow_mismatch")
     keep: bool = option(False, "Keep the checkpoints, in compare/checkpoints.", decides=False)
+    shard: str | None = SHARD.field()
+    collect: bool = option(
+        False, "Make the table of the cells that are there, and no cell; says which lack.", group=CLUSTER, decides=False
+    )
+    submit: str | None = option(
+        None,
+        "Write a batch script: a job array that makes the cells, and a job that collects them. It is shown, and handed"
+        " in with --yes alone.",
+        choices=("slurm",),
+        group=CLUSTER,
+        decides=False,
+    )
+    workers: int = option(4, "With --submit: tasks of the job array.", low=1, group=CLUSTER, decides=False)
+    sbatch: str | None = option(
+        None,
+        'With --submit: sbatch\'s options for both jobs, such as "--partition=gpu --gpus=1 --time=8:00:00".',
+        metavar="OPTIONS",
+        group=CLUSTER,
+        decides=False,
+    )
+    # YAML reads a key `yes` as true.
+    hand_in: bool = option(False, "With --submit: hand the script in.", flag="--yes", group=CLUSTER, decides=False)
     anew: bool = ANEW.field()
     workspace: Path = WORKSPACE.field()
     force: bool = FORCE.field()
@@ -75,6 +98,21 @@ class CompareOptions(Options):
             raise UsageError(f"--{empty} is empty.", f"Such as --{empty} {examples[empty]}.")
         if not self.objective or not self.compensate:
             raise UsageError("compare needs an objective and a compensation.", "Such as ce and none.")
+        if self.shard is not None:
+            parse_shard(self.shard)
+        modes = {"--shard": self.shard, "--collect": self.collect, "--submit": self.submit}
+        if sum(map(bool, modes.values())) > 1:
+            raise UsageError(f"{join_flags(modes)} exclude each other.", "Take one of them.")
+        if self.collect and self.anew:
+            raise UsageError("--collect makes no cell, and --anew makes all of them.", "Take one of them.")
+        for_submit = join_flags({"--sbatch": self.sbatch, "--yes": self.hand_in})
+        if for_submit and not self.submit:
+            raise UsageError(f"{for_submit} {'belong' if ' and ' in for_submit else 'belongs'} to --submit.")
         for objective in self.objective:
             # A cell's own options: they have to be such as `finetune` takes.
             replace(self.finetune, objective=objective)
+
+    @property
+    def locks_workspace(self) -> bool:
+        """Any number of comparisons work in one workspace, beside other commands."""
+        return False

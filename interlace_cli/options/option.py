@@ -185,6 +185,12 @@ class Options:
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
 
+    @property
+    def locks_workspace(self) -> bool:
+        """Whether the command keeps others out of its workspace for as long as it runs. One that many processes work on
+        at once locks what it writes by itself."""
+        return True
+
     def build_settings(self, *names: str) -> dict[str, Any]:
         """Name -> JSON value of all options that decide the result, or of those in `names`."""
         chosen = names or [slot.name for slot in describe(type(self)) if slot.option.decides]

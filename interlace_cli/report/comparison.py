@@ -63,8 +63,18 @@ def describe_reading(comparison: Comparison) -> list[str]:
         alike = [row.method for row in rows if row is not best and row.is_within_noise]
         noise = f"; not significantly different: {', '.join(alike)}" if alike else "; all others significantly worse"
         lines.append(f"at {ratio:.1%}: {best.method} keeps the most, {best.retention:.1f}% of dense{noise}")
+    lines += describe_machines(comparison)
     lines += [f"{one.method} at {one.ratio:.1%} was left out: {one.reason}" for one in comparison.unreached]
     return lines
+
+
+def describe_machines(comparison: Comparison) -> list[str]:
+    """Where cells are of several kinds of machine, how many are of which, and where speed-ups were measured."""
+    if len({*comparison.devices, *comparison.timed_on}) < 2:
+        return []
+    shares = ", ".join(f"{count} on {device}" for device, count in comparison.devices.items())
+    timed = f"; TTFT was measured on {', '.join(comparison.timed_on)}" if comparison.timed_on else ""
+    return [f"the cells were made on different machines: {shares}{timed}; their figures differ by rounding"]
 
 
 def build_markdown(comparison: Comparison) -> str:

@@ -11,12 +11,13 @@ under a lease should be renamed into place, so that it is right whoever comes fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,6 +139,17 @@ def find_holder(path: Path) -> Holder | None:
         return None if not chain or _is_over(chain[-1]) else chain[-1].holder
     except OSError:
         return None
+
+
+def list_neighbours(paths: Iterable[Path]) -> set[str]:
+    """Other processes of this machine that hold one of these leases, in words."""
+    holders = [holder for path in paths if (holder := find_holder(path)) is not None]
+    return {one.describe() for one in holders if one.machine == _name_machine() and one.process != os.getpid()}
+
+
+def name_machine_lease(folder: Path, name: str) -> Path:
+    """A lease of its own for each machine that works in `folder`."""
+    return folder / f".{name}-{hashlib.sha256(_name_machine().encode()).hexdigest()[:12]}.lease"
 
 
 @contextmanager

@@ -29,7 +29,8 @@ from interlace_cli.core.step import Step
 from interlace_cli.domain.plan import Plan
 from interlace_cli.errors import InterlaceError
 from interlace_cli.options import CompareOptions, Options, RunOptions, SchemaOptions
-from interlace_cli.options.build import Entry, build_options, index_names, list_entries
+from interlace_cli.options.build import ONE_CALL, Entry, build_options, index_names, list_entries
+from interlace_cli.options.option import describe
 from interlace_cli.options.plan import STRATEGIES
 from interlace_cli.strategies.decide import ModelConstraints
 
@@ -286,7 +287,7 @@ def test_a_model_of_ones_own_needs_data(command: str, kept: Kept) -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ("env", "schema")])
 @pytest.mark.parametrize("suffix", ["yaml", "toml"])
 def test_a_saved_call_can_be_called_again(command: str, suffix: str, kept: Kept) -> None:
-    """With every option that goes with the others, but for --force and --dry-run, which are for one call."""
+    """With every option that goes with the others, but for those that are for one call."""
     record, values = find_record(command), dict(BASE.get(command, {}))
     for entry in list_entries(record):
         more = {**values, **NEEDED.get((record, entry.name), {}), entry.name: choose_value(entry.slot)}
@@ -300,7 +301,7 @@ def test_a_saved_call_can_be_called_again(command: str, suffix: str, kept: Kept)
     reach([*type_call(command, values), "--save-config", file])
     reach([command, "--config", file])
     (_, before), (_, after) = kept
-    once = {name: False for name in ("force", "dry_run") if hasattr(before, name)}
+    once = {slot.name: slot.option.default for slot in describe(record) if slot.name in ONE_CALL}
     assert all(getattr(before, name) for name in once if name == "force")
     assert after == replace(before, **once)
 
@@ -331,7 +332,7 @@ def test_a_command_holds_its_workspace(command: str, kept: Kept, held: list[tupl
     values = {**BASE.get(command, {}), **({"artifact": "plan"} if command == "schema" else {})}
     has_workspace = any(entry.name == "workspace" for entry in list_entries(find_record(command)))
     reach([*type_call(command, values), *(["-w", "a/b"] if has_workspace else [])])
-    assert held == ([(Path("a/b"), command)] if command not in ("status", "bench", "schema") else [])
+    assert held == ([(Path("a/b"), command)] if command not in ("compare", "status", "bench", "schema") else [])
 
 
 # --- what the commands themselves do with an option
@@ -547,7 +548,7 @@ CELL: dict[str, set[str]] = {
 def grid(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Seen:
     """`compare`, with nothing but its wiring: a dense model of 40 layers, whose plans drop layers that tell the
     strategy and the ratio."""
-    cells = "interlace_cli.core.cells."
+    cells, work = "interlace_cli.core.cells.", "interlace_cli.core.cell_work."
 
     def open_model(location: Any, stack: str = "language") -> Any:
         seen.others.setdefault("opened", []).append((str(location), stack))
@@ -592,16 +593,19 @@ def grid(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> Seen:
     task = SimpleNamespace(folder=Path("dataset"), samples=[SimpleNamespace(image=["a.png"])])
     for name, function in {
         f"{cells}open_model": open_model,
+        f"{work}open_model": open_model,
         f"{cells}load_heldout": seen.keep("load_heldout", [task]),
         f"{cells}load_tasks": seen.keep("load_tasks", [task]),
         f"{cells}keep_readable_tasks": lambda tasks, model_type, say: tasks,
         f"{cells}keep_usable_tasks": lambda models, tasks, options, progress: (tasks, {}),
         f"{cells}hash_split": lambda dataset, split: f"{split} of {dataset}",
+        f"{work}hash_split": lambda dataset, split: f"{split} of {dataset}",
         f"{cells}hash_specs": lambda file, folder: {"task": f"{file} in {folder}"},
-        f"{cells}count_seen": lambda path, samples: 0,
-        f"{cells}check_overlap": seen.keep("check_overlap", []),
-        f"{cells}check_machine": seen.keep("check_machine"),
-        f"{cells}save_artifact": lambda cell, path: seen.others.setdefault("cells", []).append(path),
+        f"{work}count_seen": lambda path, samples: 0,
+        f"{work}check_overlap": seen.keep("check_overlap", []),
+        f"{work}check_machine": seen.keep("check_machine"),
+        f"{work}_keep": lambda path, target: seen.others.setdefault("kept", []).append(target),
+        f"{work}save_artifact": lambda cell, path: seen.others.setdefault("cells", []).append(path),
         f"{cells}decide_plan": decide,
         "interlace_cli.core.plan.find_basis": find_basis,
         "interlace_cli.evaluation.checkpoints.describe_machine": describe_machine,
@@ -629,10 +633,12 @@ def compare(seen: Seen, **values: Any) -> list[str]:
 
 
 COMPARED = [name for command, name in CASES if command == "compare"]
+CLUSTER_WORDS = {"shard", "collect", "submit", "workers", "sbatch", "hand_in"}
+"""Options by which a call does not make all of the cells: tests/unit/test_grid_options.py."""
 GRID_WORDS = {"strategies", "ratios", "seeds", "more_seeds_at", "objective", "compensate", "baselines", "sparsity"}
 
 
-@pytest.mark.parametrize("name", [name for name in COMPARED if name not in GRID_WORDS])
+@pytest.mark.parametrize("name", [name for name in COMPARED if name not in GRID_WORDS | CLUSTER_WORDS])
 def test_compare_gives_an_option_to_the_steps_it_is_for(name: str, grid: Seen) -> None:
     entry = find_entry("compare", name)
     needed = NEEDED.get((CompareOptions, name), {})
@@ -672,8 +678,16 @@ def _check_what_is_asked(name: str, values: Mapping[str, Any], grid: Seen) -> No
         assert grid.others["load_heldout"] == [(root / "dataset", values.get("eval_samples"))]
     assert {allowed for _, _, allowed in grid.others["check_overlap"]} == {values.get("allow_overlap", False)}
     assert bool(grid.others.get("timed")) == values.get("speed", True)
-    folders = {one.out.parent for one in grid.options["finetune"]}
-    assert folders == {root / ("compare/checkpoints" if name == "keep" else "compare/work")}
+    folders = {one.out.parent.parent for one in grid.options["finetune"]}
+    assert folders == {root / "compare/work"}
+    kept = {(target.parent, f"{target.name}.json") for target in grid.others.get("kept", [])}
+    cells = {(root / "compare/checkpoints", path.name) for path in grid.others["cells"]}
+    assert kept == (
+        {one for one in cells if not one[1].startswith(("speed-", "dense-"))}
+        | {one for one in cells if one[1].startswith("dense-ft-")}
+        if name == "keep"
+        else set()
+    )
     stack = values.get("stack", "language")
     assert {stack for _, stack in grid.others["opened"]} == {stack}
     assert {one.stack for one in grid.options["prune"] if one.method is None} == {stack}
@@ -685,7 +699,7 @@ KEYED = {
     *("stack", "compensation_samples", "calibration_batch_size", "tasks", "workspace"),
     # ... the recipe, ...
     *("lr", "epochs", "heal_batch_size", "grad_accum", "warmup", "max_length", "heal_min_pixels", "heal_max_pixels"),
-    *("distill_weight", "anchor_weight", "local_share", "optim", "dtype", "device"),
+    *("distill_weight", "anchor_weight", "local_share", "optim", "dtype"),
     # ... and how it is asked.
     *("eval_samples", "eval_batch_size", "max_new_tokens", "eval_min_pixels", "eval_max_pixels", "attention"),
     "generation_config",
@@ -693,7 +707,7 @@ KEYED = {
 """Options by which a cell is another one. The workspace is one for this test alone: its dataset is told by its path."""
 
 
-@pytest.mark.parametrize("name", [name for name in COMPARED if name not in GRID_WORDS])
+@pytest.mark.parametrize("name", [name for name in COMPARED if name not in GRID_WORDS | CLUSTER_WORDS])
 def test_a_cell_is_named_after_what_its_figures_depend_on(name: str, grid: Seen) -> None:
     before = set(compare(grid))
     needed = NEEDED.get((CompareOptions, name), {})
@@ -741,10 +755,9 @@ def test_strategies_and_ratios_of_the_grid_are_planned(grid: Seen) -> None:
 
 def list_healed(seen: Seen) -> list[tuple[Any, ...]]:
     """Each healing but Dense-FT's: how many layers were cut, seed, objective."""
-    cuts = [len(one.drop_layers) for one in seen.options["prune"] if one.out.name == "to-heal"]
+    cuts = {one.out: len(one.drop_layers) for one in seen.options["prune"] if one.method is None}
     healed = [one for one in seen.options["finetune"] if not one.dense]
-    assert len(cuts) == len(healed)
-    return [(cut, one.seed, one.objective) for cut, one in zip(cuts, healed, strict=True)]
+    return [(cuts[one.checkpoint], one.seed, one.objective) for one in healed]
 
 
 def test_seeds_and_objectives_of_the_grid_are_healed(grid: Seen) -> None:
@@ -768,7 +781,8 @@ def test_more_seeds_at_one_ratio(grid: Seen) -> None:
 def test_compensations_of_the_grid_are_made(compensate: tuple[str, ...], grid: Seen) -> None:
     compare(grid, strategies=("interlace",), compensate=compensate, speed=False)
     assert sorted(o.compensate for o in grid.options["prune"] if o.method is None) == sorted(2 * list(compensate))
-    assert sorted(o.compensate for o in grid.options["prune"] if o.out.name == "to-heal") == sorted(compensate)
+    made = {o.out: o.compensate for o in grid.options["prune"]}
+    assert sorted(made[o.checkpoint] for o in grid.options["finetune"] if not o.dense) == sorted(compensate)
 
 
 @pytest.mark.parametrize("baselines", [(), ("magnitude",), ("wanda", "dense-ft")])
@@ -792,7 +806,6 @@ def test_a_cell_that_is_there_is_made_anew_on_request_alone(grid: Seen, monkeypa
         "interlace_cli.core.step.Step.find_state",
         lambda self: State(Condition.CURRENT, (), there),  # type: ignore[arg-type]
     )
-    monkeypatch.setattr("interlace_cli.core.cells.Measured", lambda *arguments: arguments)
     words = type_call("compare", BASE["compare"])
     reach(words)
     assert (grid.made, grid.others.get("cells")) == ([], None)
@@ -803,6 +816,6 @@ def test_a_cell_that_is_there_is_made_anew_on_request_alone(grid: Seen, monkeypa
 
 def test_words_of_the_grid_are_all_tested() -> None:
     composed = {name for name in COMPARED if len(find_entry("compare", name).targets[0]) == 1}
-    assert composed == GRID_WORDS | {"model", "data", "keep", "anew", "workspace", "force"}
+    assert composed == GRID_WORDS | CLUSTER_WORDS | {"model", "data", "keep", "anew", "workspace", "force"}
     assert set(WORDS) & GRID_WORDS <= composed
     assert set(COMPOSED) == {"run", "compare"}

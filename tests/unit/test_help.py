@@ -226,7 +226,7 @@ def _expect_advice(wrong: str, choices: tuple[str, ...]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(wrong, choices, n=1)
-    every = " or ".join([", ".join(choices[:-1]), choices[-1]])
+    every = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
     return f"{f'Did you mean {near[0]}? ' if near else ''}It takes {every}."
 
 
