@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from interlace_cli.domain.analysis import Analysis
     from interlace_cli.domain.checkpoint import CheckpointCard, PruneOutcome
     from interlace_cli.domain.comparison import Comparison, GridState, Submission
-    from interlace_cli.domain.dataset import Manifest
+    from interlace_cli.domain.dataset import Manifest, StagedShare
     from interlace_cli.domain.evaluation import Evaluation
     from interlace_cli.domain.plan import Plan
     from interlace_cli.domain.run import RunRecord
@@ -47,8 +47,11 @@ O = TypeVar("O", bound=Options)  # noqa: E741 - the usual name
 StepCallback = Callable[[str, str, float], None]
 
 
-def prepare(options: PrepareOptions | None = None, /, *, progress: Progress | None = None, **given: Any) -> Manifest:
-    """Draws a sample of a source and writes the dataset; see `PrepareOptions`."""
+def prepare(
+    options: PrepareOptions | None = None, /, *, progress: Progress | None = None, **given: Any
+) -> Manifest | StagedShare:
+    """Draws a sample of a source and writes the dataset; see `PrepareOptions`. A StagedShare comes of a `shard` that is
+    not the last."""
     from interlace_cli.core.prepare import prepare as step
 
     with _opened("prepare", PrepareOptions, options, given, progress) as (made, told):

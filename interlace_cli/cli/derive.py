@@ -24,7 +24,7 @@ Compose = Callable[[type[Any], Mapping[str, Any]], Any]
 KINDS = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH"}
 ANSWER = "Answer"
 OLDER = "older__"
-SPREAD = ("analyze", "finetune", "eval")
+SPREAD = ("prepare", "analyze", "finetune", "eval")
 """Commands that work in several processes."""
 COMPOSED = ("run", "compare")
 """Commands of several steps. They take what is not said from the workspace, and the demo's own defaults."""

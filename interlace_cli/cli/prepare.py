@@ -19,13 +19,17 @@ def prepare(options: PrepareOptions) -> None:
     on where it stopped."""
     from interlace_cli.core.prepare import draw_source
     from interlace_cli.core.prepare import prepare as make_dataset
+    from interlace_cli.domain.dataset import StagedShare
 
     if options.dry_run:
         drawn = draw_source(options)
         output.result(drawn, _build_draw_table(drawn), *([drawn.description] if drawn.description else []))
         return
-    manifest = make_dataset(options, BarProgress())
-    output.result(manifest, _build_table(manifest), f"{options.out or Workspace(options.workspace).dataset}")
+    made = make_dataset(options, BarProgress())
+    if isinstance(made, StagedShare):
+        output.result(made, f"share {made.share}: {made.units} pieces are read")
+        return
+    output.result(made, _build_table(made), f"{options.out or Workspace(options.workspace).dataset}")
 
 
 def _build_table(manifest: Manifest) -> Table:

@@ -109,6 +109,16 @@ class SourceDraw(Record):
     description: str
 
 
+class StagedShare(Record):
+    """What `prepare --shard 2/8` prints where it is not the last: its `share`, how many `units` of the source that is,
+    the `samples` that were read of them, and how many units of all shares are `missing` still."""
+
+    share: str
+    units: int
+    samples: int
+    missing: int
+
+
 class Manifest(Artifact):
     """The record of `manifest.json`: what a prepared dataset holds, how it was drawn, and what was left out.
 

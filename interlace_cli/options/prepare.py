@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from interlace_cli.options.option import Options, option
+from interlace_cli.options.shard import parse_shard
 from interlace_cli.options.shared import DATA, FORCE, OUT, SEED, WORKSPACE
 
 RATINGS = ("relevance", "image_correspondence", "formatting", "visual_dependency")
@@ -79,8 +80,30 @@ class PrepareOptions(Options):
         False, "Fetch images that records name by a web address (64 MiB each, 2 minutes).", group=DATA
     )
     threads: int = option(8, "How many files to read at a time.", low=1, decides=False, group=DATA)
+    processes: int = option(
+        1, "How many processes to read in, each with so many threads.", low=1, is_alone=True, decides=False, group=DATA
+    )
+    shard: str | None = option(
+        None,
+        "Read only one of several shares, such as 2/8 for the second of eight, each in a job of its own, on any host"
+        " that has the folder. The job that ends last writes the dataset.",
+        metavar="I/N",
+        is_alone=True,
+        decides=False,
+        group=DATA,
+    )
     dry_run: bool = option(False, "Only say what would be read, from the files' footers.", is_alone=True, decides=False)
     seed: int = SEED.field()
     workspace: Path = WORKSPACE.field()
     out: Path | None = OUT.field()
     force: bool = FORCE.field()
+
+    @property
+    def locks_workspace(self) -> bool:
+        """Shares are read at the same time."""
+        return self.shard is None
+
+    def check(self) -> None:
+        """Raises UsageError for a share that is none."""
+        if self.shard is not None:
+            parse_shard(self.shard)

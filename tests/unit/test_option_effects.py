@@ -114,7 +114,7 @@ def test_each_option_of_prepare_selects(name: str) -> None:
         wanted = {"ratings": ((name.removeprefix("min_"), value),)}
     assert build_selection(made) == Selection(**wanted)
     assert find_location(made) == SourceLocation(**({LOCATED[name]: value} if name in LOCATED else {}))
-    others = {"source", "threads", "dry_run", "workspace", "out", "force"}
+    others = {"source", "threads", "processes", "shard", "dry_run", "workspace", "out", "force"}
     assert name in {*SELECTED, *LOCATED, *others} or name.removeprefix("min_") in RATED
 
 
@@ -129,11 +129,11 @@ def test_all_ratings_are_asked_for() -> None:
 def test_prepare_reads_with_so_many_threads(spies: Spies, tmp_path: Path) -> None:
     from interlace_cli.core.prepare import build_step
 
-    spies.watch("core.prepare.stage_units", stop)
-    spies.watch("core.prepare.open_source")
+    spies.watch("core.preparation.stage_units", stop)
+    spies.watch("core.preparation.open_source")
     with pytest.raises(Stop):
         build_step(PrepareOptions(out=tmp_path / "d", threads=3, max_samples=4, seed=5)).make(Silent(), False)
-    (((_, _, selection, _, _, threads), _),) = spies.calls["stage_units"]
+    (((_, _, selection, _, _, threads, _), _),) = spies.calls["stage_units"]
     assert (selection.max_samples, selection.seed, threads) == (4, 5, 3)
     assert spies.get("open_source", 0) == {"demo"}
 
@@ -479,11 +479,11 @@ def test_a_sparse_checkpoint_remembers_how_it_was_made(chain_model: Path, small_
 # --- in several processes
 
 
-@pytest.mark.parametrize("command", ["analyze", "finetune", "eval"])
+@pytest.mark.parametrize("command", ["prepare", "analyze", "finetune", "eval"])
 def test_processes_are_started_with_the_same_options(
     command: str, chain_model: Path, cut: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interlace_cli.core import analyze, evaluate, finetune
+    from interlace_cli.core import analyze, evaluate, finetune, prepare
     from interlace_cli.options.build import build_options
 
     common: dict[str, Any] = {"dataset": small_dataset, "workspace": tmp_path, "processes": 3, "dtype": "float32"}
@@ -499,6 +499,12 @@ def test_processes_are_started_with_the_same_options(
             **common,
         )
         step = evaluate.build_step(given, Silent())
+    elif command == "prepare":
+        # Of more records than three processes read at a time.
+        (tmp_path / "t.jsonl").write_text('{"conversations": []}\n' * 1000)
+        source = str(tmp_path / "t.jsonl")
+        given = PrepareOptions(source=source, workspace=tmp_path, out=tmp_path / "d", processes=3, threads=2)
+        step = prepare.build_step(given)
     else:
         given = FinetuneOptions(checkpoint=cut, tune_layers=(3,), lr=3e-4, objective="distill", **common)
         step = finetune.build_step(given)

@@ -471,7 +471,7 @@ def test_a_shared_option_goes_to_all_its_steps(record: type[Options]) -> None:
 
 
 ALONE = {
-    "prepare": {"source", "dry_run", "out"},
+    "prepare": {"source", "processes", "shard", "dry_run", "out"},
     "analyze": {"model", "write_scores", "figure", "dataset", "out"},
     "plan": {"scores", "analysis", "model", "figure", "dry_run", "out"},
     "prune": {"model", "plan", "drop_layers", "stack", "method", "sparsity", "dry_run", "dataset", "out"},

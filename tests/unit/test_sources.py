@@ -410,7 +410,7 @@ def test_what_was_read_from_one_place_is_not_gone_on_from_in_another(tmp_path: P
     make_dataset(source, tmp_path / "first", image_root=tmp_path / "one")
     with pytest.MonkeyPatch.context() as patch:
         # As if the call had been ended while it wrote the dataset.
-        patch.setattr("interlace_cli.core.prepare.folder_being_made", lambda *_: 1 / 0)
+        patch.setattr("interlace_cli.core.preparation.folder_being_made", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             make_dataset(source, left, image_root=tmp_path / "one")
     make_dataset(source, left, image_root=tmp_path / "two")
