@@ -22,6 +22,7 @@ from interlace_cli.options.option import STEP, Slot, describe
 WORDS: dict[str, Any] = {
     "figure": Path("picture.svg"),
     "objective": "distill",
+    "backend": "vllm",
     "sparsity": "1:4",
     # Not what `run` takes where nothing is said.
     "ratio": 0.375,

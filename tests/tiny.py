@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +228,30 @@ def save_chain_model(folder: Path, layers: int = 8, tower: int | None = None) ->
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def save_servable_model(folder: Path) -> None:
+    """As `save_chain_model`, with heads of a width that servers' attention takes, the part for videos that they ask
+    for, and weights that give more than one answer."""
+    from interlace_cli.demo.model import build_config, build_processor
+
+    transformers = import_transformers()
+    config = build_config()
+    text, side = config.text_config, {"shortest_edge": 256, "longest_edge": 65536}
+    text.num_hidden_layers, text.hidden_size, text.intermediate_size, text.head_dim = 8, 64, 96, 32
+    text.rope_parameters["mrope_section"] = [6, 5, 5]
+    config.vision_config.out_hidden_size = 64
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    processor = build_processor()
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    video = {"video_processor_type": "Qwen3VLVideoProcessor", "patch_size": 8, "merge_size": 2, "size": side}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps({**video, "temporal_patch_size": 2}))
 
 
 def save_llava_chain_model(folder: Path) -> None:

@@ -28,14 +28,15 @@ from interlace_cli.evaluation.metrics import find_metrics
 from interlace_cli.evaluation.statistics import bootstrap_retention, to_array
 from interlace_cli.evaluation.tasks import EvalTask, keep_readable_tasks
 from interlace_cli.evaluation.unfinished import AnswerFile
-from interlace_cli.evaluation.usable_tasks import keep_usable_tasks
+from interlace_cli.evaluation.usable_tasks import check_generates, keep_usable_tasks
+from interlace_cli.evaluation.vllm_process import find_version
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.files import check_free
 from interlace_cli.io.paths import expand_home
 from interlace_cli.io.workspace import Workspace, require
-from interlace_cli.options.evaluate import EvaluateOptions
+from interlace_cli.options.evaluate import TRANSFORMERS, VLLM, EvaluateOptions
 from interlace_cli.options.shared import ONE_DEVICE
 from interlace_cli.runtime.processes import find_processes, in_turns, leave_processes
 
@@ -102,7 +103,17 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
 def build_settings(options: EvaluateOptions) -> Settings:
     """Everything the figures depend on beside the checkpoints and the samples."""
     spread = options.build_settings("device_map") if options.device_map != ONE_DEVICE else {}
-    return {**options.build_settings(*SETTINGS), **spread, "batch_size": options.batch_size or BATCH_SIZE}
+    return {
+        **options.build_settings(*SETTINGS),
+        **spread,
+        **_name_engine(options),
+        "batch_size": options.batch_size or BATCH_SIZE,
+    }
+
+
+def _name_engine(options: EvaluateOptions) -> Settings:
+    """What generates, where that is not transformers."""
+    return {} if options.engine == TRANSFORMERS else {"backend": options.engine}
 
 
 def find_file(tasks: str) -> Path:
@@ -123,6 +134,10 @@ def _evaluate(
 ) -> Evaluation:
     """The first checkpoint is what the others are compared with. Benchmarks that stand at `out` of the same checkpoints
     stay."""
+    versions = {name: version(name) for name in ("torch", "transformers")}
+    if options.engine == VLLM:
+        versions[VLLM] = find_version(options.backend)
+        check_generates([one.opened for one in named])
     tasks = keep_readable_tasks(tasks, named[0].opened.facts.model_type, progress.say)
     tasks, left_out = keep_usable_tasks([one.opened for one in named], tasks, options, progress)
     samples = [sample for task in tasks for sample in task.samples]
@@ -131,11 +146,10 @@ def _evaluate(
         progress.say(f"{line}.")
     opened = [(one.name, one.opened) for one in named]
     device, dtype = describe_machine(options)
-    versions = {name: version(name) for name in ("torch", "transformers")}
     # Not the number of threads, which moves figures by rounding alone.
     machine = {"machine": f"{device.partition(',')[0]}, {dtype}", **versions}
     asked = {name: digest for name, digest in inputs.items() if name == "heldout" or name.startswith("task ")}
-    kept = AnswerFile(out, options.build_settings(*ANSWERED), {**asked, **machine}, tasks)
+    kept = AnswerFile(out, {**options.build_settings(*ANSWERED), **_name_engine(options)}, {**asked, **machine}, tasks)
     answered, speeds, remarks = measure_checkpoints(opened, tasks, options, kept, progress)
     results = _build_results(opened, answered, speeds, seen, options.seed)
     counts = dict(sorted(Counter(answered[0].kinds).items()))

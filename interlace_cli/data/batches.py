@@ -109,7 +109,12 @@ class Batcher:
 
     def count_text(self, prompt: str) -> int:
         """Tokens of a prompt as the tokenizer alone has them: a picture is its mark."""
-        return len(self.tokenizer.encode(prompt, add_special_tokens=not self._has_bos(prompt)))
+        return len(self.tokenize_prompt(prompt))
+
+    def tokenize_prompt(self, prompt: str) -> list[int]:
+        """The tokens of a prompt as the tokenizer alone has them, in front of which it may put some of its own."""
+        tokens: list[int] = self.tokenizer.encode(prompt, add_special_tokens=not self._has_bos(prompt))
+        return tokens
 
     def count_prompt(self, sample: Sample, sequence: TextSequence) -> int:
         """Tokens of a sequence's first prompt, pictures included. Raises UnusableSampleError if the processor cannot

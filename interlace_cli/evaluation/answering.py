@@ -22,6 +22,8 @@ from interlace_cli.options.evaluate import GREEDY
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from interlace_cli.evaluation.vllm_replies import Replies
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -61,12 +63,14 @@ def answer_tasks(
     way: str = GREEDY,
     seed: int = 0,
     batches: BatchAnswers | None = None,
+    replies: Replies | None = None,
 ) -> Answered:
     """Generates an answer to every sample and scores it by the sample's metric; a dual encoder gets recall at K.
 
     `way` and `seed`: see `Generator`. `max_new_tokens` holds for tasks that set none of their own. `advance` is told of
     each finished sample, `say` gets one line when a batch has to be halved for lack of memory. Several processes share
-    the batches; what is in `batches` already is not run again. Raises DatasetError for samples that cannot be scored,
+    the batches; what is in `batches` already is not run again. Where there are `replies` of another engine, the model
+    computes the loss alone. Raises DatasetError for samples that cannot be scored,
     before the first is answered.
     """
     if is_dual_encoder(model):
@@ -78,13 +82,15 @@ def answer_tasks(
         batcher = Batcher(processor, task.folder)
         tokens = task.max_new_tokens or max_new_tokens
         generator = Generator(model, batcher, way, seed)
-        generation = generator.describe()
+        generation = generator.describe() if replies is None else replies.generation
         plan, padding = plan_batches(model, batcher, task.samples, batch_size, say)
         mine, finish = batches.deal(number, plan, advance)
-        for result in run_batches(model, batcher, task.samples, mine, padding, tokens, say, generator):
+        asked = generator if replies is None else None
+        for result in run_batches(model, batcher, task.samples, mine, padding, tokens, say, asked):
             finish(result)
         planned.append(plan)
-    return _score(tasks, batches.collect(planned), generation)
+    results = batches.collect(planned)
+    return _score(tasks, results if replies is None else replies.join(results), generation)
 
 
 def _score(

@@ -20,7 +20,7 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.checkpoints import open_checkpoint
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA
-from interlace_cli.options.evaluate import EvaluateOptions
+from interlace_cli.options.evaluate import VLLM, EvaluateOptions
 from interlace_cli.runtime.accelerator import is_cuda, read_free, read_name, release_memory
 from interlace_cli.runtime.memory import is_out_of_memory, read_available
 from interlace_cli.runtime.processes import find_processes, from_main
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from interlace_cli.evaluation.answering import Answered
     from interlace_cli.evaluation.batch_answers import BatchAnswers
     from interlace_cli.evaluation.unfinished import AnswerFile
+    from interlace_cli.evaluation.vllm_replies import Replies
 
 SPARSE_KERNELS = "2:4"
 """The pattern that GPUs have kernels for."""
@@ -55,14 +56,20 @@ class _Loader:
 
     def load(self, path: Path) -> _Loaded:
         """The model in evaluation mode, and its processor."""
-        from interlace_cli.io.models import load_model, load_processor
+        from interlace_cli.io.models import load_model
         from interlace_cli.io.placement import Placement
 
         o = self.options
         model = load_model(path, o.dtype, Placement.of(o), o.attention)
+        return _Loaded(path, model, self.load_processor(path))
+
+    def load_processor(self, path: Path) -> Any:
+        """The processor alone."""
+        from interlace_cli.io.models import load_processor
+
         if path not in self.processors:
-            self.processors[path] = load_processor(path, o.min_pixels, o.max_pixels)
-        return _Loaded(path, model, self.processors[path])
+            self.processors[path] = load_processor(path, self.options.min_pixels, self.options.max_pixels)
+        return self.processors[path]
 
 
 def measure_checkpoints(
@@ -204,11 +211,16 @@ def _measure_one(
         if not is_timed or found.generation is None:
             return found, None
     options, is_first = loader.options, not loader.processors
+    # Before the model is loaded, beside which vLLM's would not fit.
+    replies = (
+        _ask_vllm(name, opened, tasks, loader, kept, progress) if found is None and options.engine == VLLM else None
+    )
     loaded = loader.load(opened.checkpoint.path)
     if is_first:
         tell_format(loaded.processor, progress.say)
     if found is None:
-        found = _answer(name, loaded, tasks, options, progress, kept.open_batches(opened))
+        batches = kept.open_batches(opened, "" if replies is None else "losses")
+        found = _answer(name, loaded, tasks, options, progress, batches, replies)
         kept.keep(opened, found)
     speed = None
     if is_timed and found.generation is not None:
@@ -240,21 +252,43 @@ def _answer(
     options: EvaluateOptions,
     progress: Progress,
     batches: BatchAnswers | None = None,
+    replies: Replies | None = None,
 ) -> Answered:
     from interlace_cli.evaluation.answering import answer_tasks
 
-    if batches is not None and batches.found:
-        count = sum(len(result.samples) for result in batches.found.values())
-        progress.say(f"{name}: an earlier call has answered {count} samples, which are not asked again")
+    if batches is not None and replies is None:
+        _tell_saved(name, batches, progress)
     size, limit = options.batch_size or BATCH_SIZE, options.max_new_tokens
     way, seed = options.generation_config, options.seed
     with progress.task(f"eval {name}", sum(len(task.samples) for task in tasks), "samples") as advance:
         answered = answer_tasks(
-            loaded.model, loaded.processor, tasks, size, limit, advance, progress.say, way, seed, batches
+            loaded.model, loaded.processor, tasks, size, limit, advance, progress.say, way, seed, batches, replies
         )
     for line in answered.describe_losses():
         progress.say(f"{name}: {line}.")
     return answered
+
+
+def _ask_vllm(
+    name: str,
+    opened: OpenedModel,
+    tasks: Sequence[EvalTask],
+    loader: _Loader,
+    kept: AnswerFile,
+    progress: Progress,
+) -> Replies:
+    from interlace_cli.evaluation.vllm_replies import generate_replies
+
+    processor = loader.load_processor(opened.checkpoint.path)
+    batches = kept.open_batches(opened, "replies")
+    _tell_saved(name, batches, progress)
+    return generate_replies(name, opened, processor, tasks, loader.options, batches, progress)
+
+
+def _tell_saved(name: str, batches: BatchAnswers, progress: Progress) -> None:
+    if batches.found:
+        count = sum(len(result.samples) for result in batches.found.values())
+        progress.say(f"{name}: an earlier call has answered {count} samples, which are not asked again")
 
 
 def _use_kernels(loaded: Sequence[_Loaded], progress: Progress) -> None:

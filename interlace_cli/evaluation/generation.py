@@ -20,6 +20,7 @@ from interlace_cli.data.batches import Batcher, Inputs, to_model
 from interlace_cli.data.end_of_turn import count_answer_tokens, find_special_ids
 from interlace_cli.data.padding import HALF_TOLERANCE, TOLERANCE, differ
 from interlace_cli.domain.evaluation import Generation
+from interlace_cli.domain.record import Settings
 from interlace_cli.errors import CheckpointError, first_line
 from interlace_cli.evaluation.thoughts import find_open_mark, is_thought_mark
 from interlace_cli.options.evaluate import GREEDY, MODEL
@@ -28,7 +29,7 @@ from interlace_cli.runtime.dispatch import find_devices
 from interlace_cli.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 _TAIL = 16
 """Tokens at the end of a prompt that are searched for the mark that opens thoughts."""
@@ -50,6 +51,39 @@ class Reply:
     is_cut: bool
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model's folder says of it, where the model itself is not loaded."""
+
+    config: PretrainedConfig
+    generation_config: GenerationConfig
+
+
+class ReplyReader:
+    """What tokens say. `stop_ids` end a reply."""
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = stop_ids
+        special = find_special_ids(tokenizer)
+        marks = {index for index in special if is_thought_mark(str(tokenizer.convert_ids_to_tokens(index)))}
+        self._hidden = special - marks
+
+    def read(self, prompt: Sequence[int], tokens: list[int], limit: int) -> Reply:
+        """The reply of which the new `tokens` are all that was generated behind `prompt`, at most `limit`."""
+        said = tokens[: count_answer_tokens(tokens, self.stop_ids)]
+        ends = {*self.stop_ids, self.tokenizer.pad_token_id}
+        is_cut = len(tokens) >= limit and not ends & set(tokens)
+        shown = [token for token in said if token not in self._hidden and token not in self.stop_ids]
+        opened = find_open_mark(self.tokenizer.decode(prompt[-_TAIL:]))
+        return Reply((opened + self.tokenizer.decode(shown)).strip(), is_cut)
+
+    def describe(self, way: str, fields: Settings) -> Generation:
+        """How replies were generated, for the artifact."""
+        tokens = [str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.stop_ids))]
+        return Generation(config=way, stop_ids=list(self.stop_ids), stop_tokens=tokens, fields=fields)
+
+
 class Generator:
     """Generates one model's replies. `way` is `greedy` or `model`; `seed` counts where the model's own way samples."""
 
@@ -59,17 +93,13 @@ class Generator:
         self.way = way
         self.seed = seed
         self.stop_ids = find_stop_set(model, batcher.tokenizer, batcher.stop_ids)
-        special = find_special_ids(self.tokenizer)
-        marks = {index for index in special if is_thought_mark(str(self.tokenizer.convert_ids_to_tokens(index)))}
-        self._hidden = special - marks
+        self.reader = ReplyReader(batcher.tokenizer, self.stop_ids)
 
     def describe(self) -> Generation:
         """What is used, for the artifact."""
-        tokens = [str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.stop_ids))]
         own = self.model.generation_config.to_diff_dict() if self.way == MODEL else {}
         used = {name: value for name, value in own.items() if value not in (None, False) and name not in _OURS}
-        kept = json.loads(json.dumps(used, default=str))
-        return Generation(config=self.way, stop_ids=list(self.stop_ids), stop_tokens=tokens, fields=kept)
+        return self.reader.describe(self.way, json.loads(json.dumps(used, default=str)))
 
     @torch.inference_mode()
     def reply(self, prompts: Inputs, max_new_tokens: int) -> list[Reply]:
@@ -82,8 +112,8 @@ class Generator:
         config = build(self.model, self.stop_ids, self.tokenizer.pad_token_id, max_new_tokens)
         generated = generate(self.model, inputs, config) if self.way == GREEDY else self._generate_own(inputs, config)
         new = cut_prompt(generated.cpu(), prompts["input_ids"].cpu(), self.model.config.is_encoder_decoder).tolist()
-        opened = [find_open_mark(self.tokenizer.decode(row)) for row in prompts["input_ids"][:, -_TAIL:].tolist()]
-        return [self._read(tokens, mark, max_new_tokens) for tokens, mark in zip(new, opened, strict=True)]
+        asked = prompts["input_ids"].tolist()
+        return [self.reader.read(prompt, tokens, max_new_tokens) for prompt, tokens in zip(asked, new, strict=True)]
 
     def _generate_own(self, inputs: Inputs, config: GenerationConfig) -> torch.Tensor:
         devices = [device for device in find_devices(self.model) if is_cuda(device)]
@@ -100,15 +130,8 @@ class Generator:
                     "Correct the file, try --batch-size 1, or leave --generation-config model out.",
                 ) from error
 
-    def _read(self, tokens: list[int], opened: str, limit: int) -> Reply:
-        said = tokens[: count_answer_tokens(tokens, self.stop_ids)]
-        ends = {*self.stop_ids, self.tokenizer.pad_token_id}
-        is_cut = len(tokens) >= limit and not ends & set(tokens)
-        shown = [token for token in said if token not in self._hidden and token not in self.stop_ids]
-        return Reply((opened + self.tokenizer.decode(shown)).strip(), is_cut)
 
-
-def find_stop_set(model: PreTrainedModel, tokenizer: Any, stop_ids: Sequence[int] = ()) -> tuple[int, ...]:
+def find_stop_set(model: PreTrainedModel | ModelFiles, tokenizer: Any, stop_ids: Sequence[int] = ()) -> tuple[int, ...]:
     """Ids of all tokens at which a reply ends: `stop_ids` (`find_stop_ids`), then the model's own.
 
     Config classes have default ids, which may be ordinary words of another tokenizer. So an id of config.json counts

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from interlace_cli.domain.progress import Progress
+from interlace_cli.errors import UsageError
 from interlace_cli.evaluation.tasks import EvalTask
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.options.evaluate import EvaluateOptions
@@ -21,20 +22,13 @@ def keep_usable_tasks(
     no sample left."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import find_usable
-    from interlace_cli.io.models import (
-        CAUSAL_LM,
-        IMAGE_TEXT_TO_TEXT,
-        check_goes_on_from_prompt,
-        choose_auto_class,
-        load_processor,
-    )
+    from interlace_cli.io.models import check_goes_on_from_prompt, load_processor
 
     left_out: Counter[str] = Counter()
     asked: set[str] = set()
     kept = list(tasks)
     for model in models:
-        answers = choose_auto_class(model.facts.model_type) in (IMAGE_TEXT_TO_TEXT, CAUSAL_LM)
-        if not answers or model.facts.processor in asked:
+        if not _generates(model) or model.facts.processor in asked:
             continue
         check_goes_on_from_prompt(model.checkpoint.path, "eval")
         asked.add(model.facts.processor)
@@ -45,3 +39,20 @@ def keep_usable_tasks(
             left_out.update(usable.left_out)
             kept[number] = replace(task, samples=usable.samples)
     return kept, dict(sorted(left_out.items()))
+
+
+def check_generates(models: Sequence[OpenedModel]) -> None:
+    """Raises UsageError for a model that vLLM has nothing to do for."""
+    silent = next((model for model in models if not _generates(model)), None)
+    if silent is not None:
+        raise UsageError(
+            f"--backend vllm generates answers, and {silent.facts.name} is a {silent.facts.model_type} model, which"
+            " generates nothing.",
+            "Leave --backend out.",
+        )
+
+
+def _generates(model: OpenedModel) -> bool:
+    from interlace_cli.io.models import CAUSAL_LM, IMAGE_TEXT_TO_TEXT, choose_auto_class
+
+    return choose_auto_class(model.facts.model_type) in (IMAGE_TEXT_TO_TEXT, CAUSAL_LM)

@@ -62,7 +62,7 @@ class CompareOptions(Options):
     # Cells are made from the dense model, so that they belong together; timing is repeated as often as it takes.
     prune: PruneOptions = step(PruneOptions, "compensate", "verify", "allow_mismatch")
     finetune: FinetuneOptions = step(FinetuneOptions, "objective", "allow_mismatch")
-    evaluate: EvaluateOptions = step(EvaluateOptions, "repeats", "allow_mismatch")
+    evaluate: EvaluateOptions = step(EvaluateOptions, "repeats", "allow_mismatch", "backend")
     keep: bool = option(False, "Keep the checkpoints, in compare/checkpoints.", decides=False)
     shard: str | None = SHARD.field()
     collect: bool = option(

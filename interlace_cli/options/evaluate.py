@@ -19,6 +19,7 @@ from interlace_cli.options.shared import (
     FORCE,
     MAX_MEMORY,
     OFFLOAD_FOLDER,
+    ONE_DEVICE,
     OUT,
     PROCESSES,
     SEED,
@@ -29,10 +30,21 @@ from interlace_cli.options.shared import (
 
 GREEDY, MODEL = "greedy", "model"
 """Ways to generate an answer: greedy decoding, or by the model's own generation config."""
+TRANSFORMERS, VLLM = "transformers", "vllm"
+"""What generates answers."""
 HARNESSES = ("lmms-eval", "vlmevalkit")
 _HARNESS = "Outside harnesses"
 OWN = (
-    *("max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed", "repeats", "allow_overlap"),
+    *(
+        "max_new_tokens",
+        "generation_config",
+        "backend",
+        "min_pixels",
+        "max_pixels",
+        "speed",
+        "repeats",
+        "allow_overlap",
+    ),
     *("dtype", "device", "device_map", "max_memory", "offload_folder", "attention", "processes", "dataset", "seed"),
 )
 """Options of our own evaluation alone."""
@@ -83,6 +95,14 @@ class EvaluateOptions(Options):
         GREEDY,
         "greedy: greedy decoding, whatever the model's generation_config.json says; model: as that file says.",
         choices=(GREEDY, MODEL),
+        group=EVALUATION,
+    )
+    backend: str = option(
+        TRANSFORMERS,
+        "What generates the answers: transformers, or vllm; vllm=PYTHON is the vLLM of another interpreter. Loss and"
+        " speed are transformers' always.",
+        decides=False,
+        metavar="BACKEND",
         group=EVALUATION,
     )
     min_pixels: int | None = option(
@@ -145,9 +165,15 @@ class EvaluateOptions(Options):
     allow_mismatch: bool = ALLOW_MISMATCH.field()
     force: bool = FORCE.field()
 
+    @property
+    def engine(self) -> str:
+        """What generates the answers, without where it lies."""
+        return self.backend.partition("=")[0]
+
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
         check_pixels(self.min_pixels, self.max_pixels)
+        self._check_backend()
         check_placement(self.device, self.device_map, self.max_memory, self.offload_folder)
         if self.harness == "vlmevalkit" and (self.samples is not None or self.include_path is not None):
             raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
@@ -158,6 +184,23 @@ class EvaluateOptions(Options):
         if wrong is not None and self.harness is None:
             raise UsageError(f"{wrong} belongs to --harness.", "Name the harness, or leave it out.")
         self._check_outside()
+
+    def _check_backend(self) -> None:
+        known = self.backend in (TRANSFORMERS, VLLM) or (self.engine == VLLM and not self.backend.endswith("="))
+        if not known:
+            raise UsageError(f"--backend does not take {self.backend!r}.", "Give transformers, vllm, or vllm=PYTHON.")
+        if self.engine == TRANSFORMERS:
+            return
+        if self.generation_config != GREEDY:
+            raise UsageError(
+                "--backend vllm decodes greedily, and --generation-config model asks for the model's own way.",
+                "Leave one of them out.",
+            )
+        if self.device_map != ONE_DEVICE:
+            raise UsageError(
+                f"--device-map {self.device_map} places a model of transformers, and vLLM has ways of its own.",
+                "Leave --backend out: transformers answers then.",
+            )
 
     def _check_outside(self) -> None:
         """An outside harness decides by itself what only our own evaluation is asked for."""

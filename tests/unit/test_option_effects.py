@@ -439,7 +439,7 @@ REMEMBERED: dict[str, set[str]] = {
     "finetune": {slot.name for slot in describe(RecipeOptions)},
     "evaluate": {
         *("samples", "batch_size", "max_new_tokens", "generation_config", "min_pixels", "max_pixels", "speed"),
-        *("repeats", "dtype", "device", "device_map", "attention", "seed"),
+        *("repeats", "dtype", "device", "device_map", "attention", "seed", "backend"),
     },
 }
 """Step -> the options that its result depends on: by another value of one of them it is another result."""

@@ -489,7 +489,7 @@ LEFT_OUT = {
         "plan": {"ratio", "drop", "strategy", "criterion", "selection", "tune"},
         "prune": {"compensate", "verify", "allow_mismatch"},
         "finetune": {"objective", "allow_mismatch"},
-        "evaluate": {"repeats", "allow_mismatch"},
+        "evaluate": {"repeats", "allow_mismatch", "backend"},
     },
 }
 """What a grid says in its own way, and what would have no effect in it."""
