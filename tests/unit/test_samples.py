@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from generated_samples import build_samples
 from making import make_dataset
 from PIL import Image
-from test_sample_index import build_samples
 
 from interlace_cli.data import usable
 from interlace_cli.data.batches import Batcher, order_by_length
