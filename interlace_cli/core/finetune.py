@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
 from interlace_cli.healing.auto_engine import read_room
 from interlace_cli.healing.recipe import Execution, Recipe
-from interlace_cli.healing.session import load_usable, open_session, settle
-from interlace_cli.healing.state import State
+from interlace_cli.healing.session import Session, load_usable, open_session, settle
+from interlace_cli.healing.state import FORMAT, State
 from interlace_cli.healing.ways import find_sizes, list_all_ways, list_needs
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.datasets import load_manifest
@@ -233,19 +233,19 @@ def _heal(
     check_recipe(recipe, card)
     processes = find_processes()
     chosen, how = settle(recipe, how)
-    # The Trainer goes on without an optimizer's state that it does not find, and says nothing: the key tells what can
-    # be read.
-    key = hash_bytes(repr((step.key, chosen.dtype, how.describe_state(processes.size))).encode())[:10]
+    # Neither the engine nor the number of processes is part of the key: any of them goes on from any other's state.
+    key = hash_bytes(repr((step.key, chosen.dtype, FORMAT)).encode())[:10]
     state = State(step.out, key)
     told = progress if processes.is_main else Silent()
     if line := describe_segments(how.device):
         told.say(line)
+    for other in state.find_others():
+        told.say(
+            f"{other} has unfinished healing with other settings, data or weights, or of another version: this one"
+            " begins anew, and deletes it at its end"
+        )
     healing = open_session(job.opened, job.card, dataset, chosen, how, state, told)
     history = healing.run()
-    tuned = healing.collect()
-    cautions = check_healing(is_changed=_has_changed(job.opened, tuned), lr=chosen.lr, steps=history.steps)
-    for line in cautions:
-        told.say(f"Careful: {line}")
     manifest = load_manifest(dataset)
     healed = card.model_copy(
         update={
@@ -269,46 +269,58 @@ def _heal(
                 gradient_checkpointing=healing.healer.is_checkpointed,
                 trained_parameters=healing.trained_parameters,
                 frozen_sha256=healing.frozen_sha256,
-                cautions=cautions,
             ),
         }
     )
     if processes.is_main:
-        healed, remarks = _write(job.opened, tuned, healed, step.out, healing.usable.samples, chosen, may_replace)
+        healed, remarks = _write(healing, healed, step.out, chosen, may_replace)
         for line in remarks:
             progress.say(line)
         state.clear()
+    else:
+        for _ in healing.iter_tuned():
+            pass
     leave_processes()
     return healed
 
 
-def _has_changed(opened: OpenedModel, tuned: Mapping[str, bytes]) -> bool:
-    """Whether any tensor on disk is another one than before. Small steps may be lost where it is stored in 16 bits."""
-    tensors = opened.checkpoint.tensors
-    return any(read_bytes(tensors[name]) != data for name, data in tuned.items())
+@dataclass
+class Compared:
+    """The tensors `tuned`, by name and bytes, on their way into a checkpoint. `is_changed`: whether any of those that
+    have passed is another one than on disk. Small steps may be lost where it is stored in 16 bits."""
+
+    opened: OpenedModel
+    tuned: Iterable[tuple[str, memoryview]]
+    is_changed: bool = False
+
+    def __iter__(self) -> Iterator[tuple[str, memoryview]]:
+        tensors = self.opened.checkpoint.tensors
+        for name, data in self.tuned:
+            self.is_changed = self.is_changed or read_bytes(tensors[name]) != data
+            yield name, data
 
 
 def _write(
-    opened: OpenedModel,
-    tuned: dict[str, bytes],
-    healed: CheckpointCard,
-    out: Path,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-    may_replace: bool,
+    healing: Session, healed: CheckpointCard, out: Path, recipe: Recipe, may_replace: bool
 ) -> tuple[CheckpointCard, list[str]]:
     """The metadata that were written, and what people should know of the files."""
-    checkpoint = opened.checkpoint
-    keys = _build_keys(opened, samples, recipe)
+    checkpoint = healing.opened.checkpoint
+    keys = _build_keys(healing.opened, healing.usable.samples, recipe)
+    tuned = Compared(healing.opened, healing.iter_tuned())
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
         side = copy_side_files(checkpoint, draft)
-        replace_tensors(checkpoint, draft, tuned, share=(checkpoint.path / METADATA).exists())
+        share = (checkpoint.path / METADATA).exists()
+        replace_tensors(checkpoint, draft, healing.tuned_names, share, tuned)
         save_keys(draft, keys)
         files = record_files(draft, checkpoint.path, healed.files)
-        healed = healed.model_copy(update={"left": side.left, "files": files})
+        assert healed.healing is not None
+        cautions = check_healing(is_changed=tuned.is_changed, lr=recipe.lr, steps=healed.healing.steps)
+        noted = healed.healing.model_copy(update={"cautions": cautions})
+        healed = healed.model_copy(update={"left": side.left, "files": files, "healing": noted})
         save_artifact(healed, draft / METADATA)
-    return healed, [*checkpoint.remarks, *([side.describe()] if side.left else [])]
+    careful = [f"Careful: {line}" for line in cautions]
+    return healed, [*careful, *checkpoint.remarks, *([side.describe()] if side.left else [])]
 
 
 def _choose_positions(

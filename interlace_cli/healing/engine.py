@@ -17,17 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.families.modules import find_layers
 from interlace_cli.healing.objective import Stage
-from interlace_cli.healing.offload import find_master
 from interlace_cli.healing.sharding import Gathering, Zero3
 from interlace_cli.io.placement import Placement
 from interlace_cli.io.shards import FullyShard
 from interlace_cli.options.finetune import DEEPSPEED_ENGINES, TORCH_ENGINES
-from interlace_cli.runtime.divided import is_partitioned
 
 ENGINES = (*TORCH_ENGINES, *DEEPSPEED_ENGINES)
 CONFIGS = Path(__file__).parent / "engines"
@@ -99,28 +97,3 @@ class Engine:
     def running(self, model: nn.Module, layers: nn.ModuleList) -> AbstractContextManager[Any]:
         """The context of a forward outside of training, which only DeepSpeed's own engine could run otherwise."""
         return Gathering(model, layers) if self.stage == 3 else nullcontext()
-
-
-def gather(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor, on every process; the float32 master copy where there is one. All processes have
-    to call it together."""
-    from torch.distributed.tensor import DTensor
-
-    own = find_master(tensor)
-    if own is not None:
-        return own
-    if tensor.requires_grad and (is_partitioned(tensor) or hasattr(tensor, "_hp_mapping")):
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        master = safe_get_full_fp32_param(tensor)
-        if master is not None:
-            whole: Tensor = master.detach()
-            return whole
-    if is_partitioned(tensor):
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([tensor]):
-            return tensor.detach().clone()
-    if isinstance(tensor, DTensor):
-        return tensor.full_tensor().detach()
-    return tensor.detach()

@@ -44,7 +44,9 @@ from interlace_cli.healing.step_plan import Steps, share_steps
 from interlace_cli.healing.teacher import share_frozen
 from interlace_cli.healing.trainable import apply_checkpointing
 from interlace_cli.healing.trainer import HealingTrainer, train_stage
+from interlace_cli.healing.whole import tell
 from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.processes import find_processes
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,12 @@ class Healer:
         return bool(arguments.process_index == 0)
 
     def _train(self, number: int, stage: Stage, steps: Steps, advance: Advance) -> list[float]:
-        checkpoint = self.state.find_checkpoint(number)
+        with self.state.shared_checkpoint(number) as checkpoint:
+            return self._train_from(checkpoint, number, stage, steps, advance)
+
+    def _train_from(
+        self, checkpoint: Path | None, number: int, stage: Stage, steps: Steps, advance: Advance
+    ) -> list[float]:
         done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if done:
             self.progress.say(f"going on from step {done} of {len(steps)}")
@@ -301,14 +308,17 @@ class Healer:
         return [mean(values) for values in zip(*(learner.losses for learner in learners), strict=True)]
 
     def _load_learners(self, file: Path, learners: Sequence[Learner]) -> int:
-        if not file.exists():
-            return 0
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        for learner, state in zip(learners, saved["learners"], strict=True):
+        """The steps that are done. The first process alone reads the file."""
+        is_main = find_processes().is_main
+        saved = None
+        if is_main and file.exists():
+            saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        done = tell(int(saved["done"]) if saved else 0)
+        for number, learner in enumerate(learners if done else ()):
             # An optimizer puts its state where the weights are: there is room for one learner's on the device.
             learner.move("cpu")
-            learner.load_state_dict(state)
-        return int(saved["done"])
+            learner.load_state_dict(tell(saved["learners"][number] if saved else None))
+        return done
 
     def _build_learner(self, span: LocalSpan, arguments: Any, steps: int) -> Learner:
         transformers = import_transformers()

@@ -17,7 +17,6 @@ from interlace_cli.data.rows import Encoded, PackedRow, complete_row, pack, pad
 from interlace_cli.data.sample_lengths import Reader
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.families.varlen import SEGMENTS, TOWERS, VARLEN, Call, SegmentsError, register, watch_calls
-from interlace_cli.healing.engine import gather
 from interlace_cli.healing.loss import LogitsLoss
 from interlace_cli.healing.precision import autocast
 from interlace_cli.healing.sharding import find_device
@@ -197,7 +196,7 @@ def _has_gradients(model: Any, row: PackedRow, dtype: torch.dtype) -> bool:
         if is_divided(trained):
             # `fully_shard` computes with other tensors than those that it trains.
             total.backward()  # type: ignore[no-untyped-call]
-            gradient = gather(trained.grad)
+            gradient = trained.grad.full_tensor()
             model.zero_grad()
         else:
             (gradient,) = torch.autograd.grad(total, [trained])

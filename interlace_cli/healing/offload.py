@@ -22,7 +22,7 @@ This file has the optimizer, `offload_trainer.py` its place in the Trainer, `sid
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -50,14 +50,6 @@ def find_master(parameter: Tensor) -> Tensor | None:
     """The weight's float32 master on the host; None if it has none."""
     master: Tensor | None = getattr(parameter, MASTER, None)
     return master
-
-
-@torch.no_grad()
-def load_masters(named: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Gives the weights `named`, and their masters, the float32 `values` of the same names."""
-    for name, parameter in named.items():
-        _get_master(parameter).copy_(values[name])
-        parameter.copy_(values[name])
 
 
 def lend_masters(layer: nn.Module) -> None:

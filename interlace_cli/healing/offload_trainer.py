@@ -4,15 +4,14 @@ it: an optimizer class, a callback before its step, and methods that are there t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interlace_cli.data.rows import Encoded
-from interlace_cli.healing.offload import HostAdamW, load_masters
-from interlace_cli.healing.trainer import TUNED, HealingTrainer
+from interlace_cli.healing.offload import HostAdamW
+from interlace_cli.healing.trainer import HealingTrainer
 from interlace_cli.io.models import import_transformers
 
 transformers = import_transformers()
@@ -66,10 +65,6 @@ class OffloadTrainer(HealingTrainer):
     def _is_finite(self) -> bool:
         self.host.finish()
         return super()._is_finite()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        values = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True)
-        load_masters({n: p for n, p in (model or self.model).named_parameters() if p.requires_grad}, values)
 
 
 class _Clip(transformers.TrainerCallback):  # type: ignore[misc, name-defined]

@@ -72,9 +72,3 @@ class Execution(ExecutionOptions):
     def choose_save_every(self, steps: int) -> int:
         """Steps between two saves of a stage of `steps`."""
         return self.save_every or max(steps // SAVES, 1)
-
-    def describe_state(self, processes: int) -> str:
-        """What the saved state of unfinished healing can be read by: whole tensors, or one engine's own shards."""
-        if self.engine in ("auto", "ddp", "offload"):
-            return "whole"
-        return f"{self.engine}/{processes}" if self.uses_deepspeed else self.engine

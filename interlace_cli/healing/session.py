@@ -3,6 +3,7 @@ one, and the proof that nothing else than the tuned layers has moved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +74,7 @@ def open_session(
         progress.say("--engine offload saves no memory on a CPU: the training state lies on the host with any engine")
     # Kept until all is loaded: through it, transformers finds DeepSpeed's config.
     arguments = build_arguments(recipe, how, 1, state.folder, torch.device(device).type, engine.config)
-    model, layers = _load_student(opened, card, recipe, how, engine, device)
+    model, layers, tuned_names = _load_student(opened, card, recipe, how, engine, device)
     if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):
         progress.say(f"{type(model).__name__} cannot compute its layers again: no gradient checkpointing")
         how = replace(how, gradient_checkpointing=False)
@@ -85,6 +86,7 @@ def open_session(
         usable=usable,
         model=model,
         layers=layers,
+        tuned_names=tuned_names,
         frozen_sha256=hash_frozen(model),
         trained_parameters=sum(count_elements(p) for p in model.parameters() if p.requires_grad),
         healer=Healer(
@@ -104,8 +106,9 @@ def open_session(
 
 def _load_student(
     opened: OpenedModel, card: CheckpointCard, recipe: Recipe, how: Execution, engine: Engine, device: str
-) -> tuple[PreTrainedModel, nn.ModuleList]:
-    """The model that is healed and its layers, with nothing but the tuned ones to train."""
+) -> tuple[PreTrainedModel, nn.ModuleList, list[str]]:
+    """The model that is healed and its layers, with nothing but the tuned ones to train, and the names of their tensors
+    on disk."""
     from interlace_cli.families.modules import find_layers
     from interlace_cli.healing.ladder import Place, Setup, explained
     from interlace_cli.healing.sharding import describe
@@ -117,8 +120,8 @@ def _load_student(
         layers = find_layers(model, card.stack)
         apply_trainable_set(model, layers, card.tune, engine.is_on_host)
     check_trainable_set(model, layers, card.tune)
-    collect_stored(opened, model, layers, card.tune, "meta", describe)
-    return model, layers
+    stored = collect_stored(opened, model, layers, card.tune, "meta", describe)
+    return model, layers, list(stored)
 
 
 def _load_teacher(card: CheckpointCard, recipe: Recipe, how: Execution, engine: Engine, device: str) -> Dense | None:
@@ -156,13 +159,15 @@ def load_usable(
 
 @dataclass(frozen=True)
 class Session:
-    """`positions` are those of the tuned layers; `frozen_sha256` is over all other tensors."""
+    """`positions` are those of the tuned layers, `tuned_names` their tensors on disk; `frozen_sha256` is over all other
+    tensors."""
 
     opened: OpenedModel
     positions: list[int]
     usable: Usable
     model: PreTrainedModel
     layers: nn.ModuleList
+    tuned_names: list[str]
     frozen_sha256: str
     trained_parameters: int
     healer: Healer
@@ -178,19 +183,14 @@ class Session:
             )
         return history
 
-    def collect(self) -> dict[str, bytes]:
-        """Name on disk -> bytes of each tensor that was tuned. Layer by layer, and kept by the first process alone: all
-        have to call it together."""
-        from interlace_cli.healing.engine import gather
+    def iter_tuned(self) -> Iterator[tuple[str, memoryview]]:
+        """Name on disk and bytes of each tensor that was tuned, one by one. All processes iterate together; the first
+        alone gets them."""
         from interlace_cli.healing.ladder import Place, explained
-        from interlace_cli.healing.trainable import to_bytes
+        from interlace_cli.healing.tuned_tensors import iter_tuned
 
-        kept, is_main = {}, find_processes().is_main
         with explained(Place.SAVING, self.healer.setup):
-            for position in self.positions:
-                stored = collect_stored(self.opened, self.model, self.layers, [position], "cpu", gather)
-                kept.update({name: to_bytes(value) for name, value in stored.items()} if is_main else {})
-        return kept
+            yield from iter_tuned(self.opened, self.model, self.layers, self.positions)
 
 
 def _open_base(card: CheckpointCard) -> OpenedModel:

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from interlace_cli.io.integrity import is_complete
+from interlace_cli.runtime.processes import find_processes
 
+FORMAT = 2
+"""Part of the key: a state that another version wrote in another form is not gone on from."""
 COMPLETE = "complete"
+PROGRESS = "trainer_state.json"
+"""File of a checkpoint that the Trainer reads in each process."""
 WAY = "way.json"
 """File that says how the states beside it were made."""
 
@@ -28,6 +36,28 @@ class State:
         found = self.stage(stage).glob("checkpoint-*")
         latest_first = sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
         return next((path for path in latest_first if is_complete(path, COMPLETE)), None)
+
+    @contextmanager
+    def shared_checkpoint(self, stage: int) -> Iterator[Path | None]:
+        """What `find_checkpoint` finds in the first process, for all of them: they call it together. The others get a
+        folder of their own with what each has to read, since they may be on a machine that lacks the first one's."""
+        from interlace_cli.healing.whole import tell
+
+        is_main = find_processes().is_main
+        found = self.find_checkpoint(stage) if is_main else None
+        name, progress = tell((found.name, (found / PROGRESS).read_bytes()) if found else ("", b""))
+        if is_main or not name:
+            yield found
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / name
+            own.mkdir()
+            (own / PROGRESS).write_bytes(progress)
+            yield own
+
+    def find_others(self) -> list[Path]:
+        """Unfinished healing of the same output folder by another recipe, or of another checkpoint."""
+        return sorted(path for path in self.out.parent.glob(f".{self.out.name}.healing-*") if path != self.folder)
 
     def remove_incomplete(self) -> None:
         """Deletes checkpoints that an interrupted run has not finished writing."""

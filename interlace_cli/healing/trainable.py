@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from interlace_cli.errors import TrainableSetError, UnsupportedModelError
-from interlace_cli.healing.engine import gather
 from interlace_cli.healing.offload import keep_masters
+from interlace_cli.healing.tensor_files import view_bytes
+from interlace_cli.healing.whole import fetch
 from interlace_cli.runtime.divided import is_divided, is_partitioned
-from interlace_cli.runtime.processes import find_processes
 
 
 def apply_trainable_set(
@@ -80,17 +80,16 @@ def check_trainable_set(model: nn.Module, layers: nn.ModuleList, positions: Sequ
 def hash_frozen(model: nn.Module) -> str:
     """sha256, in hex, over the names and bytes of all parameters and buffers that do not train. If the engine shards
     them, all processes have to call it together, and the first alone knows it: the others hash nothing of them."""
-    digest, is_main = hashlib.sha256(), find_processes().is_main
+    digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if not tensor.requires_grad:
-            whole = gather(tensor)
+            whole = fetch(tensor) if is_divided(tensor) else tensor
             digest.update(name.encode())
-            if is_main or not is_divided(tensor):
-                digest.update(to_bytes(whole))
+            if whole is not None:
+                digest.update(view_bytes(whole))
     return digest.hexdigest()
 
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
     """The tensor's raw bytes, as safetensors stores them."""
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return bytes(flat.numpy().data)
+    return bytes(view_bytes(tensor))

@@ -7,19 +7,14 @@ length of the rows, and rows that are halved on out-of-memory change a step's re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.utils.data import DataLoader
 
 from interlace_cli.data.encode_ahead import StepsAhead, count_encoders
@@ -28,11 +23,21 @@ from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, first_line
 from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
 from interlace_cli.healing.callbacks import StageEnds, StepProgress
-from interlace_cli.healing.engine import Engine, gather
+from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.gradients import keep_views, view_buckets
 from interlace_cli.healing.ladder import Place, Setup, build_shortage
+from interlace_cli.healing.offload import find_master
 from interlace_cli.healing.optimizer import keep_form
+from interlace_cli.healing.optimizer_state import DeepSpeedState, OptimizerState, TorchState
 from interlace_cli.healing.randomness import read_random, restore_random
+from interlace_cli.healing.saved_state import (
+    load_optimizer,
+    load_random,
+    load_weights,
+    save_optimizer,
+    save_random,
+    save_weights,
+)
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.healing.step import RowLoss
 from interlace_cli.io.integrity import mark_complete
@@ -48,8 +53,6 @@ if TYPE_CHECKING:
 transformers = import_transformers()
 _WRITING = ("inline_container", "PytorchStreamWriter")
 """Words in the RuntimeError by which torch reports that it cannot write a file."""
-TUNED, SHARDED = "tuned.pt", "optimizer-whole.pt"
-"""Files of a checkpoint: the tuned weights, and the optimizer's state of an `fsdp` run, gathered."""
 
 
 class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -92,12 +95,17 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         self.ahead = StepsAhead(self.train_dataset, count_encoders(self.args.device))
         return DataLoader(self.ahead, batch_size=None, num_workers=0, pin_memory=False)
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[Any, Any]:
         # The Trainer has no public hook on either side of wrapping the model. tests/chain/test_engines.py looks.
         if self.args.world_size > 1 and self.engine.name in ("auto", "ddp"):
             view_buckets(self.accelerator, (p for p in self.model.parameters() if p.requires_grad))
-        model, loader = super()._prepare_for_training(*args, **kwargs)
+        # Without the checkpoint: the Trainer would look for each engine's own files in it.
+        model, loader = super()._prepare_for_training(max_steps, train_dataloader, None)
         keep_views(model)
+        if resume_from_checkpoint is not None:
+            self._go_on_from(Path(resume_from_checkpoint))
         return model, loader
 
     def training_step(self, model: Any, inputs: list[Encoded], num_items_in_batch: Any = None) -> Tensor:
@@ -245,50 +253,91 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes the tuned weights alone, in float32, to `tuned.pt`. DeepSpeed writes them with its own state."""
-        if self.is_deepspeed_enabled:
-            return
+        """Writes the tuned weights alone, in float32."""
         if not self._is_finite():
-            raise NotFiniteError(
-                f"tuned weights are NaN or infinite after step {self.state.global_step}: training has diverged.",
-                "Use a smaller --lr; or --dtype float32.",
-            )
-        tuned = {}
-        for name, parameter in self.model.named_parameters():
-            whole = gather(parameter) if parameter.requires_grad else None
-            if whole is not None and self.args.should_save:
-                tuned[name] = whole.cpu()
+            raise self._explain_diverged()
+        folder = Path(output_dir or self.args.output_dir)
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(tuned, folder / TUNED)
+        save_weights(folder, self.tuned, self._explain_diverged)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # The Trainer has no public hook for loading other weights; the tests of resuming fail if this is not called.
-        tuned = torch.load(Path(resume_from_checkpoint) / TUNED, map_location="cpu", weights_only=True, mmap=True)
-        options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(model or self.model, tuned, options=options)
+    def _explain_diverged(self) -> NotFiniteError:
+        return NotFiniteError(
+            f"tuned weights are NaN or infinite after step {self.state.global_step}: training has diverged.",
+            "Use a smaller --lr; or --dtype float32.",
+        )
+
+    @property
+    def tuned(self) -> dict[str, nn.Parameter]:
+        """The weights that train, by name."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    # The Trainer has no public hooks for what follows: it would write each engine's own files, those of DeepSpeed with
+    # the frozen weights in them, and read them in every process. tests/chain/test_engines.py and test_resume.py fail
+    # where these are not called.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        # No public hook either: the Trainer would write only the first process's shards of the optimizer's state.
-        if self.engine.name != "fsdp":
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        state = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=options)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / SHARDED)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+        more = {"scheduler": self.lr_scheduler.state_dict(), "scale": self._read_scale()}
+        save_optimizer(Path(output_dir), self._find_optimizer_state(), more)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.engine.name != "fsdp" or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
+    def _save_scaler(self, output_dir: str) -> None:
+        """It is saved with the optimizer."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            save_random(Path(output_dir), next(Path(own).iterdir()).read_bytes())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
             return
-        state = torch.load(Path(checkpoint) / SHARDED, map_location="cpu", weights_only=True, mmap=True)
-        options = StateDictOptions(full_state_dict=True, ignore_frozen_params=True)
-        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=options)
-        scheduler = torch.load(Path(checkpoint) / "scheduler.pt", map_location="cpu", weights_only=True)
-        self.lr_scheduler.load_state_dict(scheduler)
+        mine = load_random(Path(checkpoint))
+        if mine is None:
+            # Of other processes than these. The seed is not to draw again what the first steps drew.
+            transformers.set_seed(self.args.seed + self.state.global_step)
+            return
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            next(Path(own).iterdir()).write_bytes(mine)
+            super()._load_rng_state(own)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """All is loaded once the engine has the model."""
+
+    def _go_on_from(self, checkpoint: Path) -> None:
+        load_weights(checkpoint, self.tuned)
+        more = load_optimizer(checkpoint, self._find_optimizer_state())
+        self.lr_scheduler.load_state_dict(more["scheduler"])
+        self._restore_scale(more["scale"])
+
+    def _find_optimizer_state(self) -> OptimizerState:
+        if self.is_deepspeed_enabled:
+            return DeepSpeedState(self.model_wrapped, self.tuned)
+        held: dict[str, Tensor] = {}
+        for name, weight in self.tuned.items():
+            master = find_master(weight)
+            held[name] = weight if master is None else master
+        # Without accelerate's wrapper.
+        inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        return TorchState(inner, held)
+
+    def _read_scale(self) -> dict[str, Any]:
+        """What scales the losses in float16: DeepSpeed's, or torch's."""
+        if self.is_deepspeed_enabled:
+            scaler = getattr(self.model_wrapped.optimizer, "loss_scaler", None)
+            return {
+                "deepspeed": {k: v for k, v in vars(scaler).items() if isinstance(v, (int, float))} if scaler else {}
+            }
+        scaler = self.accelerator.scaler
+        return {"torch": scaler.state_dict() if scaler is not None else {}}
+
+    def _restore_scale(self, saved: Mapping[str, Any]) -> None:
+        """Another engine begins with its own scale, which finds itself in a few steps."""
+        if self.is_deepspeed_enabled:
+            self.model_wrapped.global_steps = self.state.global_step
+            vars(self.model_wrapped.optimizer.loss_scaler).update(saved.get("deepspeed", {}))
+        elif self.accelerator.scaler is not None and saved.get("torch"):
+            self.accelerator.scaler.load_state_dict(saved["torch"])
 
     @property
     def setup(self) -> Setup:

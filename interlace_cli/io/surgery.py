@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,14 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """One tensor of the new checkpoint: the bytes of `source`, or `data` in their place, or slices of it."""
+    """One tensor of the new checkpoint: the bytes of `source`, or `data` in their place, or slices of it; or as many
+    bytes that come later (`is_awaited`)."""
 
     name: str
     source: TensorInfo
     slices: Slices | None = None
     data: bytes | None = None
+    is_awaited: bool = False
 
     @property
     def shape(self) -> list[int]:
@@ -67,8 +69,24 @@ class NewTensor:
         return self.source.bytes // self.slices.parts * len(self.slices.kept)
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Where in a new file a tensor's bytes are to come."""
+
+    name: str
+    file: int
+    offset: int
+    size: int
+
+    def fill(self, data: bytes | memoryview) -> None:
+        """Writes them."""
+        if len(data) != self.size:
+            raise ValueError(f"{self.name}: {len(data)} new bytes for {self.size}")
+        _write_all(self.file, data, self.offset)
+
+
 Chunk = bytes | tuple[Path, int, int] | NewTensor
-"""Bytes, or `(file, start, end)` to be copied, or a tensor of which some columns are."""
+"""Bytes, or `(file, start, end)` to be copied, or a tensor of which some columns are, or that is awaited."""
 
 
 @dataclass(frozen=True)
@@ -144,21 +162,33 @@ def write_tensors(source: Checkpoint, out: Path, tensors: Sequence[NewTensor], a
         (out / INDEX_FILE).write_bytes(orjson.dumps(index, option=options))
 
 
-def replace_tensors(source: Checkpoint, out: Path, replaced: Mapping[str, bytes], share: bool) -> None:
-    """The same files with new bytes for some tensors. Files in which nothing is new are shared with the source by hard
-    link if `share`, else copied, which some file systems do by sharing blocks."""
-    names = {name: name for name in source.tensors}
+def replace_tensors(
+    source: Checkpoint,
+    out: Path,
+    replaced: Collection[str],
+    share: bool,
+    values: Iterable[tuple[str, bytes | memoryview]] = (),
+) -> None:
+    """The same files with new bytes for the tensors `replaced`, which `values` yields one by one, in any order. Files
+    in which nothing is new are shared with the source by hard link if `share`, else copied, which some file systems do
+    by sharing blocks."""
     by_file: dict[Path, list[NewTensor]] = {shard: [] for shard in source.shards}
-    for tensor in select_tensors(source, names, replaced):
-        by_file[tensor.source.file].append(tensor)
+    for tensor in select_tensors(source, {name: name for name in source.tensors}):
+        by_file[tensor.source.file].append(replace(tensor, is_awaited=tensor.name in replaced))
     with ExitStack() as files:
         pieces: list[ByteRange] = []
+        gaps: dict[str, Gap] = {}
         for shard, members in by_file.items():
             name = shard.name if source.files.index is not None else SINGLE_FILE
-            is_new = any(tensor.data is not None for tensor in members)
+            is_new = any(tensor.is_awaited for tensor in members)
             if is_new or not (share and _link(shard, out / name)):
                 metadata = source.metadata[shard.name] or {"format": "pt"}
-                pieces += _begin_shard(out / name, members, metadata, files)
+                pieces += _begin_shard(out / name, members, metadata, files, gaps)
+        # First: processes that hold the tensors together wait for each other with every one.
+        for name, data in values:
+            gaps.pop(name).fill(data)
+        if gaps:
+            raise ValueError(f"no new bytes for {next(iter(gaps))}")
         _write_pieces(pieces, None)
     if source.files.index is not None:
         index = orjson.loads((source.path / source.files.index).read_bytes())
@@ -215,9 +245,14 @@ def _count_elements(tensor: NewTensor) -> int:
 
 
 def _begin_shard(
-    out: Path, tensors: Sequence[NewTensor], metadata: dict[str, str], files: ExitStack
+    out: Path,
+    tensors: Sequence[NewTensor],
+    metadata: dict[str, str],
+    files: ExitStack,
+    gaps: dict[str, Gap] | None = None,
 ) -> Iterator[ByteRange]:
-    """Writes the header, and yields what is to be written behind it. The files stay open as long as `files`."""
+    """Writes the header, and yields what is to be written behind it. The files stay open as long as `files`. `gaps`
+    gets the places of tensors that are awaited."""
     encoded = _encode_header(tensors, metadata)
     # No fsync: after a power cut the folder can be made again from the model, and waiting for the disk costs more than
     # the copy. A process that is killed leaves nothing under the final name all the same.
@@ -238,6 +273,10 @@ def _begin_shard(
         elif isinstance(chunk, bytes):
             yield ByteRange(len(chunk), partial(_write_all, target, chunk, offset))
             offset += len(chunk)
+        elif chunk.is_awaited:
+            assert gaps is not None
+            gaps[chunk.name] = Gap(chunk.name, target, offset, chunk.bytes)
+            offset += chunk.bytes
         else:
             yield ByteRange(chunk.bytes, partial(_write_columns, target, chunk, offset))
             offset += chunk.bytes
@@ -289,7 +328,9 @@ def _join_ranges(tensors: Sequence[NewTensor]) -> Iterator[Chunk]:
 
 def _iter_chunks(tensor: NewTensor) -> Iterator[Chunk]:
     source, slices = tensor.source, tensor.slices
-    if tensor.data is not None:
+    if tensor.is_awaited:
+        yield tensor
+    elif tensor.data is not None:
         yield tensor.data
     elif slices is None:
         yield source.file, source.start, source.end
@@ -342,7 +383,7 @@ def _copy_range(source: int, target: int, start: int, count: int, offset: int) -
         start, offset = start + copied, offset + copied
 
 
-def _write_all(target: int, data: bytes, offset: int) -> int:
+def _write_all(target: int, data: bytes | memoryview, offset: int) -> int:
     """Writes at `offset`, and returns the one behind it."""
     view = memoryview(data)
     while view:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 from making import make_cut, make_healed
+from safetensors.torch import load_file
 
 from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import InterlaceError, UsageError
-from interlace_cli.healing.recipe import Execution
 from interlace_cli.healing.state import COMPLETE, State
 from interlace_cli.healing.trainer import HealingTrainer
 
@@ -92,13 +92,14 @@ def test_an_incomplete_checkpoint_is_not_gone_on_from(pruned: Path, small_datase
     (left,) = tmp_path.glob(".out.healing-*")
     saved = sorted(path.name for path in left.glob("stage-0/checkpoint-*"))
     assert saved == ["checkpoint-3", "checkpoint-6"], "older ones are pruned"
-    tuned = torch.load(left / "stage-0/checkpoint-6/tuned.pt")
-    moments = torch.load(left / "stage-0/checkpoint-6/optimizer.pt")["state"].values()
+    tuned = load_file(left / "stage-0/checkpoint-6/tuned.safetensors")
+    moments = load_file(left / "stage-0/checkpoint-6/optimizer.safetensors")
     assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}
     assert {name.split(".layers.")[1][0] for name in tuned} == {"2", "4"}, "masters and moments of tuned layers alone"
-    assert sum(m["exp_avg"].numel() for m in moments) == sum(tensor.numel() for tensor in tuned.values())
+    assert moments.keys() == {f"{kind}:{name}" for kind in ("exp_avg", "exp_avg_sq") for name in tuned}
+    assert all(tensor.shape == tuned[name.partition(":")[2]].shape for name, tensor in moments.items())
     (left / "stage-0/checkpoint-6" / COMPLETE).unlink()
-    (left / "stage-0/checkpoint-6/optimizer.pt").unlink()
+    (left / "stage-0/checkpoint-6/optimizer.safetensors").unlink()
     state = State(tmp_path / "out", left.name.rpartition("-")[2])
     checkpoint = state.find_checkpoint(0)
     assert checkpoint is not None
@@ -125,23 +126,17 @@ def stop_after(steps: int, pruned: Path, dataset: Path, out: Path) -> None:
         make_healed(pruned, dataset, out, **RECIPE, save_every=3)
 
 
-def test_a_state_is_gone_on_from_by_what_can_read_it() -> None:
-    """The Trainer goes on without an optimizer's state that it does not find, to other weights."""
-    kinds = {name: Execution(engine=name).describe_state(2) for name in ("auto", "ddp", "fsdp", "zero2", "zero3")}
-    assert kinds["auto"] == kinds["ddp"]
-    assert len(set(kinds.values())) == 4
-    assert Execution(engine="zero3").describe_state(4) != kinds["zero3"]
-
-
-def test_shards_of_another_engine_are_left_alone(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_a_state_in_another_form_is_left_alone(
+    pruned: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         stop_after(8, pruned, small_dataset, tmp_path / "out")
     (left,) = tmp_path.glob(".out.healing-*")
     lines = Lines()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Execution, "describe_state", lambda how, processes: "shards")
-        make_healed(pruned, small_dataset, tmp_path / "out", lines, **RECIPE)
+    monkeypatch.setattr("interlace_cli.core.finetune.FORMAT", 1)
+    make_healed(pruned, small_dataset, tmp_path / "out", lines, **RECIPE)
     assert not [line for line in lines.lines if "going on" in line]
+    assert [line for line in lines.lines if left.name in line and "begins anew" in line]
     assert not left.exists()
 
 
