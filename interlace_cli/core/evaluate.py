@@ -35,6 +35,7 @@ from interlace_cli.io.arrays import save_arrays
 from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.files import check_free
 from interlace_cli.io.paths import expand_home
+from interlace_cli.io.samples import join
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.evaluate import TRANSFORMERS, VLLM, EvaluateOptions
 from interlace_cli.options.shared import ONE_DEVICE
@@ -139,8 +140,8 @@ def _evaluate(
         versions[VLLM] = find_version(options.backend)
         check_generates([one.opened for one in named])
     tasks = keep_readable_tasks(tasks, named[0].opened.facts.model_type, progress.say)
-    tasks, left_out = keep_usable_tasks([one.opened for one in named], tasks, options, progress)
-    samples = [sample for task in tasks for sample in task.samples]
+    tasks, left_out = keep_usable_tasks([one.opened for one in named], tasks, options, progress, is_dealt=True)
+    samples = join([task.samples for task in tasks])
     seen = {one.name: count_seen(one.opened.checkpoint.path, samples) for one in named}
     for line in check_overlap(seen, len(samples), options.allow_overlap):
         progress.say(f"{line}.")
@@ -220,7 +221,7 @@ def _build_results(
 
 
 def _find_metrics(kinds: Sequence[str], tasks: Sequence[EvalTask]) -> dict[str, str]:
-    known = find_metrics([sample for task in tasks for sample in task.samples])
+    known = find_metrics(join([task.samples for task in tasks]))
     return {kind: known.get(kind, "recall") for kind in sorted(set(kinds))}
 
 

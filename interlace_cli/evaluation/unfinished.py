@@ -7,6 +7,7 @@ of the others come to, to a file of its own.
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.io.append_log import AppendLog, read_log
 from interlace_cli.io.artifacts import build_origin, load_own, save_artifact, to_json
 from interlace_cli.io.files import hash_bytes
+from interlace_cli.io.sample_lines import to_line
 from interlace_cli.runtime.processes import find_processes, from_main, gather
 
 if TYPE_CHECKING:
@@ -115,11 +117,12 @@ class AnswerFile:
 
 def hash_tasks(tasks: Sequence[EvalTask]) -> str:
     """A digest of what is asked: the samples, their pictures by name, and the limits of tokens."""
-    asked: list[Mapping[str, object]] = [
-        {"task": task.name, "limit": task.max_new_tokens, "samples": [sample.model_dump() for sample in task.samples]}
-        for task in tasks
-    ]
-    return hash_bytes(repr(asked).encode())
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(repr((task.name, task.max_new_tokens, len(task.samples))).encode())
+        for sample in task.samples:
+            digest.update(to_line(sample))
+    return digest.hexdigest()
 
 
 def _name(opened: OpenedModel) -> str:

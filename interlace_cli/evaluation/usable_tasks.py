@@ -14,12 +14,16 @@ from interlace_cli.options.evaluate import EvaluateOptions
 
 
 def keep_usable_tasks(
-    models: Sequence[OpenedModel], tasks: Sequence[EvalTask], options: EvaluateOptions, progress: Progress
+    models: Sequence[OpenedModel],
+    tasks: Sequence[EvalTask],
+    options: EvaluateOptions,
+    progress: Progress,
+    is_dealt: bool = False,
 ) -> tuple[list[EvalTask], dict[str, int]]:
     """The tasks with the samples that each model's chat template and processor take, and how many were left out, by
-    reason; `progress` is told. Models with the same processor files are asked once. Dual encoders have no template: for
-    them the tasks stay. Raises UnsupportedModelError for an encoder with a decoder, and an InterlaceError if a task has
-    no sample left."""
+    reason; `progress` is told. `is_dealt`: all processes of this command ask together. Models with the same processor
+    files are asked once. Dual encoders have no template: for them the tasks stay. Raises UnsupportedModelError for an
+    encoder with a decoder, and an InterlaceError if a task has no sample left."""
     from interlace_cli.data.batches import Batcher
     from interlace_cli.data.usable import find_usable
     from interlace_cli.io.models import check_goes_on_from_prompt, load_processor
@@ -35,7 +39,7 @@ def keep_usable_tasks(
         processor = load_processor(model.checkpoint.path, options.min_pixels, options.max_pixels)
         for number, task in enumerate(kept):
             batcher = Batcher(processor, task.folder)
-            usable = find_usable(batcher, task.samples, f"samples of {task.name}", progress)
+            usable = find_usable(batcher, task.samples, f"samples of {task.name}", progress, is_dealt)
             left_out.update(usable.left_out)
             kept[number] = replace(task, samples=usable.samples)
     return kept, dict(sorted(left_out.items()))

@@ -91,6 +91,11 @@ def choose(samples: Sequence[Sample], positions: np.ndarray) -> Sequence[Sample]
     return [samples[index] for index in numbers.tolist()]
 
 
+def join(parts: Sequence[Sequence[Sample]]) -> Sequence[Sample]:
+    """All samples of `parts`, one after the other. A single part is not read."""
+    return parts[0] if len(parts) == 1 else [sample for part in parts for sample in part]
+
+
 def find_pictured(samples: Sequence[Sample]) -> np.ndarray:
     """Whether each sample has images: bool [N]."""
     import numpy as np
