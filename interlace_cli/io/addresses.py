@@ -16,6 +16,7 @@ WEB = ("http", "https")
 PORT, MOST_WORDS = 5, 300
 """Digits of a port, and characters of what a library says."""
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(?=[^/\s])")
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _LOGIN = re.compile(r"(?<=//)[^/\s'\"@:]*(:[^\s'\"@]*)?@")
 """A password may have a slash in it."""
 _QUERY = re.compile(r"(?<=[^\s'\"?])\?[^\s'\",)>]*")
@@ -77,7 +78,7 @@ def redact(text: str) -> str:
 def describe_error(error: BaseException) -> str:
     """What a library says, in one line, without secrets and without a full stop; its name where it says nothing."""
     own = error.strerror if isinstance(error, (FileNotFoundError, PermissionError)) else None
-    words = redact(" ".join((own or str(error)).split())).rstrip(".")
+    words = redact(" ".join(_ERRNO.sub("", own or str(error)).split())).rstrip(".")
     shown = words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."
     return shown or type(error).__name__
 

@@ -27,10 +27,10 @@ BUFFER = 1 << 20
 """Bytes that are read ahead where a file is read in small pieces: as long as a request takes, about so many come."""
 WAIT = 30.0
 """Seconds to wait for a web server's answer or a piece of it."""
-_DIGESTS = ("etag", "content-md5", "digest", "md5hash", "content_md5", "xet_hash", "blob_id", "crc32c", "checksum")
+_DIGESTS = ("content-md5", "digest", "md5hash", "content_md5", "crc32c", "checksum", "xet_hash", "blob_id", "etag")
 _VERSIONS = ("versionid", "version_id", "generation", "lastmodified", "last-modified", "last_modified", "updated")
 _TIMES = ("mtime", "modified", "timemodified", "modification_time", "created")
-"""What listings call it, in small letters."""
+"""What listings call it, in small letters. Checksums come first: an ETag may change with a description."""
 
 
 class RemoteFacts(NamedTuple):
@@ -62,7 +62,9 @@ class RemoteFolder:
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
+        """The last part of the address; of a repository on the Hub without its revision."""
+        if find_protocol(self.address) == "hf" and self.address.count("/") == 4:
+            return self._last.partition("@")[0]
         return unquote(self._last) if self.is_web else self._last
 
     @property
@@ -307,9 +309,15 @@ def _open_system(address: str) -> Any:
 
     protocol = find_protocol(address)
     try:
-        options = _choose_web_options() if protocol in WEB else {}
-        # One for each folder object, so that what it has listed is no older than that.
-        return fsspec.core.url_to_fs(address, skip_instance_cache=True, **options)[0]
+        options = choose_options(protocol)
+        # What the user has set for fsspec counts. One for each folder object: what it has listed is no older than that.
+        own = fsspec.config.conf.get(protocol, {})
+        options = {name: value for name, value in options.items() if name not in own}
+        found = fsspec.core.url_to_fs(address, skip_instance_cache=True, **options)[0]
+        if hasattr(found, "retries"):
+            # Of s3fs, which tries five times: times ours, a server that does not answer would take ten minutes.
+            found.retries = 1
+        return found
     except ImportError as error:
         cause = error.__cause__ or error.__context__ or error
         package = find_missing_package(cause) or find_missing_package(error)
@@ -333,15 +341,21 @@ def _walks(system: Any) -> bool:
     return own._find is AsyncFileSystem._find if system.async_impl else own.find is AbstractFileSystem.find
 
 
-def _choose_web_options() -> dict[str, Any]:
-    """The machine's proxies and ~/.netrc, a bounded wait, and ranges of the content as it is."""
-    import aiohttp
+def choose_options(protocol: str) -> dict[str, Any]:
+    """Of the implementation: a bounded wait for an answer, and for web servers the machine's proxies, ~/.netrc, and
+    ranges of the content as it is. Those that are not here have a bound of their own."""
+    if protocol in (*WEB, "gs", "gcs"):
+        import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=WAIT, sock_read=WAIT)
-    return {
-        "client_kwargs": {"trust_env": True, "timeout": timeout},
-        "headers": {"Accept-Encoding": "identity"},
-    }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=WAIT, sock_read=WAIT)
+        if protocol in ("gs", "gcs"):
+            return {"requests_timeout": timeout}
+        client = {"trust_env": True, "timeout": timeout}
+        return {"client_kwargs": client, "headers": {"Accept-Encoding": "identity"}}
+    if protocol in ("s3", "s3a"):
+        once = {"connect_timeout": WAIT, "read_timeout": WAIT, "retries": {"total_max_attempts": 1}}
+        return {"config_kwargs": once}
+    return {}
 
 
 def _to_facts(info: dict[str, Any]) -> RemoteFacts:

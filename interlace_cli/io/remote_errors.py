@@ -15,12 +15,13 @@ from interlace_cli.io.addresses import advise_access, describe_error
 
 T = TypeVar("T")
 Answer = Literal["missing", "refused", "impossible", "passing"]
-WAITS = (0.5, 2.0, 6.0)
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each new try."""
-ENOUGH = 20.0
-"""Seconds."""
+ENOUGH, FAR_ENOUGH = 20.0, 60.0
+"""Seconds after which nothing is asked a third time, or a second."""
 _MISSING, _REFUSED = (404, 410), (401, 403, 407)
-_PASSING = (408, 409, 425, 429)
+_PASSING = (400, 408, 409, 425, 429)
+"""400 is also what aiohttp says of an answer that broke off."""
 DEPTH = 8
 """Errors behind each other that are looked at."""
 
@@ -73,9 +74,9 @@ def to_os_error(address: str, error: BaseException) -> OSError | None:
 
 
 def retry(address: str, ask: Callable[[], T], wait: Callable[[float], None]) -> T:
-    """What `ask` returns, asked again after each of WAITS while the error may pass; once alone where that takes longer
-    than ENOUGH, as with clients that try again themselves. Raises FileNotFoundError or PermissionError for a definite
-    answer, InterlaceError for any other failure."""
+    """What `ask` returns, asked again after each of WAITS while the error may pass. Some clients try again themselves,
+    or wait for long: after ENOUGH that is done once, and after FAR_ENOUGH not at all. Raises FileNotFoundError or
+    PermissionError for a definite answer, InterlaceError for any other failure."""
     began = time.monotonic()
     for tried, seconds in enumerate((*WAITS, None)):
         try:
@@ -85,7 +86,7 @@ def retry(address: str, ask: Callable[[], T], wait: Callable[[float], None]) -> 
             raise
         # The clients of all protocols: there is no class that all their errors have in common.
         except Exception as error:
-            is_enough = seconds is None or (tried and time.monotonic() - began > ENOUGH)
+            is_enough = time.monotonic() - began > (ENOUGH if tried else FAR_ENOUGH)
             if seconds is None or is_enough or classify(error) != "passing":
                 raise to_os_error(address, error) or explain(address, error) from error
             wait(seconds)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from finevision import make_card, make_image, make_row, write_subset
 from hub import CONVERTED, SHA, Hub
+from remote_forms import write_tables
 
 from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.io.artifacts import load_artifact
@@ -222,3 +223,17 @@ def test_of_the_base_model_export_fetches_its_card_alone(hub: Hub, chain_model: 
     assert done.returncode == 0, done.stderr
     assert "license: bsd-3-clause" in (tmp_path / "out/README.md").read_text()
     assert hub.served == {"README.md"}
+
+
+def test_files_of_a_repository_are_read_at_their_address(tmp_path: Path) -> None:
+    """`hf://`: the same samples as from a local copy."""
+    write_tables(tmp_path / "talks")
+    hub = Hub({"someone/talks": tmp_path / "talks"})
+    made = call(hub, tmp_path / "remote", f"hf://datasets/someone/talks@{SHA}", "--json")
+    assert made.returncode == 0, made.stderr
+    copy = call(hub, tmp_path / "local", tmp_path / "talks", "--json")
+    assert [json.loads(one.stdout)["splits"] for one in (made, copy)] == [json.loads(copy.stdout)["splits"]] * 2
+    assert json.loads(made.stdout)["source"] == "talks"
+    refused = call(hub, tmp_path / "nothing", "hf://datasets/someone/nothing")
+    assert refused.returncode == 1
+    assert "there is nothing at hf://datasets/someone/nothing" in " ".join(refused.stderr.split())
