@@ -272,8 +272,8 @@ class Grid:
         return self._older[record]
 
     def list_timed(self, jobs: Sequence[Job]) -> dict[str, Job]:
-        """Which timings there are, and a job of each."""
-        timed = {key: job for job in jobs if (key := self.find_speed_key(job)) is not None}
+        """Which timings there are, and the first job of each."""
+        timed = {key: job for job in reversed(jobs) if (key := self.find_speed_key(job)) is not None}
         return dict(sorted(timed.items()))
 
     def build_speed_step(self, key: str) -> Step[SpeedCell]:
