@@ -108,16 +108,31 @@ if os.environ.get("RANK") == "1" and "eval" in sys.argv:
 """What a process of several begins with: the second is killed at its second batch."""
 
 
+WATCH = """
+import os
+if os.environ.get("RANK") == "1":
+    from interlace_cli.evaluation import speed
+    def measure_speed(*given):
+        raise AssertionError("the first process alone measures speed")
+    speed.measure_speed = measure_speed
+"""
+
+
+def begin_with(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started from now on run this first."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(script)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 @pytest.mark.engines
 def test_two_processes_one_killed_and_then_one_process(
     models: tuple[Path, Path], small_dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(KILL)
     out = tmp_path / "w" / "e.json"
     words = ["eval", f"dense={models[0]}", f"cut={models[1]}", "--dataset", small_dataset, "--out", out, *WORDS]
     with monkeypatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+        begin_with(KILL, tmp_path / "site", patch)
         killed = call(*words, "-w", out.parent, "--processes", 2)
     assert killed.code == 1
     assert "SIGKILL" in killed.sentence
@@ -133,9 +148,10 @@ def test_two_processes_one_killed_and_then_one_process(
 
 @pytest.mark.engines
 def test_under_a_launcher_all_answer_and_the_first_times(
-    models: tuple[Path, Path], small_dataset: Path, whole: Path, tmp_path: Path
+    models: tuple[Path, Path], small_dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchrun."""
+    """torchrun itself."""
+    begin_with(WATCH, tmp_path / "site", monkeypatch)
     out = tmp_path / "w" / "e.json"
     words = ["eval", f"dense={models[0]}", f"cut={models[1]}", "--dataset", str(small_dataset), "--out", str(out)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

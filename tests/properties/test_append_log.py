@@ -45,6 +45,19 @@ def test_a_log_that_is_cut_anywhere_goes_on(
     assert read_log(path, "key", Line) == [*kept, *after]
 
 
+def test_a_line_without_its_end_does_not_count(tmp_path: Path) -> None:
+    """Wherever it is cut, also where what is left can be read."""
+    path, lines = tmp_path / "a.jsonl", [Line(number=1, text="a"), Line(number=2, text="b")]
+    write(path, "key", lines)
+    whole = path.read_bytes()
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        kept = lines[: max(whole[:end].count(b"\n") - 1, 0)]
+        assert read_log(path, "key", Line) == kept
+        write(path, "key", lines[:1])
+        assert read_log(path, "key", Line) == [*kept, lines[0]]
+
+
 def test_a_log_of_something_else_is_not_read_and_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [Line(number=1, text="a"), Line(number=2, text="b")]
