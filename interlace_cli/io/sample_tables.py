@@ -1,8 +1,8 @@
 """Samples with their images as Parquet files that `datasets` opens as they are.
 
 An image stands in every row that shows it, and is stored once for each row group: its column is a dictionary. Rows that
-share images stand together, so that in all it is stored about once. Row groups are small, about a megabyte, because one
-image is never read without its row group; images are not compressed again.
+share images stand together, so that in all it is stored about once. Images are not compressed again, so that each is
+read without its row group, by the index (`io/sample_index.py`); a row group is as large as keeps footers small.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-GROUP_BYTES, GROUP_ROWS = 1 << 20, 512
+GROUP_BYTES, GROUP_ROWS = 16 << 20, 512
 FILE_BYTES = 512 << 20
 IMAGE_NAME = "images.list.element.path"
 _TEXTS = ("id", "source", "kind", "metric")
