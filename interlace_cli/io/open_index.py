@@ -41,6 +41,7 @@ def _find_index(folder: Path) -> SampleIndex | None:
     """The index that lies there, if it is of the files as they are."""
     try:
         index = SampleIndex(folder / INDEX, folder / DATA)
+        index.check_splits()
     except (OSError, DatasetError):
         return None
     return index if index.find_changed() is None else None

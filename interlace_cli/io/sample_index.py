@@ -21,6 +21,7 @@ from interlace_cli.domain.dataset import SplitFacts
 from interlace_cli.domain.record import Record
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.file_index import NAME_BYTES, FileIndex, hash_footer, pack_name
+from interlace_cli.io.files import hash_file
 from interlace_cli.io.sample_lines import DIGEST_BYTES
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class IndexedFile(Record):
 
 
 class IndexFacts(Record):
-    """`index.json`. `lengths`: the number of items of each array; `splits` as in the manifest."""
+    """`index.json`. `lengths`: the number of items of each array; `splits` as in the manifest; `rows`: sha256 of the
+    array of each split."""
 
     schema_version: int
     files: list[IndexedFile]
     splits: dict[str, SplitFacts]
+    rows: dict[str, str]
     lengths: dict[str, int]
 
 
@@ -94,12 +97,13 @@ def write_index(
     repeats = repeats or none
     _save(folder, "repeated", repeats.rows)
     _save(folder, "repeats", repeats.numbers)
-    facts = {}
+    facts, sums = {}, {}
     for split, rows in splits.items():
         rows.astype("<i8", copy=False).tofile(folder / f"{_SPLIT}{split}.bin")
+        sums[split] = hash_file(folder / f"{_SPLIT}{split}.bin")
         facts[split] = known[split] if known else _find_facts(arrays, rows, repeats)
     lengths = {name: _count(folder, name) for name in DTYPES}
-    found = IndexFacts(schema_version=SCHEMA, files=listed, splits=facts, lengths=lengths)
+    found = IndexFacts(schema_version=SCHEMA, files=listed, splits=facts, rows=sums, lengths=lengths)
     (folder / FACTS).write_text(json.dumps(found.model_dump(), indent=1, sort_keys=True) + "\n")
     return found
 
@@ -248,6 +252,17 @@ class SampleIndex:
 
     def __reduce__(self) -> tuple[type[SampleIndex], tuple[Path, Path]]:
         return SampleIndex, (self.folder, self.data)
+
+    def check_splits(self) -> None:
+        """Raises DatasetError if the rows of a split are not those that were written: a sample says what it is when it
+        is read, and not of which split it is."""
+        for split, digest in self.facts.rows.items():
+            try:
+                is_same = hash_file(self.folder / f"{_SPLIT}{split}.bin") == digest
+            except OSError as error:
+                raise _broken(self.folder) from error
+            if not is_same:
+                raise _broken(self.folder)
 
     def find_changed(self) -> str | None:
         """The first file that is not the one that the index was made of, by its size and its footer; else None."""

@@ -115,6 +115,12 @@ def test_changed_files_and_a_broken_index_are_seen(written: tuple, tmp_path: Pat
         file.seek(-40, os.SEEK_END)
         file.write(b"x")
     assert moved.find_changed() == last
+    index.check_splits()
+    rows = index.folder / "split-train.bin"
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[8:] + whole[:8])
+    with pytest.raises(DatasetError, match="is broken"):
+        SampleIndex(index.folder, folder).check_splits()
     array = index.folder / "keys.bin"
     array.write_bytes(array.read_bytes()[:-8])
     with pytest.raises(DatasetError, match="is broken"):
