@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from interlace_cli.errors import ChildError
+from interlace_cli.errors import ChildError, UsageError
 from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.options.build import dump_options
 from interlace_cli.options.option import Options
@@ -14,8 +14,15 @@ from interlace_cli.runtime.processes import find_processes
 
 
 def has_to_spread(processes: int, is_needed: bool = False) -> bool:
-    """Whether processes are to be started: several are asked for (or one `is_needed`), and this is none of them."""
-    return not find_processes().is_launched and (processes > 1 or is_needed)
+    """Whether processes are to be started: several are asked for (or one `is_needed`), and this is none of them. Raises
+    UsageError where a launcher has started another number."""
+    here = find_processes()
+    if here.is_launched and processes not in (1, here.size):
+        raise UsageError(
+            f"--processes is {processes}, and the launcher has started {here.size}.",
+            "Leave out --processes: the launcher's number counts.",
+        )
+    return not here.is_launched and (processes > 1 or is_needed)
 
 
 def run_spread(command: str, options: Options, processes: int) -> bytes:

@@ -3,6 +3,7 @@ one, and the proof that nothing else than the tuned layers has moved."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Progress
 from interlace_cli.errors import PlanMismatchError, TrainableSetError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
+from interlace_cli.healing.accelerate_launch import apply_accelerate
 from interlace_cli.healing.auto_engine import settle_engine
 from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
 
 
 def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
-    """What `auto` is here."""
+    """What `auto` is here. Raises UsageError for what a launcher contradicts."""
     from interlace_cli.runtime.device import choose_device, choose_dtype
 
+    recipe, how = apply_accelerate(recipe, how, os.environ)
     how = replace(how, device=choose_device(how.device))
     dtype = str(choose_dtype(recipe.dtype, how.device)).removeprefix("torch.")
     return replace(recipe, dtype=dtype, optim=choose_optim(recipe.optim, how.device, how.engine)), how

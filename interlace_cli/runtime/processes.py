@@ -1,5 +1,5 @@
-"""Which of several processes this one is, as torchrun, `accelerate launch` and Slurm say it, and what they tell each
-other outside of training. Loads no torch where there is but one."""
+"""Which of several processes this one is, as its launcher says it, and what they tell each other outside of training.
+Loads no torch where there is but one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
+from interlace_cli.errors import UsageError
+from interlace_cli.runtime.launchers import find_launched
+
 T = TypeVar("T")
 LAUNCHER = "INTERLACE_LAUNCHER"
 """Name of the variable with the launcher's process id: its children end when it is gone."""
 PATIENCE = 7 * 24 * 3600.0
 """Seconds that one process waits for the others outside of training, as long as the work of one of them may take. One
 that is gone is seen at once, by its closed connection, and one that hangs by the launcher."""
+_NAMES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
 INTERRUPTED, LOST = 130, 75
 """What a process ends with, without a word to its launcher, that was interrupted, or that lost the others."""
 
@@ -46,12 +50,24 @@ class Processes:
 
 
 def find_processes() -> Processes:
-    """From the environment. What Slurm says is passed on in torchrun's names, which torch and accelerate read."""
-    names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
-    if "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ and "SLURM_STEP_ID" in os.environ:
-        os.environ.update({name: os.environ[slurm] for name, slurm in names.items() if slurm in os.environ})
-    rank, size, local = (int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0), strict=True))
+    """From the environment. What other launchers say is passed on in torchrun's names, which torch and accelerate read.
+    Raises UsageError for what is no number there, and for a launcher that does not say enough."""
+    os.environ.update(find_launched(os.environ))
+    rank, size, local = (_read_number(name, default) for name, default in _NAMES.items())
+    if not (0 <= rank < size and local >= 0):
+        raise UsageError(
+            f"RANK={rank} and WORLD_SIZE={size} do not belong together: ranks count from 0.",
+            "The launcher sets both, and for one process neither is needed.",
+        )
     return Processes(rank, size, local)
+
+
+def _read_number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(f"the variable {name} is no number: {value!r}.", "The launcher sets it.") from None
 
 
 def is_launched_by_us() -> bool:

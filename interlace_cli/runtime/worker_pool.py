@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 NEXT, END = "the next step", "the end of a step"
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-LAUNCHERS = ("TORCHELASTIC_", "GROUP_", "ROLE_", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+LAUNCHERS = (
+    *("TORCHELASTIC_", "GROUP_", "ROLE_", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
+    *("OMPI_COMM_WORLD_", "PMI_"),
+)
 """How variables begin by which a launcher says that this process is one of several, beside PLACE."""
 PAUSE = 0.1
 SILENT = 1000
