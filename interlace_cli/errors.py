@@ -90,6 +90,26 @@ class ChildError(InterlaceError):
         self.args = (f"a process that was started for this has failed with exit code {exit_code}, and has said why.",)
 
 
+class AgreedError(InterlaceError):
+    """What all processes of one command know, and say alike: none has to tell the others."""
+
+
+class DisagreementError(AgreedError):
+    """The processes of one command are about to do different things."""
+
+
+class RefusedError(AgreedError):
+    """The first process has refused what all were about to do; it says why."""
+
+    def __init__(self, what: str, fix: str = "", exit_code: int = 1) -> None:
+        super().__init__(what, fix)
+        self.exit_code = exit_code
+
+
+class LostPeerError(AgreedError):
+    """Another process of this command has failed, or is gone."""
+
+
 class RatioError(UsageError):
     """A plan cannot drop as many layers as was asked for."""
 

@@ -15,7 +15,7 @@ from interlace_cli import __version__
 from interlace_cli.cli.console import output
 from interlace_cli.cli.derive import COMPOSED, derive_command
 from interlace_cli.cli.interruption import LINE, watch_interruptions
-from interlace_cli.errors import InterlaceError
+from interlace_cli.errors import InterlaceError, LostPeerError
 from interlace_cli.options.option import find_nearest
 from interlace_cli.runtime.processes import (
     INTERRUPTED,
@@ -56,6 +56,8 @@ class Commands(typer.core.TyperGroup):
         except InterlaceError as error:
             if output.debug:
                 raise
+            if isinstance(error, LostPeerError) and is_launched_by_us():
+                raise typer.Exit(LOST) from error
             # A command in other processes has said itself what is wrong.
             if error.what:
                 output.fail(str(error))

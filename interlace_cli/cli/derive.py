@@ -40,7 +40,7 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
 
     def run_command(**words: Any) -> None:
         settle_rank(name)
-        with output.own_stdout(), _told_to_children(), ExitStack() as held:
+        with _telling_others(name), output.own_stdout(), _told_to_children(), ExitStack() as held:
             given = _collect(record, words)
             if name in LED:
                 given |= held.enter_context(_leading(given))
@@ -71,7 +71,14 @@ def settle_rank(name: str) -> None:
         show_life()
     if not here.is_main:
         output.quiet, output.as_json = True, False
-    if here.size == 1 or name in SPREAD:
+    if here.size == 1:
+        return
+    # torch shows a stack trace of its own where a connection is lost; what is said of it is ours.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if name in SPREAD:
+        from interlace_cli.runtime.watch import end_when_lost
+
+        end_when_lost()
         return
     if name in LED:
         if not here.is_main:
@@ -105,6 +112,24 @@ def _leading(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if asked is not None and str(asked) != str(size):
             raise UsageError(f"--processes {asked}: the launcher has started {size}.", "Leave it out.")
         yield {"processes": size}
+
+
+@contextmanager
+def _telling_others(name: str) -> Iterator[None]:
+    """Of several processes of one command, the others learn why this one ends; and it says which one is gone, where
+    that is why."""
+    try:
+        yield
+    except BaseException as error:
+        if name not in SPREAD:
+            raise
+        from interlace_cli.runtime.exchange import explain_lost, leave_word
+
+        lost = explain_lost(error)
+        leave_word(lost or error)
+        if lost is not None:
+            raise lost from error
+        raise
 
 
 @contextmanager

@@ -32,5 +32,7 @@ def _watch(reader: int) -> None:
         if number[0] in (signal.SIGINT, signal.SIGTERM):
             time.sleep(PATIENCE)
             if not is_launched_by_us():
-                os.write(2, f"Error: {LINE}\n".encode())
+                from interlace_cli.runtime.watch import find_lost
+
+                os.write(2, f"Error: {find_lost() or LINE}\n".encode())
             os._exit(INTERRUPTED)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import find_model, hash_model, hash_split
+from interlace_cli.core.local_workspaces import share_for_analyze
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Step
+from interlace_cli.core.together import describe_call
 from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.analysis import Analysis
 from interlace_cli.domain.progress import Progress
@@ -29,6 +32,7 @@ from interlace_cli.io.score_files import save_scores
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.shared import ONE_DEVICE
+from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
@@ -40,13 +44,14 @@ SEARCH_SUFFIX = ".search.json"
 def analyze(options: AnalyzeOptions, progress: Progress) -> Analysis:
     """Measures what is missing and writes the analysis, with the per-sample arrays beside it. Raises ExistsError if one
     of another model, dataset or setting is there."""
+    options = share_for_analyze(options, progress)
     step = build_step(options)
-    state = step.find_state()
+    state = step.begin()
     if state.is_current and not options.force:
         assert isinstance(state.artifact, Analysis)
         analysis = state.artifact
     else:
-        analysis = step.run(progress, options.force)
+        analysis = step.run(progress, options.force, state)
     if options.write_scores is not None and find_processes().is_main:
         arrays = load_arrays(step.out.with_suffix(".safetensors"))
         save_scores(options.write_scores, [arrays[f"all_s{p}"] for p in (1, 2, 3)], options.force)
@@ -79,6 +84,9 @@ def build_step(options: AnalyzeOptions) -> Step[Analysis]:
         make=make,
         find_lacks=lambda analysis: find_lacks(analysis, options),
         is_completed=True,
+        is_shared=True,
+        is_local=options.local_workspaces,
+        find_facts=lambda: describe_call(options, options.device, options.dtype),
     )
 
 
@@ -108,12 +116,19 @@ def _make_analysis(
     for remark in opened.checkpoint.remarks:
         progress.say(remark)
     samples = load_readable(dataset, "calibration", opened.facts.model_type, progress.say)[: options.samples]
-    found = None if may_replace else _find_part(out, options, inputs)
-    if found is None:
-        check_free(out, may_replace)
+    found = take_from_main("the analysis", partial(_find_kept, out, options, inputs, may_replace))
     analysis, _ = open_measuring(opened, dataset, samples, out, options, progress, inputs).complete(found)
     leave_processes()
     return analysis
+
+
+def _find_kept(
+    out: Path, options: AnalyzeOptions, inputs: Mapping[str, str], may_replace: bool
+) -> tuple[Analysis, Arrays] | None:
+    found = None if may_replace else _find_part(out, options, inputs)
+    if found is None:
+        check_free(out, may_replace)
+    return found
 
 
 def _find_part(path: Path, options: AnalyzeOptions, inputs: Mapping[str, str]) -> tuple[Analysis, Arrays] | None:

@@ -17,6 +17,7 @@ from interlace_cli.core.lineage import Seen, check_overlap, count_seen
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Step
 from interlace_cli.core.tasks import hash_specs, load_heldout, load_tasks
+from interlace_cli.core.together import describe_call
 from interlace_cli.domain.cautions import check_evaluation
 from interlace_cli.domain.evaluation import Benchmarks, Evaluation, Result, Speed
 from interlace_cli.domain.progress import Progress
@@ -97,7 +98,14 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
         return _evaluate(options, named, load(progress), hash_inputs(), out, progress)
 
     return Step(
-        name="eval", settings=build_settings(options), inputs=hash_inputs(), out=out, record=Evaluation, make=make
+        name="eval",
+        settings=build_settings(options),
+        inputs=hash_inputs(),
+        out=out,
+        record=Evaluation,
+        make=make,
+        is_shared=True,
+        find_facts=lambda: describe_call(options, options.device, options.dtype),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import find_lacking_keys, read_keys
+from interlace_cli.core.local_workspaces import share_for_finetune
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Condition, Step
+from interlace_cli.core.together import describe_call
 from interlace_cli.domain.cautions import check_healing
 from interlace_cli.domain.checkpoint import CheckpointCard, Healing, HealingEstimate
 from interlace_cli.domain.dataset import Sample
@@ -21,6 +24,7 @@ from interlace_cli.domain.progress import Progress, Silent
 from interlace_cli.errors import PlanMismatchError, UsageError
 from interlace_cli.families.model_files import OpenedModel, open_model
 from interlace_cli.families.stacks import LANGUAGE
+from interlace_cli.healing.accelerate_launch import apply_accelerate, describe_accelerate
 from interlace_cli.healing.auto_engine import read_room
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.session import Session, load_usable, open_session, settle
@@ -37,6 +41,7 @@ from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tenso
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.finetune import FinetuneOptions
 from interlace_cli.runtime.allocator import describe_segments, expand_segments
+from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
@@ -56,6 +61,7 @@ def finetune(options: FinetuneOptions, progress: Progress) -> CheckpointCard:
     """Trains the layers that are to be tuned on the dataset's training split, and writes the checkpoint. An interrupted
     call goes on where it was. Raises TrainableSetError if anything else would train, or has moved."""
     expand_segments()
+    share_for_finetune(options, progress)
     return build_step(options).run(progress, options.force)
 
 
@@ -99,8 +105,10 @@ def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
     inputs = {**job.inputs, "train": hash_split(dataset, "train")}
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
-        state = step.find_state()
+        state = step.begin()
         if not may_replace and state.condition is Condition.INCOMPLETE and isinstance(state.artifact, CheckpointCard):
+            if not find_processes().is_main:
+                return state.artifact
             recipe = Recipe.of(options)
             _, usable = load_usable(job.opened, dataset, recipe, progress)
             save_keys(out, _build_keys(job.opened, usable.samples, recipe))
@@ -122,8 +130,17 @@ def build_step(options: FinetuneOptions) -> Step[CheckpointCard]:
         make=make,
         find_lacks=lambda card: _find_lacks(job.opened, out),
         is_completed=True,
+        is_shared=True,
+        is_local=options.local_workspaces,
+        find_facts=lambda: _describe_call(options),
     )
     return step
+
+
+def _describe_call(options: FinetuneOptions) -> dict[str, str]:
+    recipe, how = apply_accelerate(Recipe.of(options), Execution.of(options), os.environ)
+    launched = {"what accelerate is configured for": describe_accelerate(os.environ)}
+    return {**launched, **describe_call(options, how.device, recipe.dtype)}
 
 
 def _find_lacks(opened: OpenedModel, out: Path) -> list[str]:
@@ -229,7 +246,7 @@ def _heal(
     may_replace: bool,
 ) -> CheckpointCard:
     recipe, how, card = Recipe.of(options), Execution.of(options), job.card
-    check_free(step.out, may_replace)
+    take_from_main("the place of the result", lambda: check_free(step.out, may_replace))
     check_recipe(recipe, card)
     processes = find_processes()
     chosen, how = settle(recipe, how)

@@ -19,6 +19,7 @@ from interlace_cli.domain.record import Artifact, Origin, Settings
 from interlace_cli.errors import ArtifactError, ExistsError
 from interlace_cli.io.artifacts import build_origin, load_artifact, to_json_text
 from interlace_cli.io.files import hash_bytes
+from interlace_cli.runtime.processes import find_processes
 
 A = TypeVar("A", bound=Artifact)
 
@@ -77,7 +78,10 @@ class Step(Generic[A]):
     """`name` is the command; `out` the artifact's file, or the folder whose `file` it is; `make` does the work, and may
     replace what lies at `out`. `find_lacks` says what else of an artifact that was made from the same is not as it is
     wanted, `is_completed` whether `make` adds what lacks and keeps the rest. `find_differences` compares in another way
-    than by settings and inputs."""
+    than by settings and inputs.
+
+    `is_shared`: of several processes all make it together; `find_facts` names what else they have to agree on (name as
+    in a sentence -> value), and `is_local` says that they need not see each other's files."""
 
     name: str
     settings: Settings
@@ -89,6 +93,9 @@ class Step(Generic[A]):
     find_lacks: Callable[[A], list[str]] = lambda artifact: []
     is_completed: bool = False
     find_differences: Callable[[A, Step[A]], list[str]] | None = None
+    is_shared: bool = False
+    is_local: bool = False
+    find_facts: Callable[[], Mapping[str, str]] = dict
 
     @property
     def path(self) -> Path:
@@ -133,9 +140,19 @@ class Step(Generic[A]):
             return State(Condition.CURRENT, (), artifact)
         return State(Condition.INCOMPLETE if self.is_completed else Condition.STALE, lacks, artifact)
 
-    def run(self, progress: Progress, force: bool) -> A:
-        """Makes it, as its own command does. Raises ExistsError where something is in the way and not `force`."""
-        state = self.find_state()
+    def begin(self) -> State:
+        """`find_state`, for who is about to make it. Of several processes that do so together, the first one's is that
+        of all. Raises DisagreementError if they are about to do different things."""
+        if not self.is_shared or find_processes().size == 1:
+            return self.find_state()
+        from interlace_cli.core.together import begin_together
+
+        return begin_together(self)
+
+    def run(self, progress: Progress, force: bool, state: State | None = None) -> A:
+        """Makes it, as its own command does; `state` is what `begin` has returned, if it was called. Raises ExistsError
+        where something is in the way and not `force`."""
+        state = self.begin() if state is None else state
         if not force and state.condition not in (Condition.MISSING, Condition.INCOMPLETE, Condition.DAMAGED):
             raise self.build_refusal(state)
         self.tell_damage(state, progress)

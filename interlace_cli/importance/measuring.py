@@ -26,6 +26,7 @@ from interlace_cli.io.files import hash_file
 from interlace_cli.io.sample_keys import build_keys
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.options.analyze import SIMILARITY_SETTINGS, AnalyzeOptions
+from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import Processes, find_processes
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class Measuring:
         if way is Way.WHOLE:
             self.progress.say(f"{type(self.model).__name__} cannot be run from the middle: every candidate runs whole.")
         file = self._find_search()
-        state = file.load()
+        state = take_from_main("the search by loss", file.load)
         if not state.is_new:
             self.progress.say(f"going on with the search by loss, {len(state.path)} layers into it")
         total = count_candidates(layers, limits)

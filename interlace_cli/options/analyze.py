@@ -16,6 +16,7 @@ from interlace_cli.options.shared import (
     FIGURE,
     FORCE,
     IMPORTANCE,
+    LOCAL_WORKSPACES,
     MAX_MEMORY,
     MAX_PIXELS,
     MIN_PIXELS,
@@ -87,6 +88,7 @@ class AnalyzeOptions(Options):
     stack: str | None = STACK.field()
     protect: tuple[int, ...] | None = PROTECT.field()
     processes: int = PROCESSES.field()
+    local_workspaces: bool = LOCAL_WORKSPACES.field()
     dtype: str = DTYPE.field()
     device: str = DEVICE.field()
     device_map: str = DEVICE_MAP.field()

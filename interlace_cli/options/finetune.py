@@ -18,6 +18,7 @@ from interlace_cli.options.shared import (
     DTYPE,
     FORCE,
     HEALING,
+    LOCAL_WORKSPACES,
     MACHINE,
     MAX_PIXELS,
     MIN_PIXELS,
@@ -141,6 +142,7 @@ class FinetuneOptions(RecipeOptions, ExecutionOptions):
     )
     paper: bool = PAPER.field()
     processes: int = PROCESSES.field()
+    local_workspaces: bool = LOCAL_WORKSPACES.field()
     dataset: Path | None = DATASET.field()
     workspace: Path = WORKSPACE.field()
     out: Path | None = OUT.field()

@@ -133,6 +133,14 @@ ATTENTION = Option(
     group=MACHINE,
 )
 PROCESSES = Option(help="Processes on this machine, one for each GPU.", default=1, low=1, group=MACHINE, decides=False)
+LOCAL_WORKSPACES = Option(
+    help="Each of several hosts has a workspace of its own: inputs that one lacks are sent to it; the first host gets"
+    " the result.",
+    default=False,
+    group=MACHINE,
+    is_alone=True,
+    decides=False,
+)
 STACK = Option(
     help="Which list of layers: language is the language model, vision the vision tower; text, decoder and encoder are"
     " those of models that have them.",

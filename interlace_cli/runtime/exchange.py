@@ -7,36 +7,32 @@ is opened: which backend that has is decided later, by who trains.
 from __future__ import annotations
 
 import json
+import pickle
 import socket
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
-from interlace_cli.errors import InterlaceError, first_line
+from interlace_cli.errors import AgreedError, DisagreementError, InterlaceError, LostPeerError, RefusedError, first_line
 from interlace_cli.runtime.agreement import describe_difference, find_versions, name_process
-from interlace_cli.runtime.processes import Processes, find_processes
+from interlace_cli.runtime.processes import Processes, find_processes, is_connection_lost
+from interlace_cli.runtime.watch import AGAIN, PAUSE, find_lost, is_watching, open_hub, refuse_lost, tell_others, watch
 
 ARRIVAL = 900.0
 """Seconds within which all processes have to have come."""
+SOON = 30.0
+"""Seconds within which they have to have come if there is but a failure to be told."""
+SIGNAL_PAUSE = 0.5
+"""Seconds in which it becomes known whether a launcher ends this process because another one is gone."""
 PATIENCE = 60.0
 """Seconds that the first process stays so that the others can read what it has written."""
-FAREWELL = 5.0
-"""Seconds that it stays when it has failed."""
-FAILED = "failed"
-
-
-class LostPeerError(InterlaceError):
-    """Another process of this command has failed, is gone or never came."""
-
-
-class RefusedError(InterlaceError):
-    """The first process has refused what all were about to do; it says why."""
-
-
-class DisagreementError(InterlaceError):
-    """The processes of one command are about to do different things."""
+PART = 1 << 20
+"""Characters that are written at once, of at most four bytes each."""
+T = TypeVar("T")
 
 
 class Exchange:
@@ -44,6 +40,7 @@ class Exchange:
 
     def __init__(self, store: Any, here: Processes) -> None:
         self.store, self.here, self.count = store, here, 0
+        self.hosts = [socket.gethostname()]
 
     def gather(self, topic: str, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks. `topic` says what is exchanged; `value` is what
@@ -63,77 +60,68 @@ class Exchange:
         refuse_difference(topics, self.hosts)
         return [one["value"] for one in everything]
 
-    def fail(self, sentence: str) -> None:
-        """Tells the others why this process ends, if it is the first that does, and stays until they have read it, for
-        a few seconds at most. Never raises."""
-        said = {"rank": self.here.rank, "host": socket.gethostname(), "why": sentence}
-        try:
-            self.store.compare_set(FAILED, "", json.dumps(said))
-            self._leave(f"{FAILED}/read", FAREWELL)
-        except (RuntimeError, LostPeerError):
-            return
-
-    def find_failed(self) -> str | None:
-        """A sentence on the first process that said that it ends, if another one did."""
-        if not self.store.check([FAILED]):
-            return None
-        said = json.loads(self.store.get(FAILED))
-        self.store.add(f"{FAILED}/read", 1)
-        if said["rank"] == self.here.rank:
-            return None
-        return f"{name_process(said['rank'], self.here.size, said['host'])} failed: {said['why']}"
-
-    def _leave(self, name: str, patience: float = PATIENCE) -> None:
+    def _leave(self, name: str) -> None:
         """The first process keeps what all read: it stays until they have."""
         self._call(lambda: self.store.add(name, 1))
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while self.here.is_main and time.monotonic() < deadline:
             if self._call(lambda: self.store.add(name, 0)) >= self.here.size:
                 return
             time.sleep(0.01)
 
     def _set(self, name: str, value: str) -> None:
-        self._call(lambda: self.store.set(name, value))
+        """In parts: torch takes no more than 8 MiB at once. All of it is there once `name` is."""
+        parts = range(0, len(value), PART)
+        for number, start in enumerate(parts):
+            self._call(partial(self.store.set, f"{name}/part-{number}", value[start : start + PART]))
+        self._call(lambda: self.store.set(name, str(len(parts))))
 
     def _wait(self, name: str) -> str:
         pause = 0.005
         while not self._call(lambda: self.store.check([name])):
-            failed = self._call(self.find_failed)
-            if failed is not None:
-                raise LostPeerError(failed)
+            refuse_lost()
             time.sleep(pause)
             pause = min(pause * 1.5, 0.25)
-        value: bytes = self._call(lambda: self.store.get(name))
-        return value.decode()
+        count = int(self._call(lambda: self.store.get(name)))
+        parts: list[bytes] = [self._call(partial(self.store.get, f"{name}/part-{number}")) for number in range(count)]
+        return b"".join(parts).decode()
 
     def _call(self, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
         except RuntimeError as error:
+            refuse_lost(PAUSE)
             raise LostPeerError(
                 f"{name_process(0, self.here.size, 'the first host')} is gone, or cannot be reached any more:"
                 f" {first_line(error)}.",
-                "The same command goes on.",
+                AGAIN,
             ) from error
 
 
 @cache
 def open_exchange() -> Exchange:
-    """This process's way to the others. Waits until all have come, for 15 minutes at most. Raises LostPeerError if they
-    do not."""
+    """This process's way to the others, whom it watches from now on. Waits until all have come, for 15 minutes at most.
+    Raises InterlaceError if they do not."""
+    return _open(ARRIVAL)
+
+
+def _open(arrival: float) -> Exchange:
     here = find_processes()
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=timedelta(seconds=ARRIVAL)))
+        store, _, _ = next(rendezvous("env://", here.rank, here.size, timeout=timedelta(seconds=arrival)))
     except (RuntimeError, ValueError) as error:
-        raise LostPeerError(
+        raise InterlaceError(
             f"{name_process(here.rank, here.size, socket.gethostname())} waited for the others for"
-            f" {ARRIVAL / 60:.0f} minutes, or could not reach the first of them: {first_line(error)}.",
+            f" {arrival / 60:.0f} minutes, or could not reach the first of them: {first_line(error)}.",
             "MASTER_ADDR and MASTER_PORT say where the first process is; the launcher sets them.",
         ) from error
-    return Exchange(PrefixStore("interlace", store), here)
+    made = Exchange(PrefixStore("interlace", store), here)
+    listener, hub = open_hub() if here.is_main else (None, None)
+    watch(here, made.gather("the watch", hub)[0], listener)
+    return made
 
 
 def gather_values(topic: str, value: Any) -> list[Any]:
@@ -141,26 +129,33 @@ def gather_values(topic: str, value: Any) -> list[Any]:
     return [value] if find_processes().size == 1 else open_exchange().gather(topic, value)
 
 
-def take_from_main(topic: str, make: Callable[[], Any]) -> Any:
-    """What `make` returns on the first process, on all of them; it is called there alone. The value is what JSON can
-    say. What it raises there is raised there, and as a RefusedError with the same words on the others."""
+def take_from_main(topic: str, make: Callable[[], T]) -> T:
+    """What `make` returns on the first process, on all of them; it is called there alone. What it raises is raised
+    there, and as a RefusedError with the same words on the others. Values are pickled, as by torch's own collectives of
+    objects."""
     here = find_processes()
     if here.size == 1:
         return make()
     exchange = open_exchange()
     if not here.is_main:
-        said = exchange.gather(topic, None)[0]
-        if said["refused"] is not None:
-            raise RefusedError(*said["refused"])
-        return said["value"]
+        answer = exchange.gather(topic, None)[0]
+        if answer["refused"] is not None:
+            raise RefusedError(*answer["refused"])
+        found: T = pickle.loads(b64decode(answer["value"]))
+        return found
     try:
         value = make()
     except Exception as error:
-        words = [error.what, error.fix] if isinstance(error, InterlaceError) else [first_line(error), ""]
-        exchange.gather(topic, {"refused": words})
+        said = error if isinstance(error, InterlaceError) else InterlaceError(f"{first_line(error).rstrip('.')}.")
+        exchange.gather(topic, {"refused": [said.what, said.fix, said.exit_code]})
         raise
-    exchange.gather(topic, {"refused": None, "value": value})
+    exchange.gather(topic, {"refused": None, "value": b64encode(pickle.dumps(value)).decode()})
     return value
+
+
+def find_hosts() -> list[str]:
+    """The host of each rank, as it was said in the last exchange."""
+    return open_exchange().hosts if find_processes().size > 1 else [socket.gethostname()]
 
 
 def agree(topic: str, facts: Mapping[str, str]) -> None:
@@ -169,7 +164,37 @@ def agree(topic: str, facts: Mapping[str, str]) -> None:
     if find_processes().size == 1:
         return
     found = gather_values(topic, {**find_versions(), **facts})
-    refuse_difference(found, open_exchange().hosts)
+    refuse_difference(found, find_hosts())
+
+
+def explain_lost(error: BaseException) -> LostPeerError | None:
+    """What really happened, where this process ends because another one did."""
+    if isinstance(error, KeyboardInterrupt):
+        lost = find_lost(SIGNAL_PAUSE)
+    else:
+        lost = find_lost(PAUSE) if is_connection_lost(error) else None
+    return None if lost is None else LostPeerError(lost)
+
+
+def leave_word(error: BaseException) -> None:
+    """Tells the others that this process ends by `error`, so that none waits for it. What they know is not told, and
+    nothing if they cannot be reached soon."""
+    if find_processes().size == 1:
+        return
+    said = describe_failure(error)
+    if said is not None and not is_watching():
+        with suppress(InterlaceError):
+            _open(SOON)
+    tell_others({"done": True} if said is None else {"failed": said})
+
+
+def describe_failure(error: BaseException) -> str | None:
+    """What the others have to be told of it; None if nothing."""
+    if isinstance(error, AgreedError) or is_connection_lost(error):
+        return None
+    if isinstance(error, KeyboardInterrupt):
+        return "it was interrupted."
+    return str(error) if isinstance(error, InterlaceError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def refuse_difference(facts: Sequence[Mapping[str, str]], hosts: Sequence[str]) -> None:

@@ -472,10 +472,13 @@ def test_a_shared_option_goes_to_all_its_steps(record: type[Options]) -> None:
 
 ALONE = {
     "prepare": {"source", "processes", "shard", "dry_run", "out"},
-    "analyze": {"model", "write_scores", "figure", "dataset", "out"},
+    "analyze": {"model", "local_workspaces", "write_scores", "figure", "dataset", "out"},
     "plan": {"scores", "analysis", "model", "figure", "dry_run", "out"},
     "prune": {"model", "plan", "drop_layers", "stack", "method", "sparsity", "dry_run", "dataset", "out"},
-    "finetune": {"checkpoint", "plan", "tune_layers", "dense", "stack", "estimate", "dataset", "out"},
+    "finetune": {
+        *("checkpoint", "plan", "tune_layers", "dense", "stack", "estimate", "local_workspaces"),
+        *("dataset", "out"),
+    },
     "evaluate": {
         *("checkpoints", "harness", "harness_model", "harness_arg", "include_path", "import_results"),
         *("dataset", "out"),
