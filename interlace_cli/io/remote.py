@@ -25,6 +25,8 @@ from interlace_cli.io.remote_errors import explain, retry
 T = TypeVar("T")
 BUFFER = 1 << 20
 """Bytes that are read ahead where a file is read in small pieces: as long as a request takes, about so many come."""
+PART = 8 << 20
+"""Bytes up to which a file is asked for in one piece."""
 WAIT = 30.0
 """Seconds to wait for a web server's answer or a piece of it."""
 _DIGESTS = ("content-md5", "digest", "md5hash", "content_md5", "crc32c", "checksum", "xet_hash", "blob_id", "etag")
@@ -180,9 +182,13 @@ class RemoteFile:
     def read_bytes(self) -> bytes:
         """The whole content. Raises as `stat`, also for a content of another length than the store has said."""
         size = self.stat().size
+        if size == 0:
+            return b""
+        # Of a range nobody asks for the size once more, as s3fs does to divide a file into parts, which a large one is.
+        bounds = {"start": 0, "end": size} if size is not None and size <= PART else {}
 
         def read() -> bytes:
-            data = bytes(self.folder.system.cat_file(self.folder._strip(str(self))))
+            data = bytes(self.folder.system.cat_file(self.folder._strip(str(self)), **bounds))
             if size is not None and len(data) != size:
                 raise OSError(f"{len(data)} bytes came where {size} were listed: it broke off, or was replaced")
             return data

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,27 @@ def test_single_files_and_image_roots_at_addresses(tmp_path: Path, store: Any) -
         make_dataset(local, tmp_path / "empty", image_root="")
     origin = json.loads((tmp_path / "1/source.json").read_text())
     assert origin == {"source": str(local.resolve()), "image_root": "memory://bucket/in"}
+
+
+def test_a_file_that_was_listed_is_asked_for_once(tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "in")
+    put(store, tmp_path / "in", "/bucket/in")
+    asked: Counter[tuple[str, str]] = Counter()
+    for name in ("info", "cat_file"):
+        original = getattr(type(store), name)
+
+        def count(self: Any, path: str, *args: Any, name: str = name, original: Any = original, **more: Any) -> Any:
+            asked[name, path] += 1
+            return original(self, path, *args, **more)
+
+        monkeypatch.setattr(type(store), name, count)
+    make_dataset("memory://bucket/in", tmp_path / "out")
+    assert {path: number for (name, path), number in asked.items() if name == "cat_file"} == {
+        "/bucket/in/labels.json": 1,
+        **{f"/bucket/in/my images/{i}.png": 1 for i in range(COUNT)},
+    }
+    # The folder itself, and a picture that is not there.
+    assert {path for name, path in asked if name == "info"} == {"/bucket/in", "/bucket/in/my images/gone.png"}
 
 
 def test_a_record_may_name_its_image_by_the_whole_address(tmp_path: Path, store: Any) -> None:
