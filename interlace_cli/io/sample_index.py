@@ -286,7 +286,8 @@ class SampleIndex:
         return self.data / self.facts.files[file].name, group - int(self.first_groups[file]), row - start
 
     def find_image(self, name: str) -> tuple[Path, int, int] | None:
-        """`(file, offset of its first byte, length)`; None if no file has an image of the name."""
+        """`(file, offset of its first byte, length)`; None if no file has an image of the name. Raises DatasetError if
+        it would lie outside of its file."""
         import numpy as np
 
         try:
@@ -297,8 +298,11 @@ class SampleIndex:
         at = int(np.searchsorted(names, packed))
         if at == len(names) or names[at] != packed:
             return None
-        file = self.facts.files[int(self.arrays["image_files"][at])].name
-        return self.data / file, int(self.arrays["image_offsets"][at]), int(self.arrays["image_lengths"][at])
+        number, offset, length = (int(self.arrays[f"image_{one}"][at]) for one in ("files", "offsets", "lengths"))
+        file = self.facts.files[number] if number < len(self.facts.files) else None
+        if file is None or not 0 <= offset <= file.size - length:
+            raise _broken(self.folder)
+        return self.data / file.name, offset, length
 
     def find_repeat(self, row: int) -> int:
         """The n of `id#n`, for a row whose id an earlier one has; else 0."""

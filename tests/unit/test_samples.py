@@ -8,11 +8,9 @@ import pickle
 import random
 import shutil
 import tracemalloc
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from threading import Barrier, local
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,25 +19,19 @@ from generated_samples import build_samples
 from making import make_dataset
 from PIL import Image
 
-from interlace_cli.data import usable
-from interlace_cli.data.batches import Batcher, order_by_length
-from interlace_cli.data.usable import find_usable
+from interlace_cli.data.batches import order_by_length
 from interlace_cli.domain.dataset import Sample
-from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import DatasetError
 from interlace_cli.healing.recipe import Recipe
 from interlace_cli.healing.step_plan import StepPlan, share_steps
 from interlace_cli.io import open_index, sample_reader
 from interlace_cli.io.datasets import find_files, list_image_headers, load_images, load_split, open_reader
 from interlace_cli.io.file_index import load_file_index
-from interlace_cli.io.models import load_processor
-from interlace_cli.io.sample_index import INDEX, Repeats, SampleIndex, write_index
+from interlace_cli.io.sample_index import DTYPES, INDEX, Repeats, SampleIndex, write_index
 from interlace_cli.io.sample_keys import build_keys, find_seen
 from interlace_cli.io.sample_reader import SampleReader
 from interlace_cli.io.sample_tables import SampleWriter, read_file_index
 from interlace_cli.io.samples import Samples, choose, find_pictured, measure_texts
-from interlace_cli.runtime import gather_bytes
-from interlace_cli.runtime.processes import Processes
 
 ROWS = 120
 
@@ -260,65 +252,6 @@ def test_steps_are_those_of_a_list_shuffled_whole() -> None:
     assert np.flatnonzero(first.find_samples()).tolist() == sorted({index for step in plain[:3] for index in step})
 
 
-class Ranks:
-    """Threads that stand for processes: each has its rank, and what one tells the others is seen by all."""
-
-    def __init__(self, size: int) -> None:
-        self.own, self.barrier, self.said = local(), Barrier(size), [None] * size
-
-    def find(self) -> Processes:
-        return Processes(self.own.rank, len(self.said), self.own.rank)
-
-    def gather(self, topic: str, value: Any) -> list[Any]:
-        self.said[self.own.rank] = pickle.loads(pickle.dumps(value))
-        self.barrier.wait(60)
-        found = list(self.said)
-        self.barrier.wait(60)
-        return found
-
-    def run(self, work: Callable[[], Any]) -> list[Any]:
-        def start(rank: int) -> Any:
-            self.own.rank = rank
-            return work()
-
-        with ThreadPoolExecutor(len(self.said)) as pool:
-            return list(pool.map(start, range(len(self.said))))
-
-
-@pytest.mark.parametrize("max_length", [None, 40])
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_look_at_a_share_each_and_find_the_same(
-    processes: int, max_length: int | None, chain_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    samples = load_split(small_dataset, "train")[:20]
-    processor = load_processor(chain_model)
-    alone = find_usable(Batcher(processor, small_dataset, max_length), samples, "samples", Silent())
-    ranks, looked = Ranks(processes), []
-    monkeypatch.setattr(usable, "find_processes", ranks.find)
-    monkeypatch.setattr(usable, "gather_values", ranks.gather)
-    monkeypatch.setattr(gather_bytes, "gather_values", ranks.gather)
-    monkeypatch.setattr(gather_bytes, "BLOCK", 16)
-    measure = usable._measure
-
-    def note(batcher: Batcher, lengths: Any, sample: Sample, sequence: Any) -> Any:
-        looked.append(sample.id)
-        return measure(batcher, lengths, sample, sequence)
-
-    monkeypatch.setattr(usable, "_measure", note)
-
-    def look() -> usable.Usable:
-        own = Batcher(load_processor(chain_model), small_dataset, max_length)
-        return find_usable(own, samples, "samples", Silent(), is_dealt=True)
-
-    for found in ranks.run(look):
-        assert found.samples == alone.samples
-        assert (found.left_out, found.shortened) == (alone.left_out, alone.shortened)
-        assert found.tokens.tolist() == alone.tokens.tolist()
-        assert found.labels.tolist() == alone.labels.tolist()
-    assert sorted(looked) == sorted(sample.id for sample in samples)
-    assert max_length is None or len(alone.tokens) == len(alone.samples)
-
-
 def test_a_split_of_many_samples_takes_few_bytes_of_each(made: tuple, tmp_path: Path) -> None:
     """Rows may stand in a split any number of times: so few rows make a large one."""
     count, before = 100_000, made[0].reader.index
@@ -346,3 +279,26 @@ def test_a_split_of_many_samples_takes_few_bytes_of_each(made: tuple, tmp_path: 
     # What is asked for, as arrays: rows that were chosen, an order, and lengths, of eight bytes each.
     assert now < 40 * count
     assert peak < 150 * count
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", sorted(DTYPES))
+def test_a_broken_array_is_an_error_and_never_another_sample(name: str, seed: int, made: tuple, tmp_path: Path) -> None:
+    samples, wanted, images = made
+    index, chance = samples.reader.index, random.Random(seed)
+    shutil.copytree(index.folder, tmp_path / INDEX)
+    path = tmp_path / INDEX / f"{name}.bin"
+    data = bytearray(path.read_bytes())
+    for _ in range(20):
+        data[chance.randrange(len(data))] = chance.choice([0, 1, 127, 255])
+    path.write_bytes(data)
+    reader = SampleReader(SampleIndex(tmp_path / INDEX, index.data))
+    for row, sample in zip(samples.rows.tolist(), wanted, strict=True):
+        with suppress(DatasetError):
+            # The numbers that make ids unique are no part of what a file says.
+            assert reader.read(row).conversations == sample.conversations
+        for image in sample.image:
+            with suppress(DatasetError):
+                assert reader.load_image(image) == images[image]
+            with suppress(DatasetError), reader.open_image(image) as file:
+                file.read()

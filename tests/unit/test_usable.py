@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, local
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from workspaces import call, refuse, succeed, write_source
 
+from interlace_cli.data import usable as finding
 from interlace_cli.data.batches import IGNORE, Batcher
 from interlace_cli.data.usable import PromptLengths, find_reach, find_usable
 from interlace_cli.demo import CHECKPOINT
@@ -18,6 +24,8 @@ from interlace_cli.domain.progress import Silent
 from interlace_cli.errors import CheckpointError, DatasetError
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.models import load_processor
+from interlace_cli.runtime import gather_bytes
+from interlace_cli.runtime.processes import Processes
 
 FAILS = "{% for m in messages %}{% if 'WRONG' in m.content | string %}{{ raise_exception('no WRONG here') }}{% endif %}"
 
@@ -148,3 +156,62 @@ def test_analyze_measures_what_the_model_can_be_given(chain_model: Path, tmp_pat
     assert list(calibration["left_out"].values()) == [odd]
     assert f"{odd} of {len(split)} calibration samples are left out" in done.said
     assert call("analyze", model, "--dataset", tmp_path / "dataset", "--out", tmp_path / "a.json").code == 0
+
+
+class Ranks:
+    """Threads that stand for processes: each has its rank, and what one tells the others is seen by all."""
+
+    def __init__(self, size: int) -> None:
+        self.own, self.barrier, self.said = local(), Barrier(size), [None] * size
+
+    def find(self) -> Processes:
+        return Processes(self.own.rank, len(self.said), self.own.rank)
+
+    def gather(self, topic: str, value: Any) -> list[Any]:
+        self.said[self.own.rank] = pickle.loads(pickle.dumps(value))
+        self.barrier.wait(60)
+        found = list(self.said)
+        self.barrier.wait(60)
+        return found
+
+    def run(self, work: Callable[[], Any]) -> list[Any]:
+        def start(rank: int) -> Any:
+            self.own.rank = rank
+            return work()
+
+        with ThreadPoolExecutor(len(self.said)) as pool:
+            return list(pool.map(start, range(len(self.said))))
+
+
+@pytest.mark.parametrize("max_length", [None, 40])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_look_at_a_share_each_and_find_the_same(
+    processes: int, max_length: int | None, chain_model: Path, small_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = load_split(small_dataset, "train")[:20]
+    processor = load_processor(chain_model)
+    alone = find_usable(Batcher(processor, small_dataset, max_length), samples, "samples", Silent())
+    ranks, looked = Ranks(processes), []
+    monkeypatch.setattr(finding, "find_processes", ranks.find)
+    monkeypatch.setattr(finding, "gather_values", ranks.gather)
+    monkeypatch.setattr(gather_bytes, "gather_values", ranks.gather)
+    monkeypatch.setattr(gather_bytes, "BLOCK", 16)
+    measure = finding._measure
+
+    def note(batcher: Batcher, lengths: Any, sample: Sample, sequence: Any) -> Any:
+        looked.append(sample.id)
+        return measure(batcher, lengths, sample, sequence)
+
+    monkeypatch.setattr(finding, "_measure", note)
+
+    def look() -> finding.Usable:
+        own = Batcher(load_processor(chain_model), small_dataset, max_length)
+        return find_usable(own, samples, "samples", Silent(), is_dealt=True)
+
+    for found in ranks.run(look):
+        assert found.samples == alone.samples
+        assert (found.left_out, found.shortened) == (alone.left_out, alone.shortened)
+        assert found.tokens.tolist() == alone.tokens.tolist()
+        assert found.labels.tolist() == alone.labels.tolist()
+    assert sorted(looked) == sorted(sample.id for sample in samples)
+    assert max_length is None or len(alone.tokens) == len(alone.samples)
