@@ -382,10 +382,11 @@ def test_analysis_over_two_processes_is_the_same_to_the_byte(
 
 
 def test_slurms_words_are_understood(chain_model: Path, small_dataset: Path, tmp_path: Path) -> None:
-    """`srun` starts every process by itself."""
+    """`srun` starts every process by itself, and does not say where they meet."""
     words = [sys.executable, "-m", "interlace_cli", "analyze", str(chain_model), "--dataset", str(small_dataset)]
     words += ["--out", str(tmp_path / "analysis.json"), "--device", "cpu"]
-    shared = {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29612"}
+    shared = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODELIST": "gpu[1-2]", "SLURM_NNODES": "1"}
+    shared["SLURM_JOB_ID"] = str(os.getpid())
     running = [
         subprocess.Popen(
             words,

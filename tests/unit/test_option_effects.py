@@ -16,8 +16,10 @@ from option_values import NEEDED, choose_value
 
 from interlace_cli.cli.app import build_app
 from interlace_cli.data.source import Selection
+from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.progress import Silent
 from interlace_cli.healing.recipe import Execution, Recipe
+from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.datasets import load_split
 from interlace_cli.io.placement import Placement
 from interlace_cli.options import (
@@ -33,6 +35,7 @@ from interlace_cli.options import (
 )
 from interlace_cli.options.finetune import ExecutionOptions, RecipeOptions
 from interlace_cli.options.option import describe
+from interlace_cli.runtime.processes import Processes
 
 SPREAD: dict[str, Any] = {"device_map": "auto", "max_memory": ("cpu:4GiB",), "offload_folder": Path("offloaded-here")}
 """Of a model that fits all the same."""
@@ -520,6 +523,36 @@ def test_processes_are_started_with_the_same_options(
     with pytest.raises(Stop):
         step.make(Silent(), False)
     assert started == [(given, 3)]
+
+
+def test_local_workspaces_have_their_inputs_sent(
+    chain_model: Path, cut: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are not looked for a file of the first process."""
+    from interlace_cli.core import analyze, finetune, local_workspaces
+
+    shared: list[dict[str, Path | None]] = []
+    monkeypatch.setattr(local_workspaces, "find_processes", lambda: Processes(0, 2))
+    monkeypatch.setattr(local_workspaces, "take_from_main", lambda topic, make: make())
+    monkeypatch.setattr(local_workspaces, "share_inputs", lambda inputs, say: shared.append(inputs))
+    for is_local in (False, True):
+        common: dict[str, Any] = {"dataset": small_dataset, "workspace": tmp_path, "local_workspaces": is_local}
+        measured = AnalyzeOptions(model=str(chain_model), **common)
+        healed = FinetuneOptions(checkpoint=cut, tune_layers=(3,), objective="distill", **common)
+        local_workspaces.share_for_analyze(measured, Silent())
+        local_workspaces.share_for_finetune(healed, Silent())
+        assert analyze.build_step(measured).is_local is is_local
+        assert finetune.build_step(healed).is_local is is_local
+    base = Path(load_artifact(cut / "interlace.json", CheckpointCard).base.location)
+    assert shared == [
+        {"the dataset": small_dataset, "the model": chain_model},
+        {
+            "the dataset": small_dataset,
+            "the plan": tmp_path / "plan.json",
+            "the checkpoint": cut,
+            "the dense model": base,
+        },
+    ]
 
 
 # --- analyze
