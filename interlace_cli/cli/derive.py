@@ -30,6 +30,8 @@ COMPOSED = ("run", "compare")
 """Commands of several steps. They take what is not said from the workspace, and the demo's own defaults."""
 LED = ("run",)
 """Commands of several steps that have a launcher's processes work at those that are spread."""
+SHARED = ("compare",)
+"""Commands whose processes share the work through the workspace: each of a launcher's works by itself."""
 LOOKS_ONLY = ("status", "env", "schema")
 """Commands that hold no lock: they may be asked while another is at work."""
 
@@ -61,7 +63,7 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
 
 def settle_rank(name: str) -> None:
     """Of several processes of one command the first one speaks, and all let their launcher know that they live. What
-    one process does by itself is left to the first. Raises UsageError for commands that start processes themselves."""
+    one process does by itself is left to the first."""
     from interlace_cli.runtime.processes import find_processes
 
     here = find_processes()
@@ -86,13 +88,12 @@ def settle_rank(name: str) -> None:
 
             raise typer.Exit(follow())
         return
-    if name in COMPOSED and here.is_main:
-        raise UsageError(
-            f"this is one of {here.size} processes, and {name} starts those of its steps itself.",
-            f"Call it once, with --processes {here.size}.",
-        )
-    if not here.is_main:
-        raise typer.Exit(2 if name in COMPOSED else 0)
+    if name in SHARED:
+        from interlace_cli.runtime.workers import work_alone
+
+        work_alone()
+    elif not here.is_main:
+        raise typer.Exit(0)
 
 
 @contextmanager

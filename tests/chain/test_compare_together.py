@@ -90,6 +90,28 @@ def test_three_at_once_one_of_which_is_killed(prepared: Path, alone: Path, tmp_p
     assert list_left(space) == set()
 
 
+def test_each_process_of_a_launcher_is_a_worker(prepared: Path, alone: Path, tmp_path: Path) -> None:
+    space = copy(alone, tmp_path / "w")
+    for path in (*space.glob("compare/pruned-*.json"), *space.glob("compare/wanda-*.json"), space / "compare.json"):
+        path.unlink()
+    command = [sys.executable, "-m", "interlace_cli", *(str(word) for word in build(prepared, space))]
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    workers = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **ranks, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    (out, said), second = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said + second[1]
+    assert second == ("", "")
+    assert json.loads(out)["rows"] == load_rows(alone)
+
+
 def kill_while_healing(space: Path, workers: list[subprocess.Popen[str]]) -> int:
     """Kills the first that has begun to heal a cell, with a state to go on from; its process id."""
     deadline = time.monotonic() + 240

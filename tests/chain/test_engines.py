@@ -305,12 +305,6 @@ def test_under_a_launcher_one_process_does_what_is_not_spread(chain_model: Path,
     assert first[0] == 0, first[2]
     assert json.loads(first[1])["checkpoint"]["dropped"] == [3]
     assert second == (0, "", "")
-    first, second = start_both(["compare", str(chain_model), "--data", "demo", "-w", str(tmp_path / "x")], 29615)
-    assert first[:2] == (2, "")
-    assert "this is one of 2 processes, and compare starts those of its steps itself" in first[2]
-    assert "Call it once, with --processes 2." in first[2]
-    assert second == (2, "", "")
-    assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
 @pytest.mark.parametrize(
