@@ -27,6 +27,7 @@ BUFFER = 1 << 20
 """Bytes that are read ahead where a file is read in small pieces: as long as a request takes, about so many come."""
 PART = 8 << 20
 """Bytes up to which a file is asked for in one piece."""
+THREADS = 16
 WAIT = 30.0
 """Seconds to wait for a web server's answer or a piece of it."""
 _DIGESTS = ("content-md5", "digest", "md5hash", "content_md5", "crc32c", "checksum", "xet_hash", "blob_id", "etag")
@@ -145,13 +146,19 @@ class RemoteFolder:
         return self._complete(listed) if self.is_web else listed
 
     def _complete(self, listed: dict[str, RemoteFacts]) -> dict[str, RemoteFacts]:
-        """With the facts that an index page does not say."""
+        """With the facts that an index page does not say, and without links to nothing."""
         from concurrent.futures import ThreadPoolExecutor
 
+        def find(path: str) -> RemoteFacts | None:
+            try:
+                return self.find_facts(path)
+            except FileNotFoundError:
+                return None
+
         wanting = [path for path, facts in listed.items() if facts.size is None]
-        with ThreadPoolExecutor(16) as pool:
-            infos = list(pool.map(lambda path: self.system.info(self.locate(path)), wanting))
-        return {**listed, **dict(zip(wanting, map(_to_facts, infos), strict=True))}
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = dict(zip(wanting, pool.map(find, wanting), strict=True))
+        return {path: facts for path, facts in {**listed, **found}.items() if facts is not None}
 
 
 @dataclass(frozen=True)

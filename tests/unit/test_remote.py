@@ -400,11 +400,14 @@ def test_a_folder_of_a_web_server(form: str, tmp_path: Path, served: Callable[..
     counts: dict[str, int] = {}
 
     def fail(path: str) -> int | None:
+        if path.endswith("/dead.json"):
+            return 404
         counts[path] = counts.get(path, 0) + 1
         return {1: 503, 4: 0}.get(counts[path])
 
     server.failing = fail
     make_dataset(tmp_path / "web/in", tmp_path / "local")
+    (tmp_path / "web/in/dead.json").write_text("[]")
     address = f"{server.url}/in/"
     make_dataset(address, tmp_path / "remote")
     check_same(tmp_path / "local", tmp_path / "remote")
