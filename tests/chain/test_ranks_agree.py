@@ -182,3 +182,33 @@ def test_torchruns_worker_that_is_killed_is_named(pruned: Path, small_dataset: P
     assert "was killed (SIGKILL), and the others ended. The same command goes on." in said
     assert "interrupted" not in said
     assert "Connection closed by peer" not in said
+
+
+@pytest.mark.soak
+def test_two_hosts_of_which_one_is_killed_go_on(
+    network: list[list[str]], pruned: Path, small_dataset: Path, tmp_path: Path
+) -> None:
+    """With a workspace each: the first has the state, and the second gets it from there."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    for name, folder in (("pruned", pruned), ("dataset", small_dataset)):
+        shutil.copytree(folder, first / name)
+    calls = [
+        finetune(place / "pruned", place / "dataset", place / "healed", "--local-workspaces", "--epochs", "0.6")
+        for place in (first, second)
+    ]
+    calls = [[*call, "--save-every", "1"] for call in calls]
+    running = run_on_hosts(network, calls, 29890)
+    while running[1].poll() is None and len(list(first.glob(".healed.healing-*/stage-0/*/complete"))) < 2:
+        time.sleep(0.02)
+    running[1].kill()
+    said = finish(running)
+    assert "process 2 of 2 (rank 1 on" in said[0][2], said
+    assert "was killed (SIGKILL), and the others ended." in " ".join(said[0][2].split())
+    assert not list(second.glob(".healed*"))
+    said = finish(run_on_hosts(network, calls, 29891))
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert "going on from step" in said[0][2]
+    together = finetune(first / "pruned", first / "dataset", tmp_path / "together", "--processes", "2")
+    subprocess.run([*together, "--epochs", "0.6"], check=True, capture_output=True)
+    healed = [(place / "model.safetensors").read_bytes() for place in (first / "healed", tmp_path / "together")]
+    assert healed[0] == healed[1]
