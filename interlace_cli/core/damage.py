@@ -10,10 +10,11 @@ from interlace_cli.domain.checkpoint import CheckpointCard
 from interlace_cli.domain.dataset import SPLITS, Manifest
 from interlace_cli.domain.evaluation import Evaluation
 from interlace_cli.domain.record import Artifact
-from interlace_cli.errors import CheckpointError
-from interlace_cli.io.datasets import find_files
+from interlace_cli.errors import CheckpointError, DatasetError
+from interlace_cli.io.datasets import DATA, find_files
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.headers import read_header
+from interlace_cli.io.sample_index import INDEX, SampleIndex
 
 
 def find_damage(out: Path, artifact: Artifact) -> str | None:
@@ -23,6 +24,8 @@ def find_damage(out: Path, artifact: Artifact) -> str | None:
         gone = next((name for name in sorted(artifact.files) if not (out / name).is_file()), None)
         return f"{gone} is gone" if gone else _find_broken_weights(out, artifact)
     if isinstance(artifact, Manifest):
+        if artifact.schema_version > Manifest.OLDEST:
+            return _find_broken_table(out)
         splits = [name for name in SPLITS if name in artifact.splits and artifact.splits[name].samples]
         gone = next((name for name in splits if not _is_whole(find_files(out, name))), None)
         return f"the files of its {gone} samples are gone" if gone else None
@@ -44,6 +47,21 @@ def _find_broken_weights(out: Path, card: CheckpointCard) -> str | None:
                 read_header(out / name)
     except CheckpointError as error:
         return error.what.rstrip(".")
+    return None
+
+
+def _find_broken_table(out: Path) -> str | None:
+    """By sizes alone."""
+    try:
+        files = SampleIndex(out / INDEX, out / DATA).facts.files
+    except (DatasetError, OSError):
+        return f"its {INDEX}, which says what is of which split, is gone or broken"
+    for file in files:
+        try:
+            if (out / DATA / file.name).stat().st_size != file.size:
+                return f"{DATA}/{file.name} is not as long as it was"
+        except OSError:
+            return f"{DATA}/{file.name} is gone"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,18 @@ from interlace_cli.data.sampling import CLUSTERS
 from interlace_cli.data.source import Draw, Selection, Source
 from interlace_cli.data.sources import SourceLocation, has_files, locate, open_source
 from interlace_cli.data.splitting import describe_small
-from interlace_cli.data.staging import TABLE, ReadUnit, Staged, Staging, gather_units, stage_units
+from interlace_cli.data.staging import INDEXED, TABLE, ReadUnit, Staged, Staging, gather_units, stage_units
 from interlace_cli.data.tables import describe_key
 from interlace_cli.domain.dataset import Manifest, SplitFacts
 from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import DatasetError
 from interlace_cli.io.artifacts import build_origin, save_artifact, to_json_text
-from interlace_cli.io.datasets import DATA, MANIFEST, to_line
+from interlace_cli.io.datasets import DATA, MANIFEST, PART
+from interlace_cli.io.file_index import load_file_index
 from interlace_cli.io.files import folder_being_made, hash_bytes
 from interlace_cli.io.paths import expand_home
-from interlace_cli.io.sample_tables import SampleStore, SampleWriter, count_rows
+from interlace_cli.io.sample_index import INDEX, write_index
 from interlace_cli.options.prepare import RATINGS, PrepareOptions
 
 ORIGIN = "source.json"
@@ -78,7 +79,7 @@ def write_dataset(made: Preparation, staged: Staged, progress: Progress, may_rep
     joined = join_units(staged, made.selection)
     small = describe_small({split: len(rows) for split, rows in joined.splits.items()}, made.selection)
     with folder_being_made(made.staging.out, may_replace) as draft:
-        facts = _write_splits(draft, staged, joined, progress)
+        facts = _place_tables(draft, staged, joined)
         save_files_read(draft, staged.files_read)
         if staged.files_read:
             (draft / ORIGIN).write_text(to_json_text(_describe_origin(made.options)))
@@ -105,29 +106,19 @@ def write_dataset(made: Preparation, staged: Staged, progress: Progress, may_rep
     return manifest
 
 
-def _write_splits(draft: Path, staged: Staged, joined: Joined, progress: Progress) -> dict[str, SplitFacts]:
-    """Each sample is read once more where it was staged, written, and forgotten."""
-    import numpy as np
-
-    facts, store = {}, SampleStore()
-    tables = staged.find_files(TABLE)
-    ends = np.cumsum([count_rows(path) for path in tables])
-    numbers = dict(zip(joined.repeats.rows.tolist(), joined.repeats.numbers.tolist(), strict=True))
-    with progress.task("write", sum(map(len, joined.splits.values())), "samples") as advance:
-        for split, rows in joined.splits.items():
-            writer, digest, names = SampleWriter(draft / DATA, split), hashlib.sha256(), set[str]()
-            for row in rows.tolist():
-                table = int(np.searchsorted(ends, row, "right"))
-                sample, images = store.load(tables[table], row - int(ends[table - 1] if table else 0))
-                if row in numbers:
-                    sample = sample.model_copy(update={"id": f"{sample.id}#{numbers[row]}"})
-                writer.add(sample, images)
-                digest.update(to_line(sample))
-                names.update(sample.image)
-                advance()
-            writer.close()
-            facts[split] = SplitFacts(samples=len(rows), images=len(names), sha256=digest.hexdigest())
-    return facts
+def _place_tables(draft: Path, staged: Staged, joined: Joined) -> dict[str, SplitFacts]:
+    """The tables of the units become those of the dataset as they are; the splits are rows of them, in its index."""
+    tables, indexes = staged.find_files(TABLE), staged.find_files(INDEXED)
+    (draft / DATA).mkdir()
+    names = [f"{PART}-{number:05d}-of-{len(tables):05d}.parquet" for number in range(len(tables))]
+    for path, name in zip(tables, names, strict=True):
+        try:
+            os.link(path, draft / DATA / name)
+        except OSError:
+            # Not every file system has links. A call that is killed from here on reads the units once more.
+            os.replace(path, draft / DATA / name)
+    files = ((name, load_file_index(path)) for name, path in zip(names, indexes, strict=True))
+    return dict(write_index(draft / INDEX, files, joined.splits, joined.repeats).splits)
 
 
 def build_settings(options: PrepareOptions) -> Settings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from interlace_cli.data.outline import read_array, read_ids
 from interlace_cli.data.source import Selection
 from interlace_cli.data.splitting import assign_splits, find_groups, find_leaders, hash_id, order_by_image
-from interlace_cli.data.staging import INDEX, OUTLINE, Staged
+from interlace_cli.data.staging import INDEXED, OUTLINE, Staged
 from interlace_cli.data.unique_ids import number_repeats, rename
 from interlace_cli.domain.dataset import SPLITS
 from interlace_cli.io.sample_index import Repeats
@@ -32,7 +32,7 @@ def join_units(staged: Staged, selection: Selection) -> Joined:
     """Raises DatasetError where a split that is wanted would be empty."""
     import numpy as np
 
-    outlines, indexes = staged.find_files(OUTLINE), staged.find_files(INDEX)
+    outlines, indexes = staged.find_files(OUTLINE), staged.find_files(INDEXED)
     shown, keys = read_array(indexes, "shown_R", np.uint32), read_array(indexes, "keys_K", np.uint64)
     key_ends = np.cumsum(np.maximum(shown, 1), dtype=np.int64)
     own, asked = read_array(outlines, "splits", np.uint8), read_array(outlines, "asked", bool)

@@ -38,7 +38,7 @@ from interlace_cli.io.files import explained, hash_bytes, name_scratch, write_at
 from interlace_cli.io.integrity import digest_files
 from interlace_cli.io.sample_tables import SampleWriter
 
-TABLE, INDEX, OUTLINE = ".parquet", ".index.npz", ".outline.npz"
+TABLE, INDEXED, OUTLINE = ".parquet", ".index.npz", ".outline.npz"
 """What a unit's files end in: samples; where they lie in each table; and what decides their splits."""
 
 
@@ -88,7 +88,7 @@ class Staged:
         return list(islice((record for unit in self.units for record in unit.skipped_records), Manifest.LISTED))
 
     def find_files(self, suffix: str) -> list[Path]:
-        """The files of all units of one kind (TABLE, INDEX, OUTLINE), in the order of their samples."""
+        """The files of all units of one kind (TABLE, INDEXED, OUTLINE), in the order of their samples."""
         return [self.folder / name for unit in self.units for name in sorted(unit.files) if name.endswith(suffix)]
 
 
@@ -253,7 +253,7 @@ class _UnitReader:
                 writer.add(*made)
         with explained(self.staging.out):
             for path, index in zip(writer.close(), writer.indexes, strict=True):
-                index.save(path.with_suffix(INDEX))
+                index.save(path.with_suffix(INDEXED))
             outline.save(scratch / f"{name}{OUTLINE}")
         return StagedUnit(
             records=unit.records,

@@ -76,7 +76,8 @@ class Skipped(Record):
 
 
 class SplitFacts(Record):
-    """The size of a split. `sha256` is over its samples as JSON lines; images are in it by their content names."""
+    """The size of a split. `sha256` is over the digests of its samples as JSON lines (`io/sample_index.py`); images are
+    in it by their content names."""
 
     samples: int = Field(ge=0)
     images: int = Field(ge=0)
@@ -128,11 +129,12 @@ class Manifest(Artifact):
     `notes` are sentences on what was not read, and on splits of too few samples.
 
     SCHEMA is raised when records are read otherwise, too: up to 2, parts of some were dropped, and all images stood
-    before the first turn.
+    before the first turn. Up to 3 each split had files of its own, and its `sha256` was over them.
     """
 
     KIND: ClassVar[str] = "interlace.dataset"
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
+    OLDEST: ClassVar[int] = 3
     LISTED: ClassVar[int] = 1000
 
     source: str

@@ -36,6 +36,8 @@ class Artifact(Record):
 
     KIND: ClassVar[str]
     SCHEMA: ClassVar[int] = 1
+    OLDEST: ClassVar[int | None] = None
+    """The first schema whose artifacts are read as they are; None: SCHEMA alone."""
 
     kind: str
     schema_version: int = Field(alias="schema", ge=1)

@@ -62,7 +62,7 @@ def load_artifact(path: Path, cls: type[A]) -> A:
             f"{path} has schema {schema}, and this interlace ({__version__}) reads up to {cls.SCHEMA}.",
             "Update interlace.",
         )
-    if isinstance(schema, int) and 1 <= schema < cls.SCHEMA:
+    if isinstance(schema, int) and 1 <= schema < (cls.OLDEST or cls.SCHEMA):
         raise _build_outdated(path, data, f"its schema is {schema}, and this one ({__version__}) reads {cls.SCHEMA}")
     try:
         artifact = cls.model_validate(data)

@@ -1,4 +1,5 @@
-"""A prepared dataset on disk: `manifest.json`, and `data/<split>-00000-of-00001.parquet` (io/sample_tables.py)."""
+"""A prepared dataset on disk: `manifest.json`, `data/part-00000-of-00001.parquet` (io/sample_tables.py), and an index
+that says which of their rows are of which split (io/sample_index.py)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from interlace_cli.io.artifacts import load_artifact
 from interlace_cli.io.files import hash_file
 from interlace_cli.io.images import ImageHeader, decode_image, read_header
 from interlace_cli.io.open_index import DATA as DATA
+from interlace_cli.io.open_index import PART as PART
 from interlace_cli.io.open_index import find_files as find_files
 from interlace_cli.io.open_index import open_index
 from interlace_cli.io.sample_lines import to_line as to_line

@@ -1,5 +1,5 @@
-"""Opens the index of a prepared dataset, and makes it for one that was prepared without: once, in the dataset's folder;
-where that may not be written to, for this process alone."""
+"""Opens the index of a prepared dataset, and makes it for one of schema 3, which had none: once, in the dataset's
+folder; where that may not be written to, for this process alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from interlace_cli.io.files import name_scratch
 from interlace_cli.io.sample_index import INDEX, SampleIndex, write_index
 from interlace_cli.io.sample_tables import count_rows, read_file_index
 
-DATA = "data"
+DATA, PART = "data", "part"
+"""The folder of a dataset with its files, and what their names begin with; up to schema 3 that was the split."""
 
 
 def open_index(folder: Path, splits: Mapping[str, SplitFacts]) -> SampleIndex:
     """The index of the dataset `folder`, `splits` being those of its manifest. Raises DatasetError if the files are not
     those that the manifest speaks of."""
     found = _find_index(folder)
+    if found is None and find_files(folder, PART):
+        raise _describe_broken(folder)
     if found is None:
         found = _make_index(folder, {split: facts for split, facts in splits.items() if facts.samples})
     for split, facts in splits.items():
@@ -35,6 +38,22 @@ def open_index(folder: Path, splits: Mapping[str, SplitFacts]) -> SampleIndex:
 def find_files(folder: Path, split: str = "*") -> list[Path]:
     """The Parquet files of a split, or of all splits, sorted by name."""
     return sorted((folder / DATA).glob(f"{split}-*-of-*.parquet"))
+
+
+def _describe_broken(folder: Path) -> DatasetError:
+    """What is wrong with a dataset whose splits stand in its index, and nowhere else."""
+    try:
+        changed = SampleIndex(folder / INDEX, folder / DATA).find_changed()
+    except (OSError, DatasetError):
+        changed = None
+    what = (
+        f"{folder / INDEX} is missing or broken"
+        if changed is None
+        else f"{folder / DATA / changed} is gone or has changed"
+    )
+    return DatasetError(
+        f"{what}: the samples are not those that manifest.json speaks of.", "Run `interlace prepare --force`."
+    )
 
 
 def _find_index(folder: Path) -> SampleIndex | None:

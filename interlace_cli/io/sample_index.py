@@ -1,6 +1,6 @@
 """The index of a prepared dataset: where each sample and each image lies, in arrays that are mapped into memory.
 
-It is the folder `.index` of the dataset, made once: `index.json`, and one file for each array. Nothing of it is read
+It is the folder `index` of the dataset, made once: `index.json`, and one file for each array. Nothing of it is read
 but what is asked for, and the processes of a machine share what is. A *row* is counted through all files of the
 dataset, in the order of `index.json`; a split is an array of rows, so that it can be any of them in any order.
 
@@ -27,8 +27,8 @@ from interlace_cli.io.sample_lines import DIGEST_BYTES
 if TYPE_CHECKING:
     import numpy as np
 
-INDEX = ".index"
-"""`datasets` passes over names that begin with a dot."""
+INDEX = "index"
+"""It is no secret: which samples are of which split stands nowhere else."""
 FACTS = "index.json"
 SCHEMA = 1
 DTYPES = {

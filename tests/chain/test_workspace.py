@@ -306,9 +306,8 @@ GONE = {
     "export/model.safetensors": "export",
     "analysis.safetensors": "analyze",
     "eval.safetensors": "eval",
-    "dataset/data/train-00000-of-00001.parquet": "prepare",
-    "dataset/data/heldout-00000-of-00001.parquet": "prepare",
-    "dataset/data/calibration-00000-of-00001.parquet": "prepare",
+    "dataset/data/part-00000-of-00001.parquet": "prepare",
+    "dataset/index/split-train.bin": "prepare",
 }
 
 
@@ -398,11 +397,12 @@ def test_a_model_that_was_moved_is_the_same(own: Own, tmp_path: Path) -> None:
 
 
 def test_a_dataset_whose_samples_are_gone_is_one_sentence_for_who_needs_them(own: Own, space: Path) -> None:
-    for split, command in (("heldout", ["eval"]), ("train", ["finetune"]), ("calibration", ["analyze"])):
-        (space / f"dataset/data/{split}-00000-of-00001.parquet").unlink()
-        sentence = refuse(*command, "-w", space, "--force")
-        assert f"the {split} samples in" in sentence
-        assert "Run `interlace prepare` again" in sentence
+    for name in ("index/split-heldout.bin", "data/part-00000-of-00001.parquet"):
+        (space / "dataset" / name).unlink()
+        for command in ("eval", "finetune", "analyze"):
+            sentence = refuse(command, "-w", space, "--force")
+            assert "the samples are not those that manifest.json speaks of" in sentence
+            assert "Run `interlace prepare --force`" in sentence
 
 
 # Whose workspace it is

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import make_dataset
+from old_datasets import write_old_dataset
 from PIL import Image
 from split_samples import Shown, split_samples
 
@@ -23,8 +25,8 @@ from interlace_cli.data.splitting import LEAST_SPLIT, describe_small
 from interlace_cli.demo.questions import KINDS
 from interlace_cli.demo.world import CELL, COLORS, MAX_VALUE, SIZE, Bar, Chart, Digit, Number, draw, is_heldout
 from interlace_cli.domain.dataset import SPLITS, Manifest, Sample
-from interlace_cli.errors import DatasetError
-from interlace_cli.io.datasets import find_files, load_images, load_manifest, load_split
+from interlace_cli.errors import DatasetError, ExistsError
+from interlace_cli.io.datasets import _open_reader, find_files, load_images, load_manifest, load_split
 from interlace_cli.io.files import hash_bytes
 from interlace_cli.io.sample_index import INDEX
 
@@ -200,7 +202,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_split(folder
     for out, seed in {"a": 0, "b": 0, "c": 1}.items():
         prepare(folder, twelve(), out=out, holdout=0.3, calibration=0.3, seed=seed)
     assert contents(folder / "a") == contents(folder / "b")
-    assert {path.name for path in (folder / "a").iterdir()} == {"manifest.json", "data", FILES_READ, ORIGIN}
+    assert {path.name for path in (folder / "a").iterdir()} == {"manifest.json", "data", INDEX, FILES_READ, ORIGIN}
     homes = [{s.id: split for split, found in samples(folder / out).items() for s in found} for out in "ac"]
     assert homes[0].keys() == homes[1].keys()
     assert homes[0] != homes[1]
@@ -376,20 +378,47 @@ def test_the_demo_is_the_same_bytes_twice_and_others_with_another_seed(demo: Pat
 
 def test_a_split_that_was_changed_on_disk_is_noticed(folder: Path) -> None:
     prepare(folder, twelve())
-    (path,) = find_files(folder / "out", "train")
-    path.write_bytes(find_files(folder / "out", "heldout")[0].read_bytes())
-    with pytest.raises(DatasetError, match=r"are not those that manifest\.json speaks of"):
+    prepare(folder, twelve()[:5], out="other", name="other.json")
+    (path,), (other,) = find_files(folder / "out"), find_files(folder / "other")
+    whole = path.read_bytes()
+    for data in (other.read_bytes(), whole[:-9]):
+        path.write_bytes(data)
+        with pytest.raises(
+            DatasetError, match=r"is gone or has changed: .* are not those that manifest\.json speaks of"
+        ):
+            load_split(folder / "out", "train")
+    path.write_bytes(whole)
+    assert len(load_split(folder / "out", "train")) == 10
+    (folder / "out" / INDEX / "split-train.bin").unlink()
+    _open_reader.cache_clear()
+    with pytest.raises(DatasetError, match=f"{INDEX} is missing or broken"):
         load_split(folder / "out", "train")
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(DatasetError, match="is missing or broken"):
-        load_split(folder / "out", "train")
+    # It is seen before anything is read, and mended without --force.
+    assert make_dataset(folder / "data.json", folder / "out").splits["train"].samples == 10
+    assert len(load_split(folder / "out", "train")) == 10
+
+
+def test_the_splits_of_an_older_dataset_are_read_from_their_own_files(folder: Path) -> None:
+    records = [{**record, "id": "r"} for record in twelve()]
+    prepare(folder, records, holdout=0.3)
+    old = write_old_dataset(folder / "out", folder / "old")
+    assert sorted(path.name.partition("-")[0] for path in find_files(old)) == sorted(SPLITS)
+    assert samples(old) == samples(folder / "out")
+    with pytest.raises(ExistsError, match="it is up to date"):
+        make_dataset(folder / "data.json", old, holdout=0.3)
 
 
 def test_a_dataset_opens_with_datasets_as_it_is(folder: Path) -> None:
     prepare(folder, [{**record, "answers": ["red", "rot"]} for record in twelve()])
     opened = datasets.load_dataset(str(folder / "out"), cache_dir=str(folder / "cache"))
-    assert {split: len(rows) for split, rows in opened.items()} == {"train": 10, "calibration": 1, "heldout": 1}
-    for row, sample in zip(opened["train"], load_split(folder / "out", "train"), strict=True):
+    assert {split: len(rows) for split, rows in opened.items()} == {"part": 12}
+    for split, count in (("train", 10), ("calibration", 1), ("heldout", 1)):
+        # As the README says.
+        rows = opened["part"].select(np.fromfile(folder / "out" / INDEX / f"split-{split}.bin", "<i8"))
+        assert [row["id"] for row in rows] == [sample.id for sample in load_split(folder / "out", split)]
+        assert len(rows) == count
+    rows = opened["part"].select(np.fromfile(folder / "out" / INDEX / "split-train.bin", "<i8"))
+    for row, sample in zip(rows, load_split(folder / "out", "train"), strict=True):
         assert (row["id"], row["conversations"], row["answers"]) == (
             sample.id,
             [turn.model_dump(by_alias=True) for turn in sample.conversations],
@@ -400,7 +429,7 @@ def test_a_dataset_opens_with_datasets_as_it_is(folder: Path) -> None:
 
 def test_an_image_of_many_samples_is_stored_about_once(folder: Path) -> None:
     Image.effect_noise((200, 200), 90).save(folder / "large.png")
-    prepare(folder, [{"image": "large.png", "conversations": TALK} for _ in range(300)], holdout=0.0, calibration=0.0)
+    prepare(folder, [{"image": "large.png", "conversations": TALK} for _ in range(250)], holdout=0.0, calibration=0.0)
     once = (folder / "large.png").stat().st_size
     stored = sum(path.stat().st_size for path in find_files(folder / "out"))
     assert once < stored < 2 * once

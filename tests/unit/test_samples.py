@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from generated_samples import build_samples
 from making import make_dataset
+from old_datasets import write_old_dataset
 from PIL import Image
 
 from interlace_cli.data.batches import order_by_length
@@ -156,8 +157,7 @@ def test_what_was_changed_is_noticed_when_it_is_read(made: tuple, tmp_path: Path
 def test_an_index_is_made_once_and_again_where_it_is_not_whole(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "dataset"
-    shutil.copytree(small_dataset, folder, ignore=shutil.ignore_patterns(INDEX))
+    folder = write_old_dataset(small_dataset, tmp_path / "dataset")
     rows = [row for path in find_files(folder, "train") for row in pq.read_table(path).to_pylist()]
     made, read_file_index = [], open_index.read_file_index
     monkeypatch.setattr(
@@ -194,8 +194,7 @@ def sample_reader_cache() -> None:
 def test_a_folder_that_may_not_be_written_to_has_an_index_elsewhere(
     small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "dataset"
-    shutil.copytree(small_dataset, folder, ignore=shutil.ignore_patterns(INDEX))
+    folder = write_old_dataset(small_dataset, tmp_path / "dataset")
     monkeypatch.setattr(open_index, "name_scratch", lambda path: Path("/proc/no such folder"))
     assert load_split(folder, "train") == load_split(small_dataset, "train")
     assert not (folder / INDEX).exists()

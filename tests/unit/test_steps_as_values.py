@@ -154,7 +154,7 @@ def test_a_checkpoint_whose_weights_were_cut_off_is_damaged(keep: int, step: Ste
 
 
 def test_a_dataset_without_the_files_of_a_split_is_damaged(tmp_path: Path) -> None:
-    manifest, data = build_manifest(), tmp_path / "data"
+    manifest, data = build_manifest(schema=3), tmp_path / "data"
     data.mkdir()
     for split in ("train", "calibration"):
         (data / f"{split}-00000-of-00001.parquet").write_text("x")
@@ -168,9 +168,10 @@ def test_a_dataset_without_one_of_several_files_is_damaged(tmp_path: Path) -> No
     data.mkdir()
     for name in ("train-00000-of-00003", "train-00002-of-00003", "calibration-00000-of-00001"):
         (data / f"{name}.parquet").write_text("x")
-    assert find_damage(tmp_path, build_manifest()) == "the files of its train samples are gone"
+    assert find_damage(tmp_path, build_manifest(schema=3)) == "the files of its train samples are gone"
     (data / "train-00001-of-00003.parquet").write_text("x")
-    assert find_damage(tmp_path, build_manifest()) is None
+    assert find_damage(tmp_path, build_manifest(schema=3)) is None
+    assert find_damage(tmp_path, build_manifest()) == "its index, which says what is of which split, is gone or broken"
 
 
 def test_arrays_that_are_gone_or_of_another_analysis_are_damage(tmp_path: Path) -> None:
