@@ -25,10 +25,11 @@ def open_index(folder: Path, splits: Mapping[str, SplitFacts]) -> SampleIndex:
     """The index of the dataset `folder`, `splits` being those of its manifest. Raises DatasetError if the files are not
     those that the manifest speaks of."""
     found = _find_index(folder)
-    if found is None and find_files(folder, PART):
-        raise _describe_broken(folder)
     if found is None:
-        found = _make_index(folder, {split: facts for split, facts in splits.items() if facts.samples})
+        wanted = {split: facts for split, facts in splits.items() if facts.samples}
+        if not any(find_files(folder, split) for split in wanted):
+            raise _describe_broken(folder)
+        found = _make_index(folder, wanted)
     for split, facts in splits.items():
         if facts.samples and found.facts.splits.get(split) != facts:
             raise _describe_changed(folder, split)
@@ -46,11 +47,12 @@ def _describe_broken(folder: Path) -> DatasetError:
         changed = SampleIndex(folder / INDEX, folder / DATA).find_changed()
     except (OSError, DatasetError):
         changed = None
-    what = (
-        f"{folder / INDEX} is missing or broken"
-        if changed is None
-        else f"{folder / DATA / changed} is gone or has changed"
-    )
+    if changed is not None:
+        what = f"{folder / DATA / changed} is gone or has changed"
+    elif find_files(folder, PART):
+        what = f"{folder / INDEX} is missing or broken"
+    else:
+        what = f"{folder / DATA} has no samples"
     return DatasetError(
         f"{what}: the samples are not those that manifest.json speaks of.", "Run `interlace prepare --force`."
     )
