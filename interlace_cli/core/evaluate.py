@@ -40,6 +40,7 @@ from interlace_cli.io.samples import join
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.evaluate import TRANSFORMERS, VLLM, EvaluateOptions
 from interlace_cli.options.shared import ONE_DEVICE
+from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import find_processes, in_turns, leave_processes
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
         return in_turns(lambda: load_tasks(find_file(options.tasks or ""), space.tasks, options.samples, progress))
 
     def make(progress: Progress, may_replace: bool) -> Evaluation:
-        check_free(out, may_replace)
+        take_from_main("the place of the result", lambda: check_free(out, may_replace))
         if options.device_map != ONE_DEVICE and options.processes > 1:
             progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes is for healing.")
         elif has_to_spread(options.processes):

@@ -22,8 +22,9 @@ from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA
 from interlace_cli.options.evaluate import VLLM, EvaluateOptions
 from interlace_cli.runtime.accelerator import is_cuda, read_free, read_name, release_memory
+from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.memory import is_out_of_memory, read_available
-from interlace_cli.runtime.processes import find_processes, from_main
+from interlace_cli.runtime.processes import find_processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,25 +87,23 @@ def measure_checkpoints(
     timed in turns, if they fit; else each is timed behind its answers. Of several processes all answer, and the first
     one alone times, while the others wait."""
     paths, loader = [model.checkpoint.path for _, model in opened], _Loader(options)
-    turns = from_main(_plan_turns(paths, options))
+    turns = take_from_main("how checkpoints are timed", partial(_plan_turns, paths, options))
     answered: list[Answered] = []
     speeds: list[Speed | None] = []
     for name, model in opened:
         is_timed = options.speed and not turns.is_together
         found, speed = _measure_one(name, model, tasks, loader, is_timed, kept, progress)
-        speed = from_main(speed)
         answered.append(found)
         speeds.append(speed)
         release_memory()
     if not options.speed or any(one.generation is None for one in answered):
         return answered, [None] * len(opened), []
     is_together = len(opened) == 1
-    if turns.is_together and find_processes().is_main:
+    if turns.is_together:
         loaders = [partial(loader.load, path) for path in paths]
         measure = partial(_time_loaded, tasks=tasks, options=options, progress=progress)
-        timed, is_together = measure_turns(loaders, measure)
+        timed, is_together = take_from_main("the speeds", partial(measure_turns, loaders, measure))
         speeds = list(timed)
-    speeds, is_together = from_main((speeds, is_together))
     if is_together:
         return answered, speeds, []
     apart = [None if speed is None else speed.model_copy(update={"in_turns": False}) for speed in speeds]
@@ -204,33 +203,54 @@ def _measure_one(
     progress: Progress,
 ) -> tuple[Answered, Speed | None]:
     """A checkpoint's answers, and its speed if it `is_timed`; its model is loaded for what is not there."""
-    is_timed = is_timed and find_processes().is_main
-    found = kept.find(opened)
-    if found is not None:
+    found, loaded = kept.find(opened), None
+    if found is None:
+        found, loaded = _answer_and_keep(name, opened, tasks, loader, kept, progress)
+    else:
         progress.say(f"{name}: its answers are there, of an earlier call")
-        if not is_timed or found.generation is None:
-            return found, None
+    if not is_timed or found.generation is None:
+        return found, None
+    if not find_processes().is_main:
+        # While the first one times it, the others need no model.
+        loaded = None
+        release_memory()
+    time_it = partial(_time_one, name, opened, loaded, tasks, loader, progress)
+    return found, take_from_main(f"the speed of {name}", time_it)
+
+
+def _answer_and_keep(
+    name: str, opened: OpenedModel, tasks: Sequence[EvalTask], loader: _Loader, kept: AnswerFile, progress: Progress
+) -> tuple[Answered, _Loaded]:
+    """The answers, and the model."""
     options, is_first = loader.options, not loader.processors
     # Before the model is loaded, beside which vLLM's would not fit.
-    replies = (
-        _ask_vllm(name, opened, tasks, loader, kept, progress) if found is None and options.engine == VLLM else None
-    )
+    replies = _ask_vllm(name, opened, tasks, loader, kept, progress) if options.engine == VLLM else None
     loaded = loader.load(opened.checkpoint.path)
     if is_first:
         tell_format(loaded.processor, progress.say)
-    if found is None:
-        batches = kept.open_batches(opened, "" if replies is None else "losses")
-        found = _answer(name, loaded, tasks, options, progress, batches, replies)
-        kept.keep(opened, found)
-    speed = None
-    if is_timed and found.generation is not None:
-        try:
-            (speed,) = _time_loaded([loaded], tasks, options, progress)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            progress.say(f"{name}: it is not timed, as generating for one prompt did not fit into the memory beside it")
-    return found, speed
+    batches = kept.open_batches(opened, "" if replies is None else "losses")
+    found = _answer(name, loaded, tasks, options, progress, batches, replies)
+    kept.keep(opened, found)
+    return found, loaded
+
+
+def _time_one(
+    name: str,
+    opened: OpenedModel,
+    loaded: _Loaded | None,
+    tasks: Sequence[EvalTask],
+    loader: _Loader,
+    progress: Progress,
+) -> Speed | None:
+    """The speed of a checkpoint by itself; None if that does not fit into the memory."""
+    try:
+        (speed,) = _time_loaded([loaded or loader.load(opened.checkpoint.path)], tasks, loader.options, progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        progress.say(f"{name}: it is not timed, as generating for one prompt did not fit into the memory beside it")
+        return None
+    return speed
 
 
 def _time_loaded(

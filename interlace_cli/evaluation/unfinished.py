@@ -21,7 +21,8 @@ from interlace_cli.io.append_log import AppendLog, read_log
 from interlace_cli.io.artifacts import build_origin, load_own, save_artifact, to_json
 from interlace_cli.io.files import hash_bytes
 from interlace_cli.io.sample_lines import to_line
-from interlace_cli.runtime.processes import find_processes, from_main, gather
+from interlace_cli.runtime.exchange import take_from_main
+from interlace_cli.runtime.processes import find_processes, gather
 
 if TYPE_CHECKING:
     from interlace_cli.evaluation.answering import Answered
@@ -109,10 +110,13 @@ class AnswerFile:
         if self._is_read:
             return
         self._is_read = True
-        found = load_own(self.path, UnfinishedEvaluation, build_origin("eval", self.settings), self.inputs)
-        self._kept = from_main({} if found is None else dict(found.answers))
+        self._kept = take_from_main("the answers that are there", self._read_kept)
         own = [record for path in self._list_logs() for record in read_log(path, self._log.key, KeptBatch)]
         self._batches = [record for records in gather([own]) for record in records]
+
+    def _read_kept(self) -> dict[str, KeptAnswers]:
+        found = load_own(self.path, UnfinishedEvaluation, build_origin("eval", self.settings), self.inputs)
+        return {} if found is None else dict(found.answers)
 
 
 def hash_tasks(tasks: Sequence[EvalTask]) -> str:

@@ -103,11 +103,6 @@ def gather(results: Sequence[T]) -> list[T]:
     return [shares[i % here.size][i // here.size] for i in range(sum(map(len, shares)))]
 
 
-def from_main(value: T) -> T:
-    """The first process's value, in all of them; all of them call it, and wait for it."""
-    return gather([value])[0]
-
-
 def in_turns(work: Callable[[], T]) -> T:
     """What `work` returns in each process: the first one does it, then one of each other machine, then the others. For
     work whose result stays on disk, where who comes later finds it."""
