@@ -41,7 +41,7 @@ from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tenso
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.finetune import FinetuneOptions
 from interlace_cli.runtime.allocator import describe_segments, expand_segments
-from interlace_cli.runtime.exchange import take_from_main
+from interlace_cli.runtime.exchange import agree, take_from_main
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
 if TYPE_CHECKING:
@@ -252,6 +252,8 @@ def _heal(
     chosen, how = settle(recipe, how)
     # Neither the engine nor the number of processes is part of the key: any of them goes on from any other's state.
     key = hash_bytes(repr((step.key, chosen.dtype, FORMAT)).encode())[:10]
+    facts = {"precision": chosen.dtype, "--engine": how.engine, "the state of healing that is gone on from": key}
+    agree("finetune", {**{f"the {name} that is read": digest for name, digest in step.inputs.items()}, **facts})
     state = State(step.out, key)
     told = progress if processes.is_main else Silent()
     if line := describe_segments(how.device):

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -21,7 +20,8 @@ from torch import nn
 
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.families.modules import find_layers
-from interlace_cli.healing.objective import Stage
+from interlace_cli.healing.deepspeed_file import check_file
+from interlace_cli.healing.recipe import Recipe
 from interlace_cli.healing.sharding import Gathering, Zero3
 from interlace_cli.io.placement import Placement
 from interlace_cli.io.shards import FullyShard
@@ -66,7 +66,10 @@ class Engine:
     @property
     def stage(self) -> int:
         """DeepSpeed's ZeRO stage, 0 to 3; 0 for other engines."""
-        return 0 if self.config is None else int(self.config["zero_optimization"].get("stage", 0))
+        if self.config is None or not isinstance(self.config["zero_optimization"], dict):
+            return 0
+        stage = self.config["zero_optimization"].get("stage", 0)
+        return stage if isinstance(stage, int) else 0
 
     @property
     def is_on_host(self) -> bool:
@@ -78,8 +81,16 @@ class Engine:
         """Whether a process holds only a shard of each weight."""
         return self.name == "fsdp" or self.stage == 3
 
-    def check(self, stages: Sequence[Stage]) -> None:
-        """Raises UsageError for a stage that the engine cannot train."""
+    @property
+    def is_own_file(self) -> bool:
+        """Whether the config is the user's."""
+        return self.config is not None and self.name not in ENGINES
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises UsageError for a recipe that the engine cannot carry out, or that a config of the user's forbids."""
+        stages = recipe.stages
+        if self.is_own_file:
+            self.config = check_file(self.name, self.config or {}, recipe, self.size)
         if self.shards_weights and any(stage.is_local for stage in stages):
             raise UsageError(
                 f"--engine {self.name} divides each weight between processes, and the stage local trains whole layers"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from interlace_cli.errors import InterlaceError
+from interlace_cli.healing.offload import find_master
 from interlace_cli.healing.optimizer import FORMS
 from interlace_cli.healing.tensor_files import DTYPES, Stored
 from interlace_cli.healing.whole import cut_partition, fetch, put, spread_whole
@@ -211,6 +212,18 @@ class DeepSpeedState(OptimizerState):
 
     def _shape(self, weight: Tensor) -> tuple[int, ...]:
         return tuple(getattr(weight, "ds_shape", weight.shape))
+
+
+def find_state(engine: Any, optimizer: Any, tuned: Mapping[str, Tensor]) -> OptimizerState:
+    """The state of `optimizer`, which may have accelerate's wrapper, or of the one in DeepSpeed's `engine`, if that is
+    not None; `tuned` are the weights that train."""
+    if engine is not None:
+        return DeepSpeedState(engine, tuned)
+    held: dict[str, Tensor] = {}
+    for name, weight in tuned.items():
+        master = find_master(weight)
+        held[name] = weight if master is None else master
+    return TorchState(getattr(optimizer, "optimizer", optimizer), held)
 
 
 def _is_slot(value: Any) -> bool:

@@ -58,6 +58,7 @@ def open_session(
 
     from interlace_cli.families.modules import count_elements
     from interlace_cli.healing.arguments import build_arguments, check_arguments
+    from interlace_cli.healing.deepspeed_file import quoted
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Healer, Student
     from interlace_cli.healing.trainable import can_checkpoint, hash_frozen
@@ -67,16 +68,17 @@ def open_session(
     device = use_device(how.device)
     check_arguments(recipe, how, state.folder, device)
     engine = Engine(how.engine, find_processes().size)
-    engine.check(recipe.stages)
+    engine.check(recipe)
     # Before the weights are read: it may be that there is nothing to learn.
     batcher, usable = load_usable(opened, dataset, recipe, progress, is_dealt=True)
     asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
     engine = Engine(how.engine, find_processes().size)
-    engine.check(recipe.stages)
+    engine.check(recipe)
     if engine.is_on_host and is_cpu(device):
         progress.say("--engine offload saves no memory on a CPU: the training state lies on the host with any engine")
     # Kept until all is loaded: through it, transformers finds DeepSpeed's config.
-    arguments = build_arguments(recipe, how, 1, state.folder, torch.device(device).type, engine.config)
+    with quoted(engine.name, engine.is_own_file):
+        arguments = build_arguments(recipe, how, 1, state.folder, torch.device(device).type, engine.config)
     model, layers, tuned_names = _load_student(opened, card, recipe, how, engine, device)
     if how.gradient_checkpointing and not asked.gradient_checkpointing and not can_checkpoint(model, layers):
         progress.say(f"{type(model).__name__} cannot compute its layers again: no gradient checkpointing")

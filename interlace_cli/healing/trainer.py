@@ -8,7 +8,7 @@ length of the rows, and rows that are halved on out-of-memory change a step's re
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,12 @@ from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import InterlaceError, NotFiniteError, ShortageError, first_line
 from interlace_cli.families.finite import explain_not_finite, find_first_not_finite
 from interlace_cli.healing.callbacks import StageEnds, StepProgress
+from interlace_cli.healing.deepspeed_file import quoted
 from interlace_cli.healing.engine import Engine
 from interlace_cli.healing.gradients import keep_views, view_buckets
 from interlace_cli.healing.ladder import Place, Setup, build_shortage
-from interlace_cli.healing.offload import find_master
 from interlace_cli.healing.optimizer import keep_form
-from interlace_cli.healing.optimizer_state import DeepSpeedState, OptimizerState, TorchState
+from interlace_cli.healing.optimizer_state import OptimizerState, find_state
 from interlace_cli.healing.randomness import read_random, restore_random
 from interlace_cli.healing.saved_state import (
     load_optimizer,
@@ -38,6 +38,7 @@ from interlace_cli.healing.saved_state import (
     save_random,
     save_weights,
 )
+from interlace_cli.healing.scale import read_scale, restore_scale
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.healing.step import RowLoss
 from interlace_cli.io.integrity import mark_complete
@@ -102,7 +103,8 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         if self.args.world_size > 1 and self.engine.name in ("auto", "ddp"):
             view_buckets(self.accelerator, (p for p in self.model.parameters() if p.requires_grad))
         # Without the checkpoint: the Trainer would look for each engine's own files in it.
-        model, loader = super()._prepare_for_training(max_steps, train_dataloader, None)
+        with quoted(self.engine.name, self.engine.is_own_file):
+            model, loader = super()._prepare_for_training(max_steps, train_dataloader, None)
         keep_views(model)
         if resume_from_checkpoint is not None:
             self._go_on_from(Path(resume_from_checkpoint))
@@ -277,7 +279,7 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
     # where these are not called.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        more = {"scheduler": self.lr_scheduler.state_dict(), "scale": self._read_scale()}
+        more = {"scheduler": self.lr_scheduler.state_dict(), "scale": read_scale(self.accelerator.scaler, self._zero)}
         save_optimizer(Path(output_dir), self._find_optimizer_state(), more)
 
     def _save_scaler(self, output_dir: str) -> None:
@@ -308,36 +310,17 @@ class HealingTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         load_weights(checkpoint, self.tuned)
         more = load_optimizer(checkpoint, self._find_optimizer_state())
         self.lr_scheduler.load_state_dict(more["scheduler"])
-        self._restore_scale(more["scale"])
-
-    def _find_optimizer_state(self) -> OptimizerState:
-        if self.is_deepspeed_enabled:
-            return DeepSpeedState(self.model_wrapped, self.tuned)
-        held: dict[str, Tensor] = {}
-        for name, weight in self.tuned.items():
-            master = find_master(weight)
-            held[name] = weight if master is None else master
-        # Without accelerate's wrapper.
-        inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)
-        return TorchState(inner, held)
-
-    def _read_scale(self) -> dict[str, Any]:
-        """What scales the losses in float16: DeepSpeed's, or torch's."""
-        if self.is_deepspeed_enabled:
-            scaler = getattr(self.model_wrapped.optimizer, "loss_scaler", None)
-            return {
-                "deepspeed": {k: v for k, v in vars(scaler).items() if isinstance(v, (int, float))} if scaler else {}
-            }
-        scaler = self.accelerator.scaler
-        return {"torch": scaler.state_dict() if scaler is not None else {}}
-
-    def _restore_scale(self, saved: Mapping[str, Any]) -> None:
-        """Another engine begins with its own scale, which finds itself in a few steps."""
+        restore_scale(self.accelerator.scaler, self._zero, more["scale"])
         if self.is_deepspeed_enabled:
             self.model_wrapped.global_steps = self.state.global_step
-            vars(self.model_wrapped.optimizer.loss_scaler).update(saved.get("deepspeed", {}))
-        elif self.accelerator.scaler is not None and saved.get("torch"):
-            self.accelerator.scaler.load_state_dict(saved["torch"])
+
+    @property
+    def _zero(self) -> Any:
+        """DeepSpeed's optimizer, None for other engines."""
+        return self.model_wrapped.optimizer if self.is_deepspeed_enabled else None
+
+    def _find_optimizer_state(self) -> OptimizerState:
+        return find_state(self.model_wrapped if self.is_deepspeed_enabled else None, self.optimizer, self.tuned)
 
     @property
     def setup(self) -> Setup:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from interlace_cli.errors import InterlaceError, UsageError
 from interlace_cli.healing.engine import CONFIGS, Engine
-from interlace_cli.healing.objective import parse_objective
+from interlace_cli.healing.recipe import Recipe
 from interlace_cli.healing.state import COMPLETE
 from interlace_cli.runtime.launch import choose_failed
 from interlace_cli.runtime.processes import LOST
@@ -337,9 +337,9 @@ def test_engines_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no zero_optimization"):
         Engine(str(tmp_path / "own.json"), 2)
     with pytest.raises(UsageError, match=r"--engine fsdp divides each weight .* stage local trains whole layers"):
-        Engine("fsdp", 2).check(parse_objective("local,ce"))
-    Engine("fsdp", 2).check(parse_objective("distill+anchor"))
-    Engine("ddp", 2).check(parse_objective("local,ce"))
+        Engine("fsdp", 2).check(Recipe(objective="local,ce"))
+    Engine("fsdp", 2).check(Recipe(objective="distill+anchor"))
+    Engine("ddp", 2).check(Recipe(objective="local,ce"))
     if find_spec("deepspeed") is None:
         with pytest.raises(InterlaceError, match="needs DeepSpeed"):
             Engine("zero2", 2)
