@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlace_cli.core.spread import has_to_spread
 from interlace_cli.errors import UsageError
 from interlace_cli.runtime.launchers import LOWEST_PORT, PORTS, expand_counts, expand_hosts, find_launched
+from interlace_cli.runtime.processes import find_processes
 
 WORD = st.from_regex(r"[a-z][a-z-]{0,4}", fullmatch=True)
 SPAN = st.tuples(st.integers(0, 120), st.integers(0, 3), st.integers(1, 3))
@@ -114,3 +116,26 @@ def test_one_host_needs_no_name() -> None:
         find_launched({"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
     with pytest.raises(UsageError, match="list of hosts cannot be read"):
         find_launched({**SLURM, "SLURM_STEP_NODELIST": "gpu[07-"})
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "the variable RANK is no number: 'one'"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 and WORLD_SIZE=2 do not belong together"),
+    ],
+)
+def test_impossible_variables_are_refused(said: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=sentence):
+        find_processes()
+
+
+def test_a_launchers_number_of_processes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert not has_to_spread(1)
+    assert not has_to_spread(2)
+    with pytest.raises(UsageError, match="--processes is 4, and the launcher has started 2"):
+        has_to_spread(4)
