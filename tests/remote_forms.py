@@ -31,9 +31,9 @@ def write_pictures(folder: Path) -> None:
 
 
 def write_json(folder: Path) -> None:
-    write_pictures(folder / "my images")
-    rows = [{"id": f"r{i}", "image": f"my images/{i}.png", "conversations": say(i)} for i in range(COUNT)]
-    rows += [{"id": "gone", "image": "my images/gone.png", "conversations": say(50)}]
+    write_pictures(folder / "my #1 images")
+    rows = [{"id": f"r{i}", "image": f"my #1 images/{i}.png", "conversations": say(i)} for i in range(COUNT)]
+    rows += [{"id": "gone", "image": "my #1 images/gone.png", "conversations": say(50)}]
     rows += [{"id": "out", "image": "../secret.png", "conversations": say(51)}]
     (folder / "labels.json").write_text(json.dumps(rows))
 

@@ -10,9 +10,9 @@ the same files in another folder have the same names. What is known of it is one
 | it was listed in a folder, and not opened | None | yes | None |
 | it was looked for, and was not there or could not be read | None | None | None |
 
-A remote file has no times or inode. Its digest is what the store knows it by (`io.remote.RemoteFacts.tag`), whether it
-was read or only opened: nobody has to read it to see that it is another one. Where a server has no such thing, that of
-a file which was read whole is as of a local one, and any other is known by its size.
+A remote file has no times or inode. Its digest is what the store knows it by (`RemoteFacts.tag`), whether it was read
+or only opened: nobody has to read it to see that it is another one. Where a server has no such thing, that of a file
+which was read whole is as of a local one, and any other is known by its size.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from interlace_cli.io.files import parse_json
 from interlace_cli.io.images import MOST_BYTES, TOO_LARGE
 from interlace_cli.io.integrity import BLOCK, CHUNK
 from interlace_cli.io.paths import find_inside
-from interlace_cli.io.remote import RemoteFacts, RemoteFile, RemoteFolder
+from interlace_cli.io.remote import RemoteFile, RemoteFolder
 from interlace_cli.io.remote_errors import explain
+from interlace_cli.io.remote_facts import RemoteFacts
 
 SOURCE, IMAGES = "source", "image"
 MISSING = "image file is missing"

@@ -8,40 +8,23 @@ address.
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from functools import partial
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote
 
-from interlace_cli.errors import DatasetError, InterlaceError, MissingInputError, UnusableRecordError, UsageError
+from interlace_cli.errors import UnusableRecordError
 from interlace_cli.io.addresses import WEB, check_address, find_protocol, join_inside
-from interlace_cli.io.missing_packages import find_missing_package
-from interlace_cli.io.offline import find_offline_switch
-from interlace_cli.io.remote_errors import explain, retry
+from interlace_cli.io.remote_errors import ask, ask_or_explain, explain
+from interlace_cli.io.remote_facts import RemoteFacts, to_facts
+from interlace_cli.io.remote_reader import RemoteReader
+from interlace_cli.io.remote_systems import check_hub, open_system, walks_folders
 
-T = TypeVar("T")
 BUFFER = 1 << 20
 """Bytes that are read ahead where a file is read in small pieces: as long as a request takes, about so many come."""
 PART = 8 << 20
 """Bytes up to which a file is asked for in one piece."""
 THREADS = 16
-WAIT = 30.0
-"""Seconds to wait for a web server's answer or a piece of it."""
-_DIGESTS = ("content-md5", "digest", "md5hash", "content_md5", "crc32c", "checksum", "xet_hash", "blob_id", "etag")
-_VERSIONS = ("versionid", "version_id", "generation", "lastmodified", "last-modified", "last_modified", "updated")
-_TIMES = ("mtime", "modified", "timemodified", "modification_time", "created")
-"""What listings call it, in small letters. Checksums come first: an ETag may change with a description."""
-
-
-class RemoteFacts(NamedTuple):
-    """Of a file: `size` in bytes, None if the server does not say it; `tag`: what the store knows its content by (an
-    ETag, a checksum, else a version or the time of writing), None if it has none of these."""
-
-    size: int | None
-    tag: str | None
 
 
 @dataclass
@@ -84,7 +67,7 @@ class RemoteFolder:
         """fsspec's file system. Raises UsageError for a protocol that nothing knows, MissingInputError for a package
         that is missing."""
         if self._system is None:
-            self._system = _open_system(self.address)
+            self._system = open_system(self.address)
         return self._system
 
     def locate(self, path: str) -> str:
@@ -107,7 +90,7 @@ class RemoteFolder:
 
     def list_files(self) -> dict[str, int]:
         """As `io.paths.list_files`: path -> bytes, 0 where the server does not say. Raises InterlaceError."""
-        found = _ask_or_explain(self.address, self._find)
+        found = ask_or_explain(self.address, self._find)
         for path, facts in found.items():
             self.known[path] = facts
         sizes = {path: facts.size or 0 for path, facts in found.items()}
@@ -117,10 +100,10 @@ class RemoteFolder:
         """Raises FileNotFoundError, PermissionError, InterlaceError."""
         if path not in self.known:
             address = self.locate(path)
-            info = _ask(address, lambda: self.system.info(self._strip(address)))
+            info = ask(address, lambda: self.system.info(self._strip(address)))
             if info.get("type", "file") != "file":
                 raise FileNotFoundError(2, "is a folder", address)
-            self.known[path] = _to_facts(info)
+            self.known[path] = to_facts(info)
         return self.known[path]
 
     def _strip(self, address: str) -> str:
@@ -131,7 +114,7 @@ class RemoteFolder:
         address = f"{self.address}/" if self.is_web else self.address
         root = self._strip(address).rstrip("/")
         # The ways of fsspec's own that go from folder to folder leave out, without a word, one that cannot be listed.
-        strictly = {"on_error": "raise"} if _walks(self.system) else {}
+        strictly = {"on_error": "raise"} if walks_folders(self.system) else {}
         found = self.system.find(self._strip(address), detail=True, **strictly)
         self.system.invalidate_cache()
         listed: dict[str, RemoteFacts] = {}
@@ -142,7 +125,7 @@ class RemoteFolder:
             path = unquote(path) if self.is_web else path
             is_file = info.get("type", "file") == "file" and path and not path.endswith("/")
             if is_file and str(name).startswith(f"{root}/") and not _is_hidden(path):
-                listed[path] = _to_facts(info)
+                listed[path] = to_facts(info)
         return self._complete(listed) if self.is_web else listed
 
     def _complete(self, listed: dict[str, RemoteFacts]) -> dict[str, RemoteFacts]:
@@ -200,71 +183,15 @@ class RemoteFile:
                 raise OSError(f"{len(data)} bytes came where {size} were listed: it broke off, or was replaced")
             return data
 
-        return _ask(str(self), read)
+        return ask(str(self), read)
 
     def open(self, mode: str = "rb", buffering: int = -1) -> BinaryIO:
         """To be read by ranges: of the size that is asked for where `buffering` is 0, else ahead. Raises as `stat`."""
         del mode
-        reader = RemoteReader(self)
+        folder, address = self.folder, str(self)
+        open_file = partial(folder.system.open, folder._strip(address), "rb", cache_type="none")
+        reader = RemoteReader(address, self.stat().size, open_file)
         return cast(BinaryIO, reader if buffering == 0 else io.BufferedReader(reader, BUFFER))
-
-
-class RemoteReader(io.RawIOBase):
-    """Reads a remote file by ranges; each is asked for again where the connection fails. For one thread at a time."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        super().__init__()
-        size = file.stat().size
-        self._address, self._offset = str(file), 0
-        if size is None:
-            raise DatasetError(f"{file} has no known size: its server does not say it.", "Download it, and name it.")
-        self._size = size
-        folder = file.folder
-        open_file = partial(folder.system.open, folder._strip(self._address), "rb", cache_type="none")
-        self._file = _ask(self._address, open_file)
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The offset."""
-        return self._offset
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: self._size}[whence]
-        self._offset = max(0, base + offset)
-        return self._offset
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills the buffer, up to the end of the file. Raises InterlaceError."""
-        view = memoryview(buffer).cast("B")
-        wanted = min(len(view), self._size - self._offset)
-        if wanted <= 0:
-            return 0
-        start = self._offset
-
-        def read() -> bytes:
-            self._file.seek(start)
-            data = bytes(self._file.read(wanted))
-            if len(data) != wanted:
-                raise OSError(f"{len(data)} bytes came where {wanted} were asked for")
-            return data
-
-        view[:wanted] = _ask_or_explain(self._address, read)
-        self._offset += wanted
-        return wanted
-
-    def close(self) -> None:
-        """Gives the connection back."""
-        if not self.closed and hasattr(self, "_file"):
-            self._file.close()
-        super().close()
 
 
 def open_address(address: str) -> RemoteFolder | RemoteFile:
@@ -273,16 +200,16 @@ def open_address(address: str) -> RemoteFolder | RemoteFile:
     check_address(address)
     bare = address.rstrip("/")
     if find_protocol(address) == "hf":
-        _check_hub(bare)
+        check_hub(bare)
     folder = RemoteFolder(bare)
-    info = _ask_or_explain(address, lambda: folder.system.info(folder._strip(address if folder.is_web else bare)))
+    info = ask_or_explain(address, lambda: folder.system.info(folder._strip(address if folder.is_web else bare)))
     if info.get("type") == "directory" or address.endswith("/") or _is_index(info, bare):
         return folder
     parent, _, name = bare.rpartition("/")
     above = RemoteFolder(parent)
     above._system = folder.system
     path = unquote(name) if folder.is_web else name
-    above.known[path] = _to_facts(info)
+    above.known[path] = to_facts(info)
     return RemoteFile(above, path)
 
 
@@ -291,11 +218,11 @@ def open_remote_folder(address: str) -> RemoteFolder:
     check_address(address)
     folder = RemoteFolder(address.rstrip("/"))
     if find_protocol(address) == "hf":
-        _check_hub(folder.address)
+        check_hub(folder.address)
     # Who may read files may not be allowed to list them; and a web server need not say anything of a folder.
     if not folder.is_web:
         try:
-            _ask(address, lambda: folder.system.info(folder._strip(folder.address)))
+            ask(address, lambda: folder.system.info(folder._strip(folder.address)))
         except PermissionError:
             pass
         except FileNotFoundError as error:
@@ -308,100 +235,5 @@ def _is_index(info: dict[str, Any], address: str) -> bool:
     return str(info.get("mimetype", "")).startswith("text/html") and not address.lower().endswith((".html", ".htm"))
 
 
-def _check_hub(address: str) -> None:
-    switch = find_offline_switch(is_dataset=True)
-    if switch is not None:
-        raise MissingInputError(
-            f"{address} is on the Hub, which is not asked because of {switch}.",
-            f"Unset {switch.partition('=')[0]}, or name a local copy.",
-        )
-
-
-def _open_system(address: str) -> Any:
-    import fsspec
-
-    protocol = find_protocol(address)
-    try:
-        options = choose_options(protocol)
-        # What the user has set for fsspec counts. One for each folder object: what it has listed is no older than that.
-        own = fsspec.config.conf.get(protocol, {})
-        options = {name: value for name, value in options.items() if name not in own}
-        found = fsspec.core.url_to_fs(address, skip_instance_cache=True, **options)[0]
-        if hasattr(found, "retries"):
-            # Of s3fs, which tries five times: times ours, a server that does not answer would take ten minutes.
-            found.retries = 1
-        return found
-    except ImportError as error:
-        cause = error.__cause__ or error.__context__ or error
-        package = find_missing_package(cause) or find_missing_package(error)
-        needed = f"the package {package}" if package else "a package that is not installed"
-        fix = f"pip install {package}." if package else f"{error}."
-        raise MissingInputError(f"{protocol}:// needs {needed}.", fix) from error
-    except ValueError as error:
-        if protocol in fsspec.available_protocols():
-            raise explain(address, error) from error
-        raise UsageError(
-            f"{protocol}:// is no protocol that fsspec knows.",
-            "Name a file or folder by s3://, gs://, hf://, https://.",
-        ) from error
-
-
-def _walks(system: Any) -> bool:
-    from fsspec.asyn import AsyncFileSystem
-    from fsspec.spec import AbstractFileSystem
-
-    own = type(system)
-    return own._find is AsyncFileSystem._find if system.async_impl else own.find is AbstractFileSystem.find
-
-
-def choose_options(protocol: str) -> dict[str, Any]:
-    """Of the implementation: a bounded wait for an answer, and for web servers the machine's proxies, ~/.netrc, and
-    ranges of the content as it is. Those that are not here have a bound of their own."""
-    if protocol in (*WEB, "gs", "gcs"):
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=WAIT, sock_read=WAIT)
-        if protocol in ("gs", "gcs"):
-            return {"requests_timeout": timeout}
-        client = {"trust_env": True, "timeout": timeout}
-        return {"client_kwargs": client, "headers": {"Accept-Encoding": "identity"}}
-    if protocol in ("s3", "s3a"):
-        once = {"connect_timeout": WAIT, "read_timeout": WAIT, "retries": {"total_max_attempts": 1}}
-        return {"config_kwargs": once}
-    return {}
-
-
-def _to_facts(info: dict[str, Any]) -> RemoteFacts:
-    """Of what an implementation says of a file."""
-    size = info.get("size")
-    own = {str(key).lower(): value for key, value in info.items() if value not in (None, "")}
-    lfs = own.get("lfs")
-    if isinstance(lfs, dict) and lfs.get("sha256"):
-        own["digest"] = lfs["sha256"]
-    for key in (*_DIGESTS, *_VERSIONS, *_TIMES):
-        value = own.get(key)
-        if key in _TIMES and isinstance(value, (int, float)):
-            value = datetime.fromtimestamp(value, timezone.utc)
-        if isinstance(value, datetime):
-            value = value.isoformat()
-        if isinstance(value, (str, int, float)):
-            is_content = key in _DIGESTS
-            return RemoteFacts(size, f"{key} {value}" if is_content else f"{key} {value}, {size} bytes")
-    return RemoteFacts(size, None)
-
-
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
-
-
-def _ask(address: str, ask: Callable[[], T]) -> T:
-    return retry(address, ask, time.sleep)
-
-
-def _ask_or_explain(address: str, ask: Callable[[], T]) -> T:
-    try:
-        return _ask(address, ask)
-    except InterlaceError:
-        raise
-    except OSError as error:
-        raise explain(address, error.__cause__ or error) from error

@@ -73,14 +73,14 @@ def to_os_error(address: str, error: BaseException) -> OSError | None:
     return None if kind is None else kind(2 if kind is FileNotFoundError else 13, describe_error(error), address)
 
 
-def retry(address: str, ask: Callable[[], T], wait: Callable[[float], None]) -> T:
-    """What `ask` returns, asked again after each of WAITS while the error may pass. Some clients try again themselves,
-    or wait for long: after ENOUGH that is done once, and after FAR_ENOUGH not at all. Raises FileNotFoundError or
-    PermissionError for a definite answer, InterlaceError for any other failure."""
+def ask(address: str, question: Callable[[], T]) -> T:
+    """What `question` returns, asked again after each of WAITS while the error may pass. Some clients try again
+    themselves, or wait for long: after ENOUGH that is done once, and after FAR_ENOUGH not at all. Raises
+    FileNotFoundError or PermissionError for a definite answer, InterlaceError for any other failure."""
     began = time.monotonic()
     for tried, seconds in enumerate((*WAITS, None)):
         try:
-            return ask()
+            return question()
         except (InterlaceError, TypeError, AttributeError):
             # Ours, or a bug.
             raise
@@ -89,8 +89,18 @@ def retry(address: str, ask: Callable[[], T], wait: Callable[[float], None]) -> 
             is_enough = time.monotonic() - began > (ENOUGH if tried else FAR_ENOUGH)
             if seconds is None or is_enough or classify(error) != "passing":
                 raise to_os_error(address, error) or explain(address, error) from error
-            wait(seconds)
+            time.sleep(seconds)
     raise AssertionError("the last try returns or raises")
+
+
+def ask_or_explain(address: str, question: Callable[[], T]) -> T:
+    """As `ask`, but a definite answer too is an InterlaceError: for what the user has named."""
+    try:
+        return ask(address, question)
+    except InterlaceError:
+        raise
+    except OSError as error:
+        raise explain(address, error.__cause__ or error) from error
 
 
 def _iter_chain(error: BaseException) -> Iterator[BaseException]:

@@ -38,7 +38,7 @@ OWN = ("files.jsonl", "source.json", "manifest.json")
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
+    monkeypatch.setattr(remote_errors.time, "sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -137,16 +137,16 @@ def test_a_file_that_was_listed_is_asked_for_once(tmp_path: Path, store: Any, mo
     make_dataset("memory://bucket/in", tmp_path / "out")
     assert {path: number for (name, path), number in asked.items() if name == "cat_file"} == {
         "/bucket/in/labels.json": 1,
-        **{f"/bucket/in/my images/{i}.png": 1 for i in range(COUNT)},
+        **{f"/bucket/in/my #1 images/{i}.png": 1 for i in range(COUNT)},
     }
     # The folder itself, and a picture that is not there.
-    assert {path for name, path in asked if name == "info"} == {"/bucket/in", "/bucket/in/my images/gone.png"}
+    assert {path for name, path in asked if name == "info"} == {"/bucket/in", "/bucket/in/my #1 images/gone.png"}
 
 
 def test_a_record_may_name_its_image_by_the_whole_address(tmp_path: Path, store: Any) -> None:
     write_json(tmp_path / "in")
     put(store, tmp_path / "in", "/bucket/in")
-    names = ["memory://bucket/in/my images/1.png", "memory://bucket/inner/1.png", "memory://bucket/in/../x.png"]
+    names = ["memory://bucket/in/my #1 images/1.png", "memory://bucket/inner/1.png", "memory://bucket/in/../x.png"]
     rows = [{"image": name, "conversations": say(i)} for i, name in enumerate(names)]
     store.pipe("/bucket/in/labels.json", json.dumps(rows).encode())
     made = make_dataset("memory://bucket/in", tmp_path / "out", holdout=0, calibration=0)
@@ -162,18 +162,18 @@ def test_what_changed_at_the_source_is_seen_without_reading_it(tmp_path: Path, s
     make_dataset("memory://bucket/in", tmp_path / "out")
     before = ask("memory://bucket/in", tmp_path / "out")
     assert before[1] == []
-    store.pipe("/bucket/in/my images/0.png", (tmp_path / "in/my images/0.png").read_bytes())
-    store.pipe("/bucket/in/my images/1.png", b"longer" * 999)
-    store.rm("/bucket/in/my images/2.png")
-    store.pipe("/bucket/in/my images/gone.png", b"x")
+    store.pipe("/bucket/in/my #1 images/0.png", (tmp_path / "in/my #1 images/0.png").read_bytes())
+    store.pipe("/bucket/in/my #1 images/1.png", b"longer" * 999)
+    store.rm("/bucket/in/my #1 images/2.png")
+    store.pipe("/bucket/in/my #1 images/gone.png", b"x")
     store.pipe("/bucket/in/more.json", b"[]")
     now, said = ask("memory://bucket/in", tmp_path / "out")
     assert now != before[0]
     assert said == [
-        "my images/1.png has other content",
-        "my images/0.png was written again, or replaced",
-        "my images/2.png is gone, or cannot be read",
-        "my images/gone.png was not there before",
+        "my #1 images/1.png has other content",
+        "my #1 images/0.png was written again, or replaced",
+        "my #1 images/2.png is gone, or cannot be read",
+        "my #1 images/gone.png was not there before",
         "more.json was added",
     ]
     assert find_state("memory://bucket/in", tmp_path / "out") is Condition.STALE
