@@ -75,6 +75,7 @@ def test_a_state_is_gone_on_from(
         assert "going on from step 2 of 6" in said[4 * number + 3]
         assert difference(tmp_path / engine, tmp_path / f"{engine}-again") == 0, engine
         assert difference(tmp_path / engine, tmp_path / f"{engine}-other") < TOLERANCE[dtype], engine
+        assert difference(tmp_path / engine, tmp_path / engines[0]) < TOLERANCE[dtype], engine
     copy_state(tmp_path / f"{before}-stopped", tmp_path / "one")
     lines: list[str] = []
     heal({**base, "out": tmp_path / "one"}, lines)

@@ -145,15 +145,6 @@ def test_ddp_holds_gradients_once(pruned: Path, small_dataset: Path, tmp_path: P
         assert said.count("held once") == 3
 
 
-def test_bfloat16_is_the_same_with_fsdp(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
-    """Tuned layers are float32 then, and the others are not."""
-    for engine in ("ddp", "fsdp"):
-        words = call(pruned, small_dataset, tmp_path / engine, "--engine", engine, "--dtype", "bfloat16")
-        done = subprocess.run([*words, "--epochs", "0.3"], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    check_equal(tmp_path / "ddp", tmp_path / "fsdp")
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("engine", ["fsdp", *deepspeed[1:2]])
 def test_killed_they_go_on(engine: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_what_contradicts_the_recipe_is_named(change: dict[str, Any], sentence: 
         check_file("own.json", {**SOUND, **change}, RECIPE, 2)
 
 
+@pytest.mark.engines
 @needs_deepspeed
 @pytest.mark.parametrize(
     ("change", "field", "words"),
@@ -84,6 +85,7 @@ def test_deepspeeds_own_words_are_whole(change: dict[str, Any], field: str, word
     assert "\n" not in caught.value.what
 
 
+@pytest.mark.engines
 @needs_deepspeed
 def test_a_sound_file_is_taken_with_the_recipes_batches() -> None:
     whole = {**SOUND, "train_batch_size": 32, "gradient_clipping": 1.0, "steps_per_print": 10}
