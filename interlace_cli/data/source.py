@@ -14,6 +14,8 @@ from interlace_cli.io.file_records import FileRead, FileRecorder, Roots
 
 MOST_IMAGES = 64
 """Of a record."""
+MOST_UNITS = 4096
+"""Of a source whose records are divided evenly."""
 Split = Literal["train", "calibration", "heldout"]
 
 
@@ -142,7 +144,9 @@ class Source(Protocol):
 
 
 def divide(name: str, indices: Sequence[int], size: int = 256) -> list[Unit]:
-    """Indices of records -> units of at most `size` records; the content of each is its indices."""
+    """Indices of records -> units of at most `size` records, or of more where there would be more than `MOST_UNITS`:
+    each is a file of the dataset at least. The content of each is its indices."""
+    size = max(size, -(-len(indices) // MOST_UNITS))
     return [
         Unit(f"{name} {start}", len(indices[start : start + size]), tuple(indices[start : start + size]))
         for start in range(0, len(indices), size)

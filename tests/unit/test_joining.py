@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from interlace_cli.data.joining import join_units
-from interlace_cli.data.source import Selection
+from interlace_cli.data.source import Selection, divide
 from interlace_cli.data.staging import INDEXED, OUTLINE, Staged, StagedUnit
 from interlace_cli.domain.dataset import SPLITS
 
@@ -54,6 +54,13 @@ def write_units(folder: Path, samples: int) -> Staged:
             )
         )
     return Staged(folder, units, [])
+
+
+def test_millions_of_records_are_no_more_units_than_files_can_be() -> None:
+    for records, units in ((0, 0), (1, 1), (256, 1), (257, 2), (4096 * 256, 4096), (4096 * 256 + 1, 4081)):
+        found = divide("records", range(records))
+        assert len(found) == units
+        assert [index for unit in found for index in unit.content] == list(range(records))
 
 
 @pytest.mark.parametrize("samples", [100_000, pytest.param(10_000_000, marks=pytest.mark.soak)])
