@@ -18,6 +18,7 @@ from interlace_cli.cli.console import output
 from interlace_cli.errors import UsageError
 from interlace_cli.options.build import Entry, build_options, dump_call, index_names, list_entries, read_names
 from interlace_cli.options.option import Options, Slot
+from interlace_cli.options.shared import BETWEEN_PROCESSES
 
 Compose = Callable[[type[Any], Mapping[str, Any]], Any]
 """Makes the record of what is given by name, from the command line and a file."""
@@ -41,12 +42,18 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
     record = get_type_hints(command)["options"]
 
     def run_command(**words: Any) -> None:
-        settle_rank(name)
+        is_idle = not settle_rank(name)
+        if is_idle and "device_map" not in words:
+            raise typer.Exit(0)
         with _telling_others(name), output.own_stdout(), _told_to_children(), ExitStack() as held:
             given = _collect(record, words)
             if name in LED:
                 given |= held.enter_context(_leading(given))
             made = (compose or build_options)(record, given)
+            _prepare_to_lend(made)
+            if is_idle:
+                _leave_processes()
+                raise typer.Exit(0)
             if words["save_config"] is not None:
                 _save_config(made, words["save_config"])
             if hasattr(made, "workspace") and name not in LOOKS_ONLY and made.locks_workspace:
@@ -54,6 +61,7 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
 
                 held.enter_context(locked(made.workspace, name, output.say))
             command(made)
+            _leave_processes()
 
     run_command.__doc__ = command.__doc__
     run_command.__signature__ = Signature(_build_parameters(record))  # type: ignore[attr-defined]
@@ -61,9 +69,9 @@ def derive_command(name: str, command: Callable[[Any], None], compose: Compose |
     return run_command
 
 
-def settle_rank(name: str) -> None:
+def settle_rank(name: str) -> bool:
     """Of several processes of one command the first one speaks, and all let their launcher know that they live. What
-    one process does by itself is left to the first."""
+    one process does by itself is left to the first: returns whether this one has work."""
     from interlace_cli.runtime.processes import find_processes
 
     here = find_processes()
@@ -74,26 +82,43 @@ def settle_rank(name: str) -> None:
     if not here.is_main:
         output.quiet, output.as_json = True, False
     if here.size == 1:
-        return
+        return True
     # torch shows a stack trace of its own where a connection is lost; what is said of it is ours.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if name in SPREAD:
         from interlace_cli.runtime.watch import end_when_lost
 
         end_when_lost()
-        return
+        return True
     if name in LED:
         if not here.is_main:
             from interlace_cli.runtime.worker_pool import follow
 
             raise typer.Exit(follow())
-        return
+        return True
     if name in SHARED:
         from interlace_cli.runtime.workers import work_alone
 
         work_alone()
-    elif not here.is_main:
-        raise typer.Exit(0)
+        return True
+    return here.is_main
+
+
+def _prepare_to_lend(options: Options) -> None:
+    """Where weights are divided, processes without work of their own hold their part for those that have."""
+    from interlace_cli.runtime.processes import find_processes
+
+    if getattr(options, "device_map", None) == BETWEEN_PROCESSES and find_processes().size > 1:
+        from interlace_cli.runtime.lending import open_lending
+
+        open_lending()
+
+
+def _leave_processes() -> None:
+    """At the end; whoever comes first lends the others what they still need."""
+    from interlace_cli.runtime.processes import leave_processes
+
+    leave_processes()
 
 
 @contextmanager

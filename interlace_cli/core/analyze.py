@@ -31,7 +31,7 @@ from interlace_cli.io.files import check_free, hash_file
 from interlace_cli.io.score_files import save_scores
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.analyze import AnalyzeOptions
-from interlace_cli.options.shared import ONE_DEVICE
+from interlace_cli.options.shared import BETWEEN_PROCESSES, ONE_DEVICE
 from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import find_processes, leave_processes
 
@@ -67,7 +67,7 @@ def build_step(options: AnalyzeOptions) -> Step[Analysis]:
     inputs = {**hash_model(opened.facts), "calibration": hash_split(dataset, "calibration")}
 
     def make(progress: Progress, may_replace: bool) -> Analysis:
-        if options.device_map != ONE_DEVICE and options.processes > 1:
+        if options.device_map not in (ONE_DEVICE, BETWEEN_PROCESSES) and options.processes > 1:
             progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes is for healing.")
         elif has_to_spread(options.processes):
             alone = replace(options, write_scores=None, figure=None, force=may_replace)

@@ -39,7 +39,7 @@ from interlace_cli.io.paths import expand_home
 from interlace_cli.io.samples import join
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.evaluate import TRANSFORMERS, VLLM, EvaluateOptions
-from interlace_cli.options.shared import ONE_DEVICE
+from interlace_cli.options.shared import BETWEEN_PROCESSES, ONE_DEVICE
 from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import find_processes, in_turns, leave_processes
 
@@ -90,7 +90,7 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
 
     def make(progress: Progress, may_replace: bool) -> Evaluation:
         take_from_main("the place of the result", lambda: check_free(out, may_replace))
-        if options.device_map != ONE_DEVICE and options.processes > 1:
+        if options.device_map not in (ONE_DEVICE, BETWEEN_PROCESSES) and options.processes > 1:
             progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes is for healing.")
         elif has_to_spread(options.processes):
             checkpoints = tuple(f"{one.name}={one.opened.facts.location}" for one in named)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from interlace_cli.core.cuts import Cut, find_cut, hash_cut
 from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import find_lacking_keys
 from interlace_cli.core.prune_weights import build_sparse_step
+from interlace_cli.core.spread import is_divided, run_spread
 from interlace_cli.core.step import Condition, Step
 from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.analysis import Analysis
@@ -55,6 +57,8 @@ def prune(options: PruneOptions, progress: Progress) -> PruneOutcome:
 
     Raises PlanMismatchError if the plan was made for another model (where that is allowed, if it has other layers), and
     CheckpointError if the comparison finds a difference."""
+    if options.verify and is_divided(options):
+        return PruneOutcome.model_validate_json(run_spread("prune", options, options.processes))
     if options.verify:
         from interlace_cli.runtime.device import choose_device
 
@@ -87,6 +91,9 @@ def build_step(options: PruneOptions) -> Step[CheckpointCard]:
         if not may_replace and state.condition is Condition.INCOMPLETE and isinstance(state.artifact, CheckpointCard):
             save_keys(out, _find_keys(options, cut) or {})
             return state.artifact
+        if options.is_compensated and is_divided(options):
+            run_spread("prune", replace(options, force=may_replace), options.processes)
+            return load_artifact(out / METADATA, CheckpointCard)
         return _write(options, cut, inputs, out, progress, may_replace)
 
     step = Step(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import find_model, hash_model, hash_split
+from interlace_cli.core.spread import is_divided, run_spread
 from interlace_cli.core.step import Step
 from interlace_cli.data.readable import load_readable
 from interlace_cli.domain.checkpoint import CheckpointCard
@@ -13,7 +15,7 @@ from interlace_cli.domain.progress import Progress
 from interlace_cli.domain.record import Settings
 from interlace_cli.errors import UnsupportedModelError, UsageError
 from interlace_cli.families.model_files import OpenedModel, collect_stored, open_model
-from interlace_cli.io.artifacts import build_origin, save_artifact
+from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifact
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
@@ -45,6 +47,9 @@ def build_sparse_step(options: PruneOptions) -> Step[CheckpointCard]:
         settings |= options.build_settings(*CALIBRATION_SETTINGS)
 
     def make(progress: Progress, may_replace: bool) -> CheckpointCard:
+        if is_divided(options):
+            run_spread("prune", replace(options, force=may_replace), options.processes)
+            return load_artifact(out / METADATA, CheckpointCard)
         return _write(options, opened, pattern, dataset, (settings, inputs), out, progress, may_replace)
 
     return Step(

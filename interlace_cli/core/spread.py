@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from interlace_cli.errors import ChildError, UsageError
 from interlace_cli.io.artifacts import to_json_text
 from interlace_cli.options.build import dump_options
 from interlace_cli.options.option import Options
+from interlace_cli.options.shared import BETWEEN_PROCESSES
 from interlace_cli.runtime.processes import find_processes
 
 
@@ -23,6 +25,11 @@ def has_to_spread(processes: int, is_needed: bool = False) -> bool:
             "Leave out --processes: the launcher's number counts.",
         )
     return not here.is_launched and (processes > 1 or is_needed)
+
+
+def is_divided(options: Any) -> bool:
+    """Whether processes are to be started for a step of one process, each for a part of the model's weights."""
+    return options.device_map == BETWEEN_PROCESSES and has_to_spread(options.processes)
 
 
 def run_spread(command: str, options: Options, processes: int) -> bytes:

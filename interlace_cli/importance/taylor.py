@@ -27,6 +27,7 @@ from interlace_cli.domain.progress import Advance
 from interlace_cli.errors import NotFiniteError, UnsupportedModelError
 from interlace_cli.families.finite import advise_dtype, explain_not_finite
 from interlace_cli.families.modules import get_hidden, get_output, split_tokens
+from interlace_cli.runtime.borrowing import is_borrowing
 from interlace_cli.runtime.dispatch import find_offloaded
 from interlace_cli.runtime.wide import to_wide
 
@@ -51,6 +52,11 @@ def measure_taylor(model: nn.Module, layers: nn.ModuleList, batches: Iterable[In
         raise UnsupportedModelError(
             f"taylor needs the gradients of all weights at once, and weights are offloaded to the {offloaded}.",
             "Leave taylor out of --importance, or take more or larger GPUs.",
+        )
+    if is_borrowing(model):
+        raise UnsupportedModelError(
+            "taylor needs the gradients of all weights at once, and --device-map fsdp has those of one layer.",
+            "Leave taylor out of --importance, or take --device-map auto.",
         )
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     hook = _BranchHook(layers)

@@ -94,6 +94,7 @@ def load_model(
     """The model in evaluation mode on `device`, or spread over several by a placement; `dtype` `native` is the
     checkpoint's own. Raises CheckpointError if weights are missing, do not fit, or are not what interlace wrote."""
     placement = Placement(device) if isinstance(device, str) else device
+    placement.announce(path, dtype, attention)
     check_files(path)
     transformers = import_transformers()
     if _read_config(path).keys() & {"model_type", "auto_map"}:

@@ -15,7 +15,7 @@ from typing import Any
 
 from interlace_cli.errors import UsageError
 from interlace_cli.io.files import name_scratch
-from interlace_cli.options.shared import HOST, ONE_DEVICE, parse_memory
+from interlace_cli.options.shared import BETWEEN_PROCESSES, HOST, ONE_DEVICE, parse_memory
 from interlace_cli.runtime.accelerator import is_cuda, read_free, read_total
 from interlace_cli.runtime.dispatch import keep_on_host
 from interlace_cli.runtime.memory import read_available
@@ -42,6 +42,10 @@ class Placement:
     @classmethod
     def of(cls, options: Any) -> Placement:
         """From the options of a step."""
+        if options.device_map == BETWEEN_PROCESSES:
+            from interlace_cli.io.shards import Shards
+
+            return Shards(options.device)
         if options.device_map == ONE_DEVICE:
             return cls(options.device)
         return cls(options.device, options.device_map, options.max_memory, options.offload_folder or options.workspace)
@@ -67,6 +71,9 @@ class Placement:
     def count_bytes(self) -> int:
         """Bytes that weights may take of all GPUs and of the host together."""
         return sum(self.find_limits().values())
+
+    def announce(self, path: Path, dtype: str, attention: str | None) -> None:
+        """Before a model is loaded. The arguments are those of `load_model`."""
 
     @contextmanager
     def loading(self, device: str) -> Iterator[Loading]:

@@ -21,11 +21,13 @@ from interlace_cli.options.shared import (
     OFFLOAD_FOLDER,
     OUT,
     PLACES,
+    PROCESSES,
     SELECTION,
     STACK,
     WORKSPACE,
     check_pixels,
     check_placement,
+    check_processes,
     join_flags,
     parse_layers,
 )
@@ -82,6 +84,7 @@ class PruneOptions(Options):
     max_pixels: int = MAX_PIXELS.field()
     verify: bool = option(False, "Load both models and compare them, the dropped layers being bypassed.", decides=False)
     dry_run: bool = option(False, "Say what would be written, and write nothing.", is_alone=True, decides=False)
+    processes: int = PROCESSES.field()
     dtype: str = DTYPE.field()
     device: str = DEVICE.field()
     device_map: str = DEVICE_MAP.field()
@@ -100,6 +103,7 @@ class PruneOptions(Options):
 
     def check(self) -> None:
         """Raises UsageError for options that contradict each other."""
+        check_processes(self.processes, self.device)
         check_pixels(self.min_pixels, self.max_pixels)
         check_placement(self.device, self.device_map, self.max_memory, self.offload_folder)
         layers = {

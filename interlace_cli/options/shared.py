@@ -14,8 +14,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 OLD_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 STACKS = ("language", "vision", "text", "decoder", "encoder")
 ONE_DEVICE = "none"
-DEVICE_MAPS = (ONE_DEVICE, "auto", "balanced", "balanced_low_0", "sequential")
-"""As transformers' `from_pretrained(device_map=...)` has them; `auto` is `balanced`."""
+BETWEEN_PROCESSES = "fsdp"
+DEVICE_MAPS = (ONE_DEVICE, BETWEEN_PROCESSES, "auto", "balanced", "balanced_low_0", "sequential")
+"""As transformers' `from_pretrained(device_map=...)` has them; `auto` is `balanced`; `fsdp` is our own."""
 HOST = "cpu"
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -96,7 +97,7 @@ SEED = Option(help="Seed of everything that is drawn at random.", default=0, low
 DEVICE = Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 ...", default="auto", group=MACHINE)
 DEVICE_MAP = Option(
     help="For a model larger than one GPU: auto spreads its layers over all GPUs, then the host's memory, then the"
-    " disk, as transformers' device_map does; none is one device.",
+    " disk, as transformers' device_map does; fsdp divides each weight between --processes; none is one device.",
     default=ONE_DEVICE,
     choices=DEVICE_MAPS,
     group=MACHINE,
@@ -200,11 +201,12 @@ def check_processes(processes: int, device: str) -> None:
 
 def check_placement(device: str, device_map: str, max_memory: Sequence[str], offload_folder: Path | None) -> None:
     """Raises UsageError for options of --device-map without it, and for a device that contradicts it."""
-    if device_map == ONE_DEVICE:
+    if device_map in (ONE_DEVICE, BETWEEN_PROCESSES):
         given = join_flags({"--max-memory": max_memory, "--offload-folder": offload_folder})
         if given:
             verb = "belong" if " and " in given else "belongs"
-            raise UsageError(f"{given} {verb} to --device-map.", "Such as --device-map auto.")
+            whose = "--device-map" if device_map == ONE_DEVICE else "a --device-map of one process"
+            raise UsageError(f"{given} {verb} to {whose}.", "Such as --device-map auto.")
         return
     parse_memory(max_memory)
     if device.startswith("cuda:"):

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from interlace_cli.runtime.borrowing import opened
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -65,13 +67,15 @@ def find_offloaded(model: Any) -> list[str]:
 
 @contextmanager
 def loaded(module: nn.Module, is_changed: bool = False) -> Iterator[None]:
-    """Inside the context the weights of the module are there, also offloaded ones; do not run it meanwhile. With
-    `is_changed` they are offloaded again as they are at the end, changed weights of the disk in the host's memory."""
+    """Inside the context the weights of the module are there, also offloaded ones, and those that are divided between
+    processes; do not run it meanwhile. With `is_changed` they go back as they are at the end, changed weights of the
+    disk to the host's memory."""
     parts = [part for part in module.modules() if any(hook.offload for hook in _list_hooks(part))]
     for part in parts:
         _find_hook(part).pre_forward(part)
     try:
-        yield
+        with opened(module, is_changed):
+            yield
     finally:
         for part in parts:
             if is_changed:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from interlace_cli.errors import AgreedError, DisagreementError, InterlaceError, LostPeerError, RefusedError, first_line
 from interlace_cli.runtime.agreement import describe_difference, find_versions, name_process
-from interlace_cli.runtime.processes import Processes, find_processes, is_connection_lost
+from interlace_cli.runtime.processes import Processes, find_processes, is_connection_lost, prepare_to_meet
 from interlace_cli.runtime.watch import AGAIN, PAUSE, find_lost, is_watching, open_hub, refuse_lost, tell_others, watch
 
 ARRIVAL = 900.0
@@ -46,6 +46,7 @@ class Exchange:
         """The values of all processes, in the order of their ranks. `topic` says what is exchanged; `value` is what
         JSON can say. Waits for as long as the others live. Raises LostPeerError if one has failed, and
         DisagreementError if one is at another topic."""
+        prepare_to_meet()
         self.count += 1
         name, here = f"exchange/{self.count}", self.here
         own = json.dumps({"topic": topic, "value": value, "host": socket.gethostname()})

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from interlace_cli.runtime import accelerator
@@ -72,3 +73,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def find_shortage(text: str) -> str | None:
     """The line of what somebody says that tells of memory that did not do."""
     return next((line for line in text.splitlines() if any(words in line.lower() for words in _SHORT)), None)
+
+
+def trim_host() -> None:
+    """Gives memory of the host that was freed back to the system, where the C library keeps it (glibc): after many
+    small tensors were made into few large ones, as much again may be kept. What only refers to itself goes first."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

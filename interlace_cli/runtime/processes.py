@@ -89,11 +89,27 @@ def shard(items: Sequence[T]) -> list[T]:
     return list(items[here.rank :: here.size])
 
 
+_before_meeting: list[Callable[[], None]] = []
+
+
+def call_before_meeting(call: Callable[[], None]) -> None:
+    """Has `call` made in each process before it waits for all others: what these may still need of it."""
+    if call not in _before_meeting:
+        _before_meeting.append(call)
+
+
+def prepare_to_meet() -> None:
+    """Before anything for which this process waits until all others have come to it too."""
+    for call in _before_meeting:
+        call()
+
+
 def gather(results: Sequence[T]) -> list[T]:
     """The results of what `shard` dealt out, of all processes, in the order of the items; all of them call it."""
     here = find_processes()
     if here.size == 1:
         return list(results)
+    prepare_to_meet()
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -122,6 +138,7 @@ def leave_processes() -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
+        prepare_to_meet()
         dist.barrier()
         dist.destroy_process_group()
 

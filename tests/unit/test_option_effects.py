@@ -482,11 +482,11 @@ def test_a_sparse_checkpoint_remembers_how_it_was_made(chain_model: Path, small_
 # --- in several processes
 
 
-@pytest.mark.parametrize("command", ["prepare", "analyze", "finetune", "eval"])
+@pytest.mark.parametrize("command", ["prepare", "analyze", "prune", "prune --method", "finetune", "eval"])
 def test_processes_are_started_with_the_same_options(
     command: str, chain_model: Path, cut: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interlace_cli.core import analyze, evaluate, finetune, prepare
+    from interlace_cli.core import analyze, evaluate, finetune, prepare, prune
     from interlace_cli.options.build import build_options
 
     common: dict[str, Any] = {"dataset": small_dataset, "workspace": tmp_path, "processes": 3, "dtype": "float32"}
@@ -502,6 +502,10 @@ def test_processes_are_started_with_the_same_options(
             **common,
         )
         step = evaluate.build_step(given, Silent())
+    elif command.startswith("prune"):
+        cut_words: Any = {"method": "wanda"} if "--method" in command else {"drop_layers": (3,), "compensate": "linear"}
+        given = PruneOptions(model=str(chain_model), device_map="fsdp", **cut_words, **common)
+        step = prune.build_step(given)
     elif command == "prepare":
         # Of more records than three processes read at a time.
         (tmp_path / "t.jsonl").write_text('{"conversations": []}\n' * 1000)
@@ -515,7 +519,7 @@ def test_processes_are_started_with_the_same_options(
 
     def start(words: list[str], count: int, stdout: int | None = None) -> int:
         name, flag, file, *rest = words
-        assert (name, flag, rest) == (command, "--config", ["--json"])
+        assert (name, flag, rest) == (command.split()[0], "--config", ["--json"])
         started.append((build_options(type(given), json.loads(Path(file).read_text())), count))
         raise Stop
 

@@ -446,7 +446,7 @@ SHARED = {
     "attention": {"analyze", "evaluate"},
     "stack": {"analyze", "plan"},
     "protect": {"analyze", "plan"},
-    "processes": {"analyze", "finetune", "evaluate"},
+    "processes": {"analyze", "prune", "finetune", "evaluate"},
     "paper": {"plan", "finetune"},
     "calibration_batch_size": {"analyze", "prune"},
     "heal_min_pixels": {"analyze", "prune", "finetune"},
