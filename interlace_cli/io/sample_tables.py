@@ -7,10 +7,7 @@ read without its row group, by the index (`io/sample_index.py`); a row group is 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +32,6 @@ FILE_BYTES = 512 << 20
 IMAGE_NAME = "images.list.element.path"
 _TEXTS = ("id", "source", "kind", "metric")
 _LISTS = ("answers", "choices")
-_OPEN_GROUPS = 16
 TEXT_COLUMNS = [
     *_TEXTS,
     *(f"{name}.list.element" for name in _LISTS),
@@ -143,88 +139,14 @@ def to_samples(table: pa.Table) -> list[Sample]:
     return [Sample.model_validate({"image": [image["path"] for image in row.pop("images")], **row}) for row in rows]
 
 
-def read_outline(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """`(id, names of its images)` of each sample of a file. Reads neither texts nor images. Raises DatasetError if the
-    file is broken."""
-    for table in _iter_groups(path, ["id", IMAGE_NAME]):
-        for row in table.to_pylist():
-            try:
-                yield row["id"], tuple(image["path"] for image in row["images"])
-            except (KeyError, TypeError) as error:
-                raise describe_broken(path) from error
-
-
-class SampleStore:
-    """Samples, with the bytes of their images, by file and row. The last `_OPEN_GROUPS` row groups that were read stay
-    in memory. No file stays open: there may be thousands."""
-
-    def __init__(self) -> None:
-        self.ends: dict[Path, list[int]] = {}
-        self.groups: OrderedDict[tuple[Path, int], tuple[list[Sample], dict[str, bytes]]] = OrderedDict()
-
-    def load(self, path: Path, row: int) -> tuple[Sample, dict[str, bytes]]:
-        """The sample in `row` of the file, and its images: name -> bytes. Raises DatasetError if the file is broken."""
-        if path not in self.ends:
-            self.ends[path] = _count_rows(path)
-        number = bisect_right(self.ends[path], row)
-        key = path, number
-        if key not in self.groups:
-            self.groups[key] = _read_whole_group(path, number)
-            if len(self.groups) > _OPEN_GROUPS:
-                self.groups.popitem(last=False)
-        samples, images = self.groups[key]
-        sample = samples[row - (self.ends[path][number - 1] if number else 0)]
-        return sample, {name: images[name] for name in sample.image}
-
-
-def _decode_images(column: pa.ChunkedArray) -> dict[str, bytes]:
-    result: dict[str, bytes] = {}
-    for chunk in column.chunks:
-        rows = chunk.flatten()
-        data, names = rows.field("bytes"), rows.field("path").to_pylist()
-        for name, index in zip(names, data.indices.to_pylist(), strict=True):
-            if name not in result:
-                result[name] = data.dictionary[index].as_py()
-    return result
-
-
 def count_rows(path: Path) -> int:
     """How many samples the file has. Raises DatasetError if it is broken."""
-    return (_count_rows(path) or [0])[-1]
-
-
-def _count_rows(path: Path) -> list[int]:
-    """For each row group the number of rows up to its end."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_metadata(path)
+        return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise describe_broken(path) from error
-    return list(accumulate(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)))
-
-
-def _read_whole_group(path: Path, number: int) -> tuple[list[Sample], dict[str, bytes]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path, read_dictionary=[IMAGE_BYTES]) as file:
-            table = file.read_row_group(number)
-    except (OSError, pa.ArrowException) as error:
-        raise describe_broken(path) from error
-    try:
-        names = table.column("images").combine_chunks()
-        rows = table.drop_columns(["images"]).to_pylist()
-        lengths = names.value_lengths().to_pylist()
-        flat = iter(names.flatten().field("path").to_pylist())
-        samples = [
-            Sample.model_validate({"image": list(islice(flat, length)), **row})
-            for row, length in zip(rows, lengths, strict=True)
-        ]
-        return samples, _decode_images(table.column("images"))
-    except (ValueError, KeyError, TypeError) as error:
         raise describe_broken(path) from error
 
 
