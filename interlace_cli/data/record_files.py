@@ -15,19 +15,20 @@ from typing import Any
 
 from interlace_cli.data.columns import TURN_COLUMNS, has_conversation
 from interlace_cli.data.csv_rows import parse_csv
+from interlace_cli.data.json_lines import Row, find_lines
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.any_json import parse_any_json
 from interlace_cli.io.remote import RemoteFile
-from interlace_cli.io.text import NOT_UTF8, TextError, decode_text, to_utf8
+from interlace_cli.io.text import NOT_UTF8, TextError, decode_text, has_other_mark, to_utf8
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 MOST_UNPACKED = 16 << 30
 """Bytes. What is compressed may claim any size, and all of it is held in memory."""
+HEAD = 1 << 16
+"""Bytes of a file by which its form is guessed at first."""
 FORMS = "Give a JSON, JSONL, CSV, TSV, Parquet or tar file, or a folder of such files or of images."
-
-Row = tuple[str, Any]
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def find_suffix(name: str) -> str:
     return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix
 
 
-def parse_records(path: PurePath | RemoteFile, raw: bytes) -> list[Row]:
+def parse_records(path: PurePath | RemoteFile, raw: bytes) -> Sequence[Row]:
     """The rows of the file `path` with the content `raw`. Raises DatasetError where not even its rows can be told
     apart: a broken JSON list, a broken CSV, a file that is no text."""
     raw = _unpack(path, raw)
@@ -91,33 +92,37 @@ def _refuse_bytes(item: Any) -> Any:
     return UnusableRecordError(NOT_UTF8) if is_broken else item
 
 
-def _parse_lines(path: PurePath | RemoteFile, data: bytes) -> list[Row]:
-    # Files that were joined have a mark at the start of each.
-    lines = [
-        (number, line.removeprefix(codecs.BOM_UTF8))
-        for number, line in enumerate(data.splitlines(), start=1)
-        if line.strip()
-    ]
-    first = parse_any_json(lines[0][1]) if lines else None
-    if len(lines) == 1 or (isinstance(first, ValueError) and data.lstrip()[:1] == b"{"):
+def _parse_lines(path: PurePath | RemoteFile, data: bytes) -> Sequence[Row]:
+    rows = find_lines(data)
+    if may_be_whole(rows, data[:HEAD]):
         whole = parse_any_json(data)
         if isinstance(whole, dict):
             return _number(_open_object(whole))
-    rows = [_parse_line(number, line) for number, line in lines]
-    if rows and b"\0" in data and all(isinstance(row, UnusableRecordError) for _, row in rows):
-        raise DatasetError(f"{path} is not a text file.", FORMS)
+    check_lines(path, rows, b"\0" in data)
     return rows
 
 
-def _parse_line(number: int, line: bytes) -> Row:
-    where, found = f"line {number}", parse_any_json(line)
-    if not isinstance(found, ValueError):
-        return where, found
-    try:
-        decode_text(line)
-    except TextError as error:
-        return where, UnusableRecordError(NOT_UTF8, f"byte {error.offset}")
-    return where, UnusableRecordError("line is not JSON")
+def may_be_lines(path: PurePath | RemoteFile, head: bytes) -> bool:
+    """Whether the file `path`, which begins with `head`, may be JSON lines in UTF-8, not compressed."""
+    if path.suffix.lower() in COMPRESSIONS or find_suffix(path.name) in TABLE_SUFFIXES or has_other_mark(head):
+        return False
+    return _find_first(head) not in (b"", b"[")
+
+
+def may_be_whole(rows: Sequence[Row], head: bytes) -> bool:
+    """Whether lines of a text that begins with `head` may be a single object: there is but one line, or the first is no
+    JSON."""
+    return len(rows) == 1 or (_find_first(head) == b"{" and isinstance(rows[0][1], UnusableRecordError))
+
+
+def _find_first(head: bytes) -> bytes:
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+
+
+def check_lines(path: PurePath | RemoteFile, rows: Sequence[Row], has_null: bool) -> None:
+    """Raises DatasetError if none of the lines is JSON and there are null bytes."""
+    if rows and has_null and all(isinstance(row, UnusableRecordError) for _, row in rows):
+        raise DatasetError(f"{path} is not a text file.", FORMS)
 
 
 def _open_object(whole: dict[str, Any]) -> list[Any]:

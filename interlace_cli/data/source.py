@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -78,9 +79,12 @@ class Selection:
         wanted = round((1.0 if self.portion is None else self.portion) * available)
         return wanted if self.max_samples is None else min(wanted, self.max_samples)
 
-    def choose(self, available: int) -> list[int]:
+    def choose(self, available: int) -> Sequence[int]:
         """The indices of the wanted records, drawn at random by the seed, ascending."""
-        return sorted(random.Random(f"select/{self.seed}").sample(range(available), self.count(available)))
+        wanted = self.count(available)
+        if wanted == available:
+            return range(available)
+        return array("q", sorted(random.Random(f"select/{self.seed}").sample(range(available), wanted)))
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,6 @@ def divide(name: str, indices: Sequence[int], size: int = 256) -> list[Unit]:
     each is a file of the dataset at least. The content of each is its indices."""
     size = max(size, -(-len(indices) // MOST_UNITS))
     return [
-        Unit(f"{name} {start}", len(indices[start : start + size]), tuple(indices[start : start + size]))
+        Unit(f"{name} {start}", len(indices[start : start + size]), indices[start : start + size])
         for start in range(0, len(indices), size)
     ]

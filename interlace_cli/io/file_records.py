@@ -20,8 +20,9 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -103,15 +104,22 @@ class FileRecorder:
     def read_all(self, path: str) -> bytes:
         """The content of one of the source's own files, of any size. Raises DatasetError."""
         file = self.roots[SOURCE] / path
-        try:
+        with _explained(file):
             known = _to_record(f"{SOURCE}:{path}", file.stat())
             data = file.read_bytes()
-        except OSError as error:
-            if isinstance(file, RemoteFile):
-                raise explain(str(file), error) from error
-            raise DatasetError(f"cannot read {file}: {error.strerror or error}.") from error
         self.add([_add_digest(known, data)])
         return data
+
+    def scan(self, path: str, see: Callable[[bytes], object]) -> FileRead:
+        """As `read_all` of a file on disk, of which `see` is given one part after the other. Returns what was
+        recorded."""
+        file = self.roots[SOURCE] / path
+        with _explained(file):
+            known = _to_record(f"{SOURCE}:{path}", file.stat())
+            with file.open("rb") as opened:
+                known = known._replace(digest=digest_content(opened, see))
+        self.add([known])
+        return known
 
     def read(self, root: str, path: str) -> bytes:
         """The content of a file that a record names. Raises UnusableRecordError, also where a link leads out of the
@@ -209,8 +217,9 @@ def decode_records(data: bytes) -> list[FileRead]:
     return [_from_json(parse_json(line)) for line in data.split(b"\n") if line]
 
 
-def digest_content(file: BinaryIO) -> str:
-    """XXH3 (128 bits, hexadecimal) over those of the blocks, as `io.integrity.digest_files` makes it."""
+def digest_content(file: BinaryIO, see: Callable[[bytes], object] = lambda part: None) -> str:
+    """XXH3 (128 bits, hexadecimal) over those of the blocks, as `io.integrity.digest_files` makes it. `see` is given
+    each part that is read."""
     import xxhash
 
     whole, is_first = xxhash.xxh3_128(), True
@@ -218,12 +227,32 @@ def digest_content(file: BinaryIO) -> str:
         block, left = xxhash.xxh3_128(), BLOCK
         while left and (data := file.read(min(left, CHUNK))):
             block.update(data)
+            see(data)
             left -= len(data)
         if left < BLOCK or is_first:
             whole.update(block.digest())
         if left:
             return whole.hexdigest()
         is_first = False
+
+
+def read_part(file: Path, known: FileRead, start: int, end: int) -> bytes:
+    """These bytes of a file that was scanned. Raises DatasetError if it is not the same any more."""
+    with _explained(file), file.open("rb", buffering=0) as opened:
+        facts = os.fstat(opened.fileno())
+        if (facts.st_size, facts.st_mtime_ns, facts.st_ino) == (known.size, known.mtime_ns, known.inode):
+            return os.pread(opened.fileno(), end - start, start)
+    raise DatasetError(f"{file} has changed while it was read.", "Run `interlace prepare` again.")
+
+
+@contextmanager
+def _explained(file: Path | RemoteFile) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(file, RemoteFile):
+            raise explain(str(file), error) from error
+        raise DatasetError(f"cannot read {file}: {error.strerror or error}.") from error
 
 
 def _look_closely(files: Sequence[FileRead], roots: Roots, threads: int) -> list[FileRead]:

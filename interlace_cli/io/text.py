@@ -47,6 +47,11 @@ def to_utf8(data: bytes) -> bytes:
     return data[start:] if encoding == "utf-8" else decode_text(data).encode()
 
 
+def has_other_mark(head: bytes) -> bool:
+    """Whether a text that begins so says that its encoding is another one than UTF-8."""
+    return _find_mark(head)[1] != "utf-8"
+
+
 def _find_mark(data: bytes) -> tuple[int, str]:
     """How many bytes a byte order mark takes, and the encoding."""
     return next(((len(mark), name) for mark, name in BOMS if data.startswith(mark)), (0, "utf-8"))
