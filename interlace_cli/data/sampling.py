@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 CLUSTERS, UNIFORM, HEAD = "clusters", "uniform", "head"
@@ -17,18 +17,19 @@ FEWEST_ROWS, MOST_RUNS = 16, 64
 """The fewest rows of a run, and the most runs of a part."""
 
 
-def draw_rows(sizes: Sequence[int], count: int, method: str, seed: str) -> dict[int, list[int]]:
+def draw_rows(sizes: Sequence[int], count: int, method: str, seed: str) -> Mapping[int, Sequence[int]]:
     """Row group -> the rows taken from it, ascending; `count` rows in all, or all that there are.
 
     `sizes` are the rows of each group. `head`: the first rows. `uniform`: every set of `count` rows is equally likely.
     `clusters`: every row is equally likely, but rows come in runs from few groups.
     """
     total = sum(sizes)
-    count = min(count, total)
+    if count >= total:
+        return {group: range(size) for group, size in enumerate(sizes) if size}
     rng = random.Random(f"rows/{seed}")
     if method == HEAD:
         positions: Sequence[int] = range(count)
-    elif method == UNIFORM or count == total:
+    elif method == UNIFORM:
         positions = rng.sample(range(total), count)
     else:
         return _draw_clusters(sizes, count, rng, seed)

@@ -26,6 +26,9 @@ from interlace_cli.io.tables import FileFacts, TableError, read_facts, read_rows
 
 SourceRow = dict[str, Any]
 FOOTER_THREADS = 16
+UNIT_BYTES, UNIT_ROWS = 256 << 20, 1 << 16
+"""A file from which more is read (bytes of row groups as they are stored, rows) is several units, for each of which its
+footer is read."""
 
 
 class RowReader(Protocol):
@@ -81,7 +84,8 @@ class TableSource:
         return {name: root for name, root in found.items() if root is not None}
 
     def draw(self, selection: Selection) -> Draw:
-        """Reads the footers of the chosen subsets' files, and draws rows by them: one unit for each file."""
+        """Reads the footers of the chosen subsets' files, and draws rows by them: one unit for each file, or several of
+        its row groups for a large one."""
         parts = self._choose_parts(selection)
         files = [path for paths in parts.values() for path in paths]
         recorder = FileRecorder(self.roots, self.repository.files_read)
@@ -102,7 +106,7 @@ class TableSource:
         return Draw(units, method, drawn, self._describe_splits(selection), recorder.files)
 
     def iter_records(self, unit: Unit, selection: Selection, files: FileRecorder) -> Iterator[RawRecord | Skipped]:
-        """The records of the chosen rows of one file."""
+        """The records of the chosen rows of some row groups of one file."""
         part, path, groups = unit.content
         root = IMAGES if self.image_root else None
         pictures = PictureReader(files, root, selection.allow_download, find_folder(files, path))
@@ -184,19 +188,37 @@ def _draw_part(
     groups = [(path, group) for path, own in facts.items() for group in range(len(own.rows))]
     sizes = [facts[path].rows[group] for path, group in groups]
     drawn = draw_rows(sizes, wanted, selection.method, f"{selection.seed}/{part}")
-    by_file: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    by_file: dict[str, list[tuple[int, Sequence[int]]]] = {}
     for index, rows in drawn.items():
         path, group = groups[index]
-        by_file.setdefault(path, []).append((group, tuple(rows)))
-    units = [
-        Unit(path, sum(len(rows) for _, rows in chosen), (part, path, tuple(chosen)))
-        for path, chosen in by_file.items()
-    ]
+        by_file.setdefault(path, []).append((group, rows))
     size = sum(facts[path].group_bytes[group] for path, chosen in by_file.items() for group, _ in chosen)
+    units = [
+        Unit(path, sum(len(rows) for _, rows in piece), (part, path, tuple(piece)))
+        for path, chosen in by_file.items()
+        for piece in _cut(chosen, facts[path].group_bytes)
+    ]
     taken = sum(map(len, drawn.values()))
     return units, PartDraw(
         part=part, available=sum(sizes), taken=taken, groups=len(drawn), files=len(by_file), bytes=size
     )
+
+
+def _cut(
+    chosen: Sequence[tuple[int, Sequence[int]]], group_bytes: Sequence[int]
+) -> Iterator[list[tuple[int, Sequence[int]]]]:
+    """The `chosen` row groups of a file (number, rows) in their order, in pieces of UNIT_ROWS and UNIT_BYTES at most,
+    or of one row group that is larger."""
+    piece: list[tuple[int, Sequence[int]]] = []
+    held = count = 0
+    for group, rows in chosen:
+        if piece and (held + group_bytes[group] > UNIT_BYTES or count + len(rows) > UNIT_ROWS):
+            yield piece
+            piece, held, count = [], 0, 0
+        piece.append((group, rows))
+        held += group_bytes[group]
+        count += len(rows)
+    yield piece
 
 
 def _read_facts(repository: Repository, path: str) -> FileFacts:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from making import make_dataset
 from PIL import Image
@@ -207,3 +209,22 @@ class Saying:
         from interlace_cli.domain.progress import Silent
 
         return Silent().task(description, total, unit)
+
+
+def test_a_large_table_is_several_units_of_the_same_samples(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{key: row.get(key) for key in ("id", "conversations")} for row in json.loads(source.read_text())]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=100)
+    whole = make_dataset(tmp_path / "a.parquet", tmp_path / "whole")
+    monkeypatch.setattr("interlace_cli.data.tables.UNIT_ROWS", 250)
+    several = make_dataset(tmp_path / "a.parquet", tmp_path / "several", shard="2/2")
+    assert isinstance(several, StagedShare)
+    assert (several.units, several.missing) == (2, 2)
+    several = make_dataset(tmp_path / "a.parquet", tmp_path / "several", shard="1/2")
+    assert isinstance(several, Manifest)
+    assert isinstance(whole, Manifest)
+    assert several.splits == whole.splits, "other samples, or in another order"
+    assert several.draws == whole.draws
+    assert len(list((tmp_path / "several/data").iterdir())) == 4
+    assert len(list((tmp_path / "whole/data").iterdir())) == 1
