@@ -78,7 +78,7 @@ def estimate(options: FinetuneOptions, progress: Progress | None = None) -> Heal
     chosen, how = settle(recipe, how)
     room = read_room(how.device)
     healing = open_session(
-        job.opened, job.card, find_dataset(options), chosen, how, State(Path("none"), "none"), Silent()
+        job.opened, job.card, find_dataset(options), chosen, how, State(Path("none"), "none"), Silent(), is_kept=False
     )
 
     from interlace_cli.healing.estimate import estimate as try_steps

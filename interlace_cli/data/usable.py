@@ -10,13 +10,13 @@ makes as many tokens of pictures of the same sizes, so it runs once for each com
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interlace_cli.data.batches import Batcher
+from interlace_cli.data.found import Found, FoundFile
 from interlace_cli.data.rendering import TextPart, TextSequence
 from interlace_cli.domain.dataset import Sample
 from interlace_cli.domain.progress import Advance, Progress
@@ -65,36 +65,47 @@ class Usable:
 
 
 def find_usable(
-    batcher: Batcher, samples: Sequence[Sample], what: str, progress: Progress, is_dealt: bool = False
+    batcher: Batcher,
+    samples: Sequence[Sample],
+    what: str,
+    progress: Progress,
+    is_dealt: bool = False,
+    kept: FoundFile | None = None,
 ) -> Usable:
     """The samples that the model can be given, in their order; `progress` is told which are not, `what` being their
-    name. `is_dealt`: all processes of this command call it, so each looks at its share and they tell each other. Raises
-    CheckpointError if none can and the reason is always the same, and DatasetError if there are several reasons, or if
-    `--max-length` is too small for all."""
+    name. `is_dealt`: all processes of this command call it, so each looks at its share and they tell each other.
+    `kept`: where the first process has what an earlier call has found, or keeps it. Raises CheckpointError if none can
+    and the reason is always the same, and DatasetError if there are several reasons, or if `--max-length` is too small
+    for all."""
     here = find_processes() if is_dealt else Processes()
-    start, end = (len(samples) * rank // here.size for rank in (here.rank, here.rank + 1))
-    found = _Found()
-    with progress.task("render", end - start, "samples") as advance:
-        _look(batcher, samples[start:end], found, advance)
-    whole = _gather(found) if here.size > 1 else found
-    usable = _choose(batcher, samples, whole, what)
+    known = None if kept is None else _recall(kept, len(samples), here)
+    found = known or _look_together(batcher, samples, here, progress)
+    usable = _choose(batcher, samples, found, what)
+    if kept is not None and known is None and here.is_main:
+        kept.save(found)
     if warning := usable.describe(what, batcher.max_length):
         progress.say(warning)
     return usable
 
 
-@dataclass
-class _Found:
-    """What was seen of samples, each in its place: whether it is used (1 or 0), its tokens and its labels."""
-
-    used: bytearray = field(default_factory=bytearray)
-    tokens: array[int] = field(default_factory=lambda: array("I"))
-    labels: array[int] = field(default_factory=lambda: array("I"))
-    left_out: Counter[str] = field(default_factory=Counter)
-    shortened: int = 0
+def _recall(kept: FoundFile, count: int, here: Processes) -> Found | None:
+    """What the first process finds there, in all of them."""
+    known = kept.load(count) if here.is_main else None
+    if here.size == 1:
+        return known
+    is_known = gather_values("whether it is known which samples can be used", known is not None)[0]
+    return _gather(known or Found()) if is_known else None
 
 
-def _look(batcher: Batcher, samples: Sequence[Sample], found: _Found, advance: Advance) -> None:
+def _look_together(batcher: Batcher, samples: Sequence[Sample], here: Processes, progress: Progress) -> Found:
+    start, end = (len(samples) * rank // here.size for rank in (here.rank, here.rank + 1))
+    found = Found()
+    with progress.task("render", end - start, "samples") as advance:
+        _look(batcher, samples[start:end], found, advance)
+    return _gather(found) if here.size > 1 else found
+
+
+def _look(batcher: Batcher, samples: Sequence[Sample], found: Found, advance: Advance) -> None:
     lengths = PromptLengths(batcher)
     for sample in samples:
         tokens = labels = 0
@@ -116,7 +127,7 @@ def _look(batcher: Batcher, samples: Sequence[Sample], found: _Found, advance: A
         advance()
 
 
-def _choose(batcher: Batcher, samples: Sequence[Sample], found: _Found, what: str) -> Usable:
+def _choose(batcher: Batcher, samples: Sequence[Sample], found: Found, what: str) -> Usable:
     import numpy as np
 
     is_used = np.frombuffer(bytes(found.used), bool)
@@ -128,9 +139,9 @@ def _choose(batcher: Batcher, samples: Sequence[Sample], found: _Found, what: st
     return Usable(choose(samples, is_used), dict(sorted(found.left_out.items())), found.shortened, tokens, labels)
 
 
-def _gather(own: _Found) -> _Found:
+def _gather(own: Found) -> Found:
     """What all processes have found, in the order of the samples."""
-    whole, topic = _Found(), "which samples can be used"
+    whole, topic = Found(), "which samples can be used"
     for left_out, shortened in gather_values(topic, [own.left_out, own.shortened]):
         whole.left_out.update(left_out)
         whole.shortened += shortened

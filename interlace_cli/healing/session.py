@@ -19,6 +19,7 @@ from interlace_cli.healing.auto_engine import settle_engine
 from interlace_cli.healing.optimizer import choose_optim
 from interlace_cli.healing.recipe import Execution, Recipe
 from interlace_cli.healing.state import State
+from interlace_cli.io.datasets import load_manifest
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.runtime.processes import find_processes
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from interlace_cli.healing.engine import Engine
     from interlace_cli.healing.heal import Dense, Healer
     from interlace_cli.healing.history import History
+
+FOUND = "usable.npz"
+"""File in the folder of an unfinished healing: which samples the model can be given."""
 
 
 def settle(recipe: Recipe, how: Execution) -> tuple[Recipe, Execution]:
@@ -51,9 +55,10 @@ def open_session(
     how: Execution,
     state: State,
     progress: Progress,
+    is_kept: bool = True,
 ) -> Session:
-    """Loads the model, and its teacher where the objective needs one. Raises TrainableSetError if anything else than
-    the tuned layers would train."""
+    """Loads the model, and its teacher where the objective needs one. `is_kept`: which samples can be used is kept in
+    the folder of `state`. Raises TrainableSetError if anything else than the tuned layers would train."""
     import torch
 
     from interlace_cli.families.modules import count_elements
@@ -70,7 +75,8 @@ def open_session(
     engine = Engine(how.engine, find_processes().size)
     engine.check(recipe)
     # Before the weights are read: it may be that there is nothing to learn.
-    batcher, usable = load_usable(opened, dataset, recipe, progress, is_dealt=True)
+    kept = state.folder / FOUND if is_kept else None
+    batcher, usable = load_usable(opened, dataset, recipe, progress, is_dealt=True, kept=kept)
     asked, how = how, settle_engine(opened.facts, card, usable, recipe, how, state, progress)
     engine = Engine(how.engine, find_processes().size)
     engine.check(recipe)
@@ -146,11 +152,18 @@ def _load_teacher(card: CheckpointCard, recipe: Recipe, how: Execution, engine: 
 
 
 def load_usable(
-    opened: OpenedModel, dataset: Path, recipe: Recipe, progress: Progress, is_dealt: bool = False
+    opened: OpenedModel,
+    dataset: Path,
+    recipe: Recipe,
+    progress: Progress,
+    is_dealt: bool = False,
+    kept: Path | None = None,
 ) -> tuple[Batcher, Usable]:
     """The training samples that the model can be given and that have something to learn, and what renders them;
-    `is_dealt` if all processes ask together. Raises InterlaceError if there are none."""
+    `is_dealt` if all processes ask together, `kept` where what they find stays. Raises InterlaceError if there are
+    none."""
     from interlace_cli.data.batches import Batcher
+    from interlace_cli.data.found import FoundFile
     from interlace_cli.data.usable import find_usable
     from interlace_cli.io.models import check_goes_on_from_prompt, load_processor
 
@@ -159,7 +172,16 @@ def load_usable(
     processor = load_processor(opened.checkpoint.path, recipe.min_pixels, recipe.max_pixels)
     tell_format(processor, progress.say)
     batcher = Batcher(processor, dataset, recipe.max_length)
-    return batcher, find_usable(batcher, samples, "train samples", progress, is_dealt)
+    facts = {
+        "model": opened.facts.fingerprint,
+        "processor": opened.facts.processor,
+        "train": load_manifest(dataset).splits["train"].sha256,
+        "max_length": recipe.max_length,
+        "min_pixels": recipe.min_pixels,
+        "max_pixels": recipe.max_pixels,
+    }
+    file = None if kept is None else FoundFile(kept, facts)
+    return batcher, find_usable(batcher, samples, "train samples", progress, is_dealt, file)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from workspaces import call, refuse, succeed, write_source
 
 from interlace_cli.data import usable as finding
 from interlace_cli.data.batches import IGNORE, Batcher
+from interlace_cli.data.found import FoundFile
 from interlace_cli.data.usable import PromptLengths, find_reach, find_usable
 from interlace_cli.demo import CHECKPOINT
 from interlace_cli.domain.dataset import Sample
@@ -215,3 +216,47 @@ def test_processes_look_at_a_share_each_and_find_the_same(
         assert found.labels.tolist() == alone.labels.tolist()
     assert sorted(looked) == sorted(sample.id for sample in samples)
     assert max_length is None or len(alone.tokens) == len(alone.samples)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_call_that_is_started_once_more_renders_none_again(
+    processes: int, chain_model: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, ranks, looked = load_split(small_dataset, "train")[:20], Ranks(processes), []
+    monkeypatch.setattr(finding, "find_processes", ranks.find)
+    monkeypatch.setattr(finding, "gather_values", ranks.gather)
+    monkeypatch.setattr(gather_bytes, "gather_values", ranks.gather)
+    measure, processor = finding._measure, load_processor(chain_model)
+    monkeypatch.setattr(finding, "_measure", lambda *given: looked.append(given[2].id) or measure(*given))
+    file = FoundFile(tmp_path / "state/usable.npz", {"max_length": 40})
+
+    def look(kept: FoundFile = file, count: int = 20) -> tuple[Any, ...]:
+        def ask() -> finding.Usable:
+            return find_usable(Batcher(processor, small_dataset, 40), samples[:count], "x", Silent(), True, kept)
+
+        looked.clear()
+        found = ranks.run(ask)
+        return (
+            [[*one.samples] for one in found],
+            [(one.tokens.tolist(), one.labels.tolist()) for one in found],
+            [(one.left_out, one.shortened) for one in found],
+        )
+
+    first = look()
+    assert sorted(looked) == sorted(sample.id for sample in samples)
+    data = file.path.read_bytes()
+    assert look() == first
+    assert looked == [], "samples were rendered again"
+    assert look(FoundFile(file.path, {"max_length": 41})) == first
+    assert len(looked) == 20, "what was found for another bound was taken"
+    for broken in (data[:-30], b"", data[:100] + bytes([data[100] ^ 1]) + data[101:]):
+        file.path.write_bytes(broken)
+        assert look() == first
+        assert len(looked) == 20
+        assert file.path.read_bytes() == data
+    look(count=19)
+    assert len(looked) == 19
+    monkeypatch.setattr("interlace_cli.data.found.find_versions", lambda names: dict.fromkeys(names, "another"))
+    file.path.write_bytes(data)
+    assert look() == first
+    assert len(looked) == 20, "what other versions had found was taken"
