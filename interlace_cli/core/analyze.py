@@ -68,7 +68,7 @@ def build_step(options: AnalyzeOptions) -> Step[Analysis]:
 
     def make(progress: Progress, may_replace: bool) -> Analysis:
         if options.device_map not in (ONE_DEVICE, BETWEEN_PROCESSES) and options.processes > 1:
-            progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes is for healing.")
+            progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes does nothing here.")
         elif has_to_spread(options.processes):
             alone = replace(options, write_scores=None, figure=None, force=may_replace)
             run_spread("analyze", alone, options.processes)

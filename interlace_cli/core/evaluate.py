@@ -91,7 +91,7 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
     def make(progress: Progress, may_replace: bool) -> Evaluation:
         take_from_main("the place of the result", lambda: check_free(out, may_replace))
         if options.device_map not in (ONE_DEVICE, BETWEEN_PROCESSES) and options.processes > 1:
-            progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes is for healing.")
+            progress.say(f"--device-map {options.device_map}: one process has all GPUs; --processes does nothing here.")
         elif has_to_spread(options.processes):
             checkpoints = tuple(f"{one.name}={one.opened.facts.location}" for one in named)
             run_spread("eval", replace(options, checkpoints=checkpoints, out=out, force=may_replace), options.processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from interlace_cli.io.artifacts import build_origin, load_artifact, save_artifac
 from interlace_cli.io.files import check_free, folder_being_made
 from interlace_cli.io.integrity import record_files
 from interlace_cli.io.sample_keys import CALIBRATED, build_keys, join_keys, load_keys, save_keys
-from interlace_cli.io.surgery import copy_config, copy_side_files, select_tensors, write_tensors
+from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tensors
 from interlace_cli.io.text_processor import tell_format
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.prune import CALIBRATION_SETTINGS, PruneOptions
@@ -27,7 +28,7 @@ from interlace_cli.runtime.dispatch import loaded
 from interlace_cli.sparsity.pattern import Pattern
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -79,7 +80,6 @@ def _write(
     from interlace_cli.data.usable import find_usable
     from interlace_cli.families.modules import find_layers
     from interlace_cli.families.ways import Way, find_way
-    from interlace_cli.healing.trainable import to_bytes
     from interlace_cli.io.models import load_model, load_processor
     from interlace_cli.io.placement import Placement
     from interlace_cli.sparsity.magnitude import prune_by_magnitude
@@ -90,7 +90,7 @@ def _write(
     is_by_value = dataset is None and options.dtype == "auto"
     model = load_model(path, "native" if is_by_value else options.dtype, Placement.of(options))
     layers = find_layers(model)
-    collect_stored(opened, model, layers, range(len(layers)), "meta")
+    names = collect_stored(opened, model, layers, range(len(layers)), "meta").keys()
     if dataset is not None:
         processor = load_processor(path, options.min_pixels, options.max_pixels)
         tell_format(processor, progress.say)
@@ -106,13 +106,11 @@ def _write(
                 raise UsageError(f"{type(model).__name__} cannot be run layer by layer.", "Use --method magnitude.")
             prune_by_wanda(model, layers, inputs, pattern, advance, way)
     card = _describe_sparse(opened, str(options.method), pattern, layers, made_from)
-    data = {name: to_bytes(value) for name, value in _collect_pruned(opened, model, layers).items()}
     checkpoint = opened.checkpoint
     with folder_being_made(out, may_replace) as draft:
         copy_config(checkpoint.path, draft)
         side = copy_side_files(checkpoint, draft)
-        names = {name: name for name in checkpoint.tensors}
-        write_tensors(checkpoint, draft, select_tensors(checkpoint, names, data))
+        replace_tensors(checkpoint, draft, names, share=False, values=_iter_pruned(opened, model, layers))
         keys = join_keys(load_keys(checkpoint.path), {CALIBRATED: build_keys(calibration)} if calibration else {})
         if keys:
             save_keys(draft, keys)
@@ -123,19 +121,18 @@ def _write(
     return card
 
 
-def _collect_pruned(opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList) -> dict[str, Tensor]:
-    """Name on disk -> the layers' tensors: zero where the model's are, else as they are stored; the model may hold
-    them rounded."""
-    from interlace_cli.families.modules import find_layers
-    from interlace_cli.io.models import load_model
+def _iter_pruned(
+    opened: OpenedModel, model: PreTrainedModel, layers: nn.ModuleList
+) -> Iterator[tuple[str, memoryview]]:
+    """Name on disk and bytes of the layers' tensors, one layer at a time: zero where the model's are, else as they are
+    stored; the model may hold them rounded."""
+    from interlace_cli.healing.tensor_files import read_tensor, view_bytes
 
-    positions = range(len(layers))
-    held = collect_stored(opened, model, layers, positions, "cpu")
-    if all(value.dtype == model.dtype for value in held.values()):
-        return held
-    native = load_model(opened.checkpoint.path, "native", "cpu")
-    stored = collect_stored(opened, native, find_layers(native), positions, "cpu")
-    return {name: value.masked_fill(held[name] == 0, 0) for name, value in stored.items()}
+    for position in range(len(layers)):
+        for name, held in collect_stored(opened, model, layers, [position], "cpu").items():
+            is_rounded = held.dtype != model.dtype
+            stored = read_tensor(opened.checkpoint.tensors[name]).masked_fill(held == 0, 0) if is_rounded else held
+            yield name, view_bytes(stored)
 
 
 def _describe_sparse(

@@ -122,7 +122,7 @@ LADDER = (
         host=TRAINED | {Place.MODEL},
     ),
     Rung(
-        "--engine zero3 and more --processes, each with a GPU",
+        "--engine fsdp or zero3 and more --processes, each with a GPU",
         DEVICE - {Place.LOCAL},
         lambda s: s.is_gpu and not s.engine.startswith(("zero3", "fsdp")),
     ),

@@ -85,8 +85,11 @@ def view_bytes(tensor: Tensor) -> memoryview:
 
 
 def _read(info: TensorInfo) -> Tensor | None:
-    if not find_processes().is_main:
-        return None
+    return read_tensor(info) if find_processes().is_main else None
+
+
+def read_tensor(info: TensorInfo) -> Tensor:
+    """The tensor as it is stored. Raises OSError."""
     data = bytearray(info.bytes)
     with info.file.open("rb") as file:
         file.seek(info.start)

@@ -142,9 +142,7 @@ def load_model(
 def _describe_shortage(path: Path, error: Exception, used: str, asked: str | Placement) -> ShortageError:
     size, shortage = describe_bytes(open_checkpoint(path).total_bytes, 2), read_shortage(error, used)
     if isinstance(asked, Placement):
-        other = "" if is_cpu(used) else ", or --device cpu"
-        fix = "Take --device-map auto, which spreads it over GPUs, the host and the disk" + other + "."
-        fix = "Say less by --max-memory." if asked.is_dispatched else fix
+        fix = asked.advise(used)
     # The command has no option for several devices.
     else:
         fix = "End what else uses this memory." if is_cpu(used) else "Take --device cpu, or end what else uses the GPU."

@@ -16,7 +16,7 @@ from typing import Any
 from interlace_cli.errors import UsageError
 from interlace_cli.io.files import name_scratch
 from interlace_cli.options.shared import BETWEEN_PROCESSES, HOST, ONE_DEVICE, parse_memory
-from interlace_cli.runtime.accelerator import is_cuda, read_free, read_total
+from interlace_cli.runtime.accelerator import is_cpu, is_cuda, read_free, read_total
 from interlace_cli.runtime.dispatch import keep_on_host
 from interlace_cli.runtime.memory import read_available
 from interlace_cli.runtime.processes import find_processes
@@ -54,6 +54,13 @@ class Placement:
     def is_dispatched(self) -> bool:
         """Whether the model may be on several devices."""
         return self.device_map != ONE_DEVICE
+
+    def advise(self, used: str) -> str:
+        """What to do where the model does not fit. `used` is the device that is short of memory."""
+        if self.is_dispatched:
+            return "Say less by --max-memory."
+        other = "" if is_cpu(used) else ", or --device cpu"
+        return f"Take --device-map auto, which spreads it over GPUs, the host and the disk{other}."
 
     def find_limits(self) -> dict[int | str, int]:
         """Bytes that weights may take of each GPU, by its number, and of the host. Raises UsageError for a GPU that is

@@ -40,6 +40,10 @@ class Divided(Placement):
         """The model is where it should be once it is loaded."""
         return True
 
+    def advise(self, used: str) -> str:
+        """What to do where a part does not fit."""
+        return "Take more --processes, each with a GPU or a machine of its own."
+
 
 def _find_none(model: nn.Module) -> Sequence[nn.Module]:
     del model

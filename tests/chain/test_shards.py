@@ -15,6 +15,7 @@ from workspaces import refuse, succeed
 
 from interlace_cli.io.models import import_transformers
 from interlace_cli.io.row_reading import shapes_of_parts
+from interlace_cli.io.shards import Shards
 
 HUB_EXPERTS = "qwen3_moe"
 """A mixture whose files have each expert by itself, as on the Hub."""
@@ -29,7 +30,7 @@ def test_outputs_are_those_of_one_process(tmp_path: Path) -> None:
     assert first == second == dict.fromkeys(names, "same")
 
 
-@pytest.mark.zoo
+@pytest.mark.soak
 def test_outputs_of_every_architecture_are_those_of_one_process(tmp_path: Path) -> None:
     names = save_zoo(tmp_path, [*zoo.NAMES, *zoo.TEXT_NAMES])
     first, second = finish(start("zoo", tmp_path, *names, port=29652))
@@ -43,7 +44,7 @@ def test_processes_need_not_do_the_same(chain_model: Path, tmp_path: Path) -> No
         assert set(found.values()) == {True}, found
 
 
-@pytest.mark.engines
+@pytest.mark.soak
 def test_each_process_holds_its_part(tmp_path: Path) -> None:
     """Looked at from outside, with a mixture whose experts transformers merges as it reads them."""
     transformers = import_transformers()
@@ -121,6 +122,10 @@ def test_what_it_is_not_for_is_refused(chain_model: Path, small_dataset: Path, t
     words = ["analyze", chain_model, "--dataset", small_dataset, "-w", tmp_path, "--device-map", "fsdp"]
     assert "--device-map fsdp is for several processes. Add --processes N" in refuse(*words, code=2)
     assert "--max-memory belongs to a --device-map of one process" in refuse(*words, "--max-memory", "1GiB", code=2)
+
+
+def test_where_a_part_does_not_fit_the_advice_is_an_option_that_is_taken() -> None:
+    assert Shards("cuda").advise("cuda:0") == "Take more --processes, each with a GPU or a machine of its own."
 
 
 class Divided:

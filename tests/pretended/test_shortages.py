@@ -130,7 +130,7 @@ def test_a_loss_that_cannot_be_measured_does_not_end_healing(
 
 @pytest.mark.parametrize(
     ("command", "advice"),
-    [("analyze", "--device-map auto"), ("finetune", "Take --engine zero3 and more")],
+    [("analyze", "--device-map auto"), ("finetune", "Take --engine fsdp or zero3 and more")],
     ids=["analyze", "heal"],
 )
 def test_a_model_that_does_not_fit_is_named_with_its_size(command: str, advice: str, space: Path) -> None:

@@ -79,7 +79,7 @@ def test_no_advice_is_what_is_done_already_or_cannot_help_there() -> None:
             assert "--max-length" not in rungs, "shorter rows make neither weights nor moments smaller"
         if setup.device == "cpu":
             assert "offload" not in rungs
-            assert "zero3" not in rungs
+            assert "fsdp" not in rungs
         if setup.engine == "offload" or setup.processes > 1:
             assert "--engine offload" not in rungs
         if "8bit" in setup.optim:
@@ -97,6 +97,7 @@ def test_no_advice_is_what_is_done_already_or_cannot_help_there() -> None:
         (Place.OPTIMIZER, "--engine offload"),
         (Place.MODEL, "--engine offload"),
         (Place.TEACHER, "--objective ce"),
+        (Place.TEACHER, "--engine fsdp or zero3"),
         (Place.TRIAL, "--max-length"),
         (Place.LOCAL, "--max-length"),
     ],
