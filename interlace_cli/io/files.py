@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import platform
 import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,8 +20,13 @@ from uuid import uuid4
 import orjson
 
 from interlace_cli.errors import ExistsError, InterlaceError
+from interlace_cli.runtime.machine import is_alive, name_machine
 
 CHUNK = 1 << 22
+DRAFT = re.compile(r"\.(.+)\.([0-9a-f]{12})\.(\d+)\.\w+")
+"""A draft's name: that of what it becomes, the machine and the process that makes it, and what tells it from others."""
+FORGOTTEN = 30 * 24 * 3600.0
+"""Seconds without a touch after which another machine's draft counts as left behind."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -50,7 +55,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for draft in _find_abandoned(path.parent).pop(path.name, []):
             draft.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_here()}.{os.getpid()}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_name_draft(path))
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -82,7 +87,7 @@ def folder_being_made(path: Path, force: bool = False) -> Iterator[Path]:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{_here()}.{os.getpid()}."))
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=_name_draft(path)))
         os.chmod(draft, 0o777 & ~_umask())
     try:
         yield draft
@@ -110,7 +115,7 @@ def name_scratch(path: Path) -> Path:
     """A name beside `path` that nobody else has, for a folder of this process alone. Folders of such names that killed
     processes left behind are removed."""
     _remove_abandoned(path)
-    return path.parent / f".{path.name}.{_here()}.{os.getpid()}.{uuid4().hex[:8]}"
+    return path.parent / f"{_name_draft(path)}{uuid4().hex[:8]}"
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -142,9 +147,10 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Drafts of the same folder that a killed process of this machine left behind: they may be many GB."""
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.{_here()}.*"):
-        if _is_abandoned(draft):
+    """Drafts of the same folder that killed processes left behind: they may be many GB."""
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        found = DRAFT.fullmatch(draft.name)
+        if found and found[1] == path.name and _is_abandoned(draft, found):
             with suppress(OSError):
                 _remove(draft)
 
@@ -153,16 +159,22 @@ def _remove_abandoned(path: Path) -> None:
 def _find_abandoned(folder: Path) -> dict[str, list[Path]]:
     """Name -> drafts of the file that killed processes left behind. A folder is looked through once: one that many
     files are written to is not to be read for each of them."""
-    found: dict[str, list[Path]] = {}
-    for draft in folder.glob(f".*.{_here()}.*"):
-        if draft.is_file() and _is_abandoned(draft):
-            found.setdefault(draft.name[1:].rpartition(f".{_here()}.")[0], []).append(draft)
-    return found
+    drafts: dict[str, list[Path]] = {}
+    for draft in folder.glob(".*"):
+        found = DRAFT.fullmatch(draft.name)
+        if found and draft.is_file() and _is_abandoned(draft, found):
+            drafts.setdefault(found[1], []).append(draft)
+    return drafts
 
 
-def _is_abandoned(draft: Path) -> bool:
-    owner = draft.name.split(".")[-2]
-    return owner.isdecimal() and not _is_alive(int(owner))
+def _is_abandoned(draft: Path, found: re.Match[str]) -> bool:
+    """Of processes of another machine nothing is known; this one was another before it was started anew."""
+    if found[2] == _here():
+        return not is_alive(int(found[3]))
+    with suppress(OSError):
+        touched = [path.lstat().st_mtime for path in (draft, *draft.rglob("*"))]
+        return time.time() - max(touched) > FORGOTTEN
+    return False
 
 
 def _remove(path: Path) -> None:
@@ -173,18 +185,15 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _name_draft(path: Path) -> str:
+    """How the name of a draft begins; DRAFT reads it."""
+    return f".{path.name}.{_here()}.{os.getpid()}."
 
 
+@cache
 def _here() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", platform.node()) or "here"
+    """This machine, in names of files: hosts may share a folder and have one name."""
+    return hash_bytes(name_machine().encode())[:12]
 
 
 def _cannot_write(path: Path, error: OSError) -> InterlaceError:

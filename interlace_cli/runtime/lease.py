@@ -24,6 +24,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from interlace_cli.errors import InterlaceError
+from interlace_cli.runtime.machine import find_start, is_alive, name_machine
 
 BEAT, STALE = 10.0, 120.0
 """Seconds between two touches, and from the last one until a lease may be taken over."""
@@ -45,13 +46,13 @@ class Holder:
 
     def describe(self) -> str:
         """For people."""
-        where = "" if self.machine == _name_machine() else f" on {self.host}"
+        where = "" if self.machine == name_machine() else f" on {self.host}"
         return f"`interlace {self.command}` (process {self.process}{where}, since {self.since})"
 
     @property
     def is_dead(self) -> bool:
         """Whether it is known to be gone: of another host nothing is known."""
-        return self.machine == _name_machine() and not _is_alive(self.process, self.started)
+        return self.machine == name_machine() and not is_alive(self.process, self.started)
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,12 @@ def find_holder(path: Path) -> Holder | None:
 def list_neighbours(paths: Iterable[Path]) -> set[str]:
     """Other processes of this machine that hold one of these leases, in words."""
     holders = [holder for path in paths if (holder := find_holder(path)) is not None]
-    return {one.describe() for one in holders if one.machine == _name_machine() and one.process != os.getpid()}
+    return {one.describe() for one in holders if one.machine == name_machine() and one.process != os.getpid()}
 
 
 def name_machine_lease(folder: Path, name: str) -> Path:
     """A lease of its own for each machine that works in `folder`."""
-    return folder / f".{name}-{hashlib.sha256(_name_machine().encode()).hexdigest()[:12]}.lease"
+    return folder / f".{name}-{hashlib.sha256(name_machine().encode()).hexdigest()[:12]}.lease"
 
 
 @contextmanager
@@ -235,51 +236,9 @@ def _describe_self(command: str) -> Holder:
     return Holder(
         command=command,
         host=platform.node() or "?",
-        machine=_name_machine(),
+        machine=name_machine(),
         process=os.getpid(),
-        started=_find_start(os.getpid()),
+        started=find_start(os.getpid()),
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
         token=uuid4().hex,
     )
-
-
-def _name_machine() -> str:
-    """What two processes have alike that know each other by their ids. Hosts may have the same name, and containers
-    the same kernel."""
-    words = [platform.node()]
-    with suppress(OSError):
-        words.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    with suppress(OSError):
-        words.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(words)
-
-
-def _is_alive(process: int, started: float) -> bool:
-    """Whether the process of this machine that began then is there and can work."""
-    import psutil
-
-    try:
-        if os.name == "posix":
-            os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        # Somebody else's: not all systems show more of it.
-        return True
-    try:
-        # A zombie has ended; another process may have its id by now.
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE and _find_start(process) == started
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
-
-
-def _find_start(process: int) -> float:
-    """When it began: on Linux in ticks since the kernel did, as no clock is set anew then."""
-    import psutil
-
-    with suppress(OSError, ValueError, IndexError):
-        # After the name, which may hold anything, in brackets.
-        return float(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    return psutil.Process(process).create_time()

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -214,13 +215,39 @@ def test_what_prepare_has_read_is_gone_on_from_only_as_it_was_written(small_data
     assert mark.read_bytes() == whole[1]
 
 
-def test_drafts_of_files_that_the_dead_left_are_cleared_and_no_others(tmp_path: Path) -> None:
-    from interlace_cli.io.files import _here, write_atomically
+def test_drafts_that_the_dead_left_are_cleared_and_no_others(tmp_path: Path) -> None:
+    """Of another machine, which may have this one's name, the processes are not known: its drafts stay for a month."""
+    from interlace_cli.io.files import FORGOTTEN, _here, folder_being_made, write_atomically
 
-    dead = tmp_path / f".plan.json.{_here()}.999999999.abcdefgh"
-    other = tmp_path / f".eval.json.{_here()}.999999999.abcdefgh"
-    living = tmp_path / f".plan.json.{_here()}.{os.getpid()}.abcdefgh"
-    for path in (dead, other, living):
-        path.write_text("half")
+    machines = {"here": _here(), "elsewhere": "0123456789ab"}
+    dead, living = 999_999_999, os.getpid()
+    kept, gone = [], []
+    for target in ("plan.json", "eval.json", "pruned", "healed"):
+        for process, machine, is_old in product((dead, living), machines, (False, True)):
+            draft = tmp_path / f".{target}.{machines[machine]}.{process}.abc{is_old:d}efgh"
+            if target in ("pruned", "healed"):
+                draft.mkdir()
+                (draft / "model.safetensors").write_text("half")
+            else:
+                draft.write_text("half")
+            for path in (*draft.glob("*"), draft) if is_old else ():
+                os.utime(path, (1, time.time() - FORGOTTEN - 9))
+            is_gone = process == dead if machine == "here" else is_old
+            (gone if is_gone and target in ("plan.json", "pruned") else kept).append(draft.name)
     write_atomically(tmp_path / "plan.json", b"whole")
-    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", other.name, living.name}
+    with folder_being_made(tmp_path / "pruned"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "pruned", *kept}
+    assert len(gone) == 8
+
+
+def test_a_draft_in_use_on_another_machine_is_not_forgotten_by_its_folder(tmp_path: Path) -> None:
+    from interlace_cli.io.files import FORGOTTEN, folder_being_made
+
+    draft = tmp_path / ".pruned.0123456789ab.7.abcdefgh"
+    draft.mkdir()
+    (draft / "model.safetensors").write_text("half")
+    os.utime(draft, (1, time.time() - FORGOTTEN - 9))
+    with folder_being_made(tmp_path / "pruned"):
+        pass
+    assert draft.exists()
