@@ -97,7 +97,7 @@ class TorchState(OptimizerState):
         weights = dict(zip(self.names, self.weights, strict=True))
         for name, values in rest["values"].items():
             for path, value in values.items():
-                _put_in(states.setdefault(name, {}), path, value)
+                _put_in(states.setdefault(name, {}), path, _adapt(value, self.optimizer))
         for slot in slots:
             weight = weights[slot.weight]
             if slot.stored.shape == tuple(weight.shape):
@@ -164,7 +164,7 @@ class DeepSpeedState(OptimizerState):
         for flat in self._flats:
             state = self.base.state[flat]
             state.update({key: torch.zeros_like(flat) for key in sorted(keys)})
-            state.update({path[0]: self._to_own(value) for path, value in values.items()})
+            state.update({path[0]: _adapt(value, self.base) for path, value in values.items()})
         self._link()
         own = self.base.param_groups
         for group, saved in zip(own, _match(rest["groups"], len(own)), strict=True):
@@ -176,13 +176,6 @@ class DeepSpeedState(OptimizerState):
         if hasattr(self.zero, "_lazy_init_hp_params_optimizer_state"):
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()
-
-    def _to_own(self, value: Any) -> Any:
-        """torch's optimizers count their steps in tensors, DeepSpeed's in numbers."""
-        number = value.item() if isinstance(value, Tensor) else value
-        if isinstance(self.base, torch.optim.Optimizer) and type(self.base).__module__.startswith("torch."):
-            return torch.tensor(float(number))
-        return int(number)
 
     @property
     def _flats(self) -> list[Tensor]:
@@ -230,6 +223,14 @@ def _is_slot(value: Any) -> bool:
     from torch.distributed.tensor import DTensor
 
     return type(value) in (Tensor, DTensor) and value.ndim > 0 and value.dtype in DTYPES
+
+
+def _adapt(value: Any, optimizer: Any) -> Any:
+    """torch's optimizers count their steps in tensors, which they change in place; DeepSpeed's count in numbers."""
+    owner = type(optimizer).__module__.partition(".")[0]
+    if owner == "torch" and type(value) in (int, float):
+        return torch.tensor(float(value))
+    return int(value) if owner == "deepspeed" else value
 
 
 def _iter_leaves(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
