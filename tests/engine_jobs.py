@@ -82,7 +82,8 @@ def main(file: str, rank: str, size: str, port: str) -> None:
     from transformers import PreTrainedModel  # noqa: F401
 
     from interlace_cli.core import finetune
-    from interlace_cli.runtime.processes import end_at_once, leave_processes
+    from interlace_cli.runtime.exchange import leave_processes
+    from interlace_cli.runtime.processes import end_at_once
 
     # The processes stay together between the jobs.
     finetune.leave_processes = torch.distributed.barrier  # type: ignore[attr-defined]

@@ -116,7 +116,7 @@ def _prepare_to_lend(options: Options) -> None:
 
 def _leave_processes() -> None:
     """At the end; whoever comes first lends the others what they still need."""
-    from interlace_cli.runtime.processes import leave_processes
+    from interlace_cli.runtime.exchange import leave_processes
 
     leave_processes()
 

@@ -32,8 +32,8 @@ from interlace_cli.io.score_files import save_scores
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.shared import BETWEEN_PROCESSES, ONE_DEVICE
-from interlace_cli.runtime.exchange import take_from_main
-from interlace_cli.runtime.processes import find_processes, leave_processes
+from interlace_cli.runtime.exchange import leave_processes, take_from_main
+from interlace_cli.runtime.processes import find_processes
 
 if TYPE_CHECKING:
     pass

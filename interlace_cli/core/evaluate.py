@@ -40,8 +40,8 @@ from interlace_cli.io.samples import join
 from interlace_cli.io.workspace import Workspace, require
 from interlace_cli.options.evaluate import TRANSFORMERS, VLLM, EvaluateOptions
 from interlace_cli.options.shared import BETWEEN_PROCESSES, ONE_DEVICE
-from interlace_cli.runtime.exchange import take_from_main
-from interlace_cli.runtime.processes import find_processes, in_turns, leave_processes
+from interlace_cli.runtime.exchange import leave_processes, take_from_main
+from interlace_cli.runtime.processes import find_processes, in_turns
 
 if TYPE_CHECKING:
     from interlace_cli.evaluation.answering import Answered

@@ -41,8 +41,8 @@ from interlace_cli.io.surgery import copy_config, copy_side_files, replace_tenso
 from interlace_cli.io.workspace import METADATA, Workspace, require
 from interlace_cli.options.finetune import FinetuneOptions
 from interlace_cli.runtime.allocator import describe_segments, expand_segments
-from interlace_cli.runtime.exchange import agree, take_from_main
-from interlace_cli.runtime.processes import find_processes, leave_processes
+from interlace_cli.runtime.exchange import agree, leave_processes, take_from_main
+from interlace_cli.runtime.processes import find_processes
 
 if TYPE_CHECKING:
     import numpy as np

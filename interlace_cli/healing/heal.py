@@ -46,6 +46,7 @@ from interlace_cli.healing.trainable import apply_checkpointing
 from interlace_cli.healing.trainer import HealingTrainer, train_stage
 from interlace_cli.healing.whole import tell
 from interlace_cli.io.models import import_transformers
+from interlace_cli.runtime.exchange import gather_values
 from interlace_cli.runtime.processes import find_processes
 
 
@@ -176,8 +177,8 @@ class Healer:
             self.state.remove_incomplete()
             if not self.is_trial and self.how.engine != "auto":
                 self.state.save_way(self.how.engine, self.is_checkpointed)
-        if arguments.world_size > 1:
-            torch.distributed.barrier()
+        # Not by a collective: large ones take long to delete, and backends have timeouts.
+        gather_values("what is unfinished", None)
         return bool(arguments.process_index == 0)
 
     def _train(self, number: int, stage: Stage, steps: Steps, advance: Advance) -> list[float]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interlace_cli.io.integrity import is_complete
+from interlace_cli.runtime.exchange import take_from_main
 from interlace_cli.runtime.processes import find_processes
 
 FORMAT = 2
@@ -41,12 +42,15 @@ class State:
     def shared_checkpoint(self, stage: int) -> Iterator[Path | None]:
         """What `find_checkpoint` finds in the first process, for all of them: they call it together. The others get a
         folder of their own with what each has to read, since they may be on a machine that lacks the first one's."""
-        from interlace_cli.healing.whole import tell
+        found: Path | None = None
 
-        is_main = find_processes().is_main
-        found = self.find_checkpoint(stage) if is_main else None
-        name, progress = tell((found.name, (found / PROGRESS).read_bytes()) if found else ("", b""))
-        if is_main or not name:
+        def find() -> tuple[str, bytes]:
+            nonlocal found
+            found = self.find_checkpoint(stage)
+            return (found.name, (found / PROGRESS).read_bytes()) if found else ("", b"")
+
+        name, progress = take_from_main("the state of healing", find)
+        if find_processes().is_main or not name:
             yield found
             return
         with tempfile.TemporaryDirectory() as folder:

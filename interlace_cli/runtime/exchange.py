@@ -19,7 +19,13 @@ from typing import Any, TypeVar
 
 from interlace_cli.errors import AgreedError, DisagreementError, InterlaceError, LostPeerError, RefusedError, first_line
 from interlace_cli.runtime.agreement import describe_difference, find_versions, name_process
-from interlace_cli.runtime.processes import Processes, find_processes, is_connection_lost, prepare_to_meet
+from interlace_cli.runtime.processes import (
+    Processes,
+    find_processes,
+    has_open_group,
+    is_connection_lost,
+    prepare_to_meet,
+)
 from interlace_cli.runtime.watch import AGAIN, PAUSE, find_lost, is_watching, open_hub, refuse_lost, tell_others, watch
 
 ARRIVAL = 900.0
@@ -152,6 +158,18 @@ def take_from_main(topic: str, make: Callable[[], T]) -> T:
         raise
     exchange.gather(topic, {"refused": None, "value": b64encode(pickle.dumps(value)).decode()})
     return value
+
+
+def leave_processes() -> None:
+    """Waits for the other processes at the end, as long as they live, and closes their group: without that, some have
+    been seen to abort. No collective of the group waits: NCCL would end it while the first one writes a large result.
+    """
+    if find_processes().size == 1 or not has_open_group():
+        return
+    import torch.distributed as dist
+
+    gather_values("the end", None)
+    dist.destroy_process_group()
 
 
 def find_hosts() -> list[str]:

@@ -131,21 +131,9 @@ def in_turns(work: Callable[[], T]) -> T:
     return done[0]
 
 
-def leave_processes() -> None:
-    """Waits for the other processes at the end and closes their group: without that, some have been seen to abort."""
-    if find_processes().size == 1:
-        return
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        prepare_to_meet()
-        dist.barrier()
-        dist.destroy_process_group()
-
-
 def has_open_group() -> bool:
     """Whether this process is still connected to the others. One that ends by an error does not reach
-    `leave_processes`."""
+    `exchange.leave_processes`."""
     dist = sys.modules.get("torch.distributed")
     return dist is not None and dist.is_available() and dist.is_initialized()
 
