@@ -14,6 +14,7 @@ from interlace_cli.core.benchmarks import evaluate_by_harness
 from interlace_cli.core.checkpoints import NamedCheckpoint, find_checkpoints, open_family
 from interlace_cli.core.inputs import hash_split
 from interlace_cli.core.lineage import Seen, check_overlap, count_seen
+from interlace_cli.core.local_workspaces import share_for_eval
 from interlace_cli.core.spread import has_to_spread, run_spread
 from interlace_cli.core.step import Step
 from interlace_cli.core.tasks import hash_specs, load_heldout, load_tasks
@@ -65,6 +66,7 @@ def evaluate(options: EvaluateOptions, progress: Progress) -> Evaluation:
     was trained or calibrated on, unless that is allowed."""
     if options.import_results or options.harness:
         return evaluate_by_harness(options, progress)
+    options = share_for_eval(options, progress)
     return build_step(options, progress).run(progress, options.force)
 
 
@@ -106,6 +108,7 @@ def build_step(options: EvaluateOptions, progress: Progress, dense: str | None =
         record=Evaluation,
         make=make,
         is_shared=True,
+        is_local=options.local_workspaces,
         find_facts=lambda: describe_call(options, options.device, options.dtype),
     )
 

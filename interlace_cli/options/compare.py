@@ -57,12 +57,12 @@ class CompareOptions(Options):
     )
     sparsity: str = option("2:4", "N:M pattern of the sparse baselines: keep N of every M weights.", group=GRID)
     prepare: PrepareOptions = step(PrepareOptions)
-    analyze: AnalyzeOptions = step(AnalyzeOptions)
+    analyze: AnalyzeOptions = step(AnalyzeOptions, "local_workspaces")
     plan: PlanOptions = step(PlanOptions, "ratio", "drop", "strategy", "criterion", "selection", "tune")
     # Cells are made from the dense model, so that they belong together; timing is repeated as often as it takes.
     prune: PruneOptions = step(PruneOptions, "compensate", "verify", "allow_mismatch")
-    finetune: FinetuneOptions = step(FinetuneOptions, "objective", "allow_mismatch")
-    evaluate: EvaluateOptions = step(EvaluateOptions, "repeats", "allow_mismatch", "backend")
+    finetune: FinetuneOptions = step(FinetuneOptions, "objective", "allow_mismatch", "local_workspaces")
+    evaluate: EvaluateOptions = step(EvaluateOptions, "repeats", "allow_mismatch", "backend", "local_workspaces")
     keep: bool = option(False, "Keep the checkpoints, in compare/checkpoints.", decides=False)
     shard: str | None = SHARD.field()
     collect: bool = option(

@@ -17,6 +17,7 @@ from interlace_cli.options.shared import (
     DTYPE,
     EVALUATION,
     FORCE,
+    LOCAL_WORKSPACES,
     MAX_MEMORY,
     OFFLOAD_FOLDER,
     ONE_DEVICE,
@@ -45,7 +46,18 @@ OWN = (
         "repeats",
         "allow_overlap",
     ),
-    *("dtype", "device", "device_map", "max_memory", "offload_folder", "attention", "processes", "dataset", "seed"),
+    *(
+        "dtype",
+        "device",
+        "device_map",
+        "max_memory",
+        "offload_folder",
+        "attention",
+        "processes",
+        "local_workspaces",
+        "dataset",
+        "seed",
+    ),
 )
 """Options of our own evaluation alone."""
 
@@ -158,6 +170,7 @@ class EvaluateOptions(Options):
     offload_folder: Path | None = OFFLOAD_FOLDER.field()
     attention: str | None = ATTENTION.field()
     processes: int = PROCESSES.field()
+    local_workspaces: bool = LOCAL_WORKSPACES.field()
     dataset: Path | None = DATASET.field()
     seed: int = SEED.field()
     workspace: Path = WORKSPACE.field()
@@ -175,6 +188,11 @@ class EvaluateOptions(Options):
         check_pixels(self.min_pixels, self.max_pixels)
         self._check_backend()
         check_placement(self.device, self.device_map, self.max_memory, self.offload_folder)
+        if self.local_workspaces and self.tasks is not None:
+            raise UsageError(
+                "--local-workspaces sends prepared samples, and each host would prepare those of --tasks by itself.",
+                "Give all of them one folder of a shared file system, or leave one of the two out.",
+            )
         if self.harness == "vlmevalkit" and (self.samples is not None or self.include_path is not None):
             raise UsageError("VLMEvalKit takes neither --samples nor --include-path.", "They are lmms-eval's.")
         if self.harness and self.import_results:

@@ -139,7 +139,6 @@ LOCAL_WORKSPACES = Option(
     " the result.",
     default=False,
     group=MACHINE,
-    is_alone=True,
     decides=False,
 )
 STACK = Option(

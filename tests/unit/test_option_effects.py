@@ -533,7 +533,7 @@ def test_local_workspaces_have_their_inputs_sent(
     chain_model: Path, cut: Path, small_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And are not looked for a file of the first process."""
-    from interlace_cli.core import analyze, finetune, local_workspaces
+    from interlace_cli.core import analyze, evaluate, finetune, local_workspaces
 
     shared: list[dict[str, Path | None]] = []
     monkeypatch.setattr(local_workspaces, "find_processes", lambda: Processes(0, 2))
@@ -543,10 +543,13 @@ def test_local_workspaces_have_their_inputs_sent(
         common: dict[str, Any] = {"dataset": small_dataset, "workspace": tmp_path, "local_workspaces": is_local}
         measured = AnalyzeOptions(model=str(chain_model), **common)
         healed = FinetuneOptions(checkpoint=cut, tune_layers=(3,), objective="distill", **common)
+        judged = EvaluateOptions(checkpoints=(f"whole={chain_model}", str(cut)), **common)
         local_workspaces.share_for_analyze(measured, Silent())
         local_workspaces.share_for_finetune(healed, Silent())
+        local_workspaces.share_for_eval(judged, Silent())
         assert analyze.build_step(measured).is_local is is_local
         assert finetune.build_step(healed).is_local is is_local
+        assert evaluate.build_step(judged, Silent()).is_local is is_local
     base = Path(load_artifact(cut / "interlace.json", CheckpointCard).base.location)
     assert shared == [
         {"the dataset": small_dataset, "the model": chain_model},
@@ -556,6 +559,7 @@ def test_local_workspaces_have_their_inputs_sent(
             "the checkpoint": cut,
             "the dense model": base,
         },
+        {"the dataset": small_dataset, "the checkpoint whole": chain_model, f"the checkpoint {cut.name}": cut},
     ]
 
 

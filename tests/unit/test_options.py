@@ -447,6 +447,7 @@ SHARED = {
     "stack": {"analyze", "plan"},
     "protect": {"analyze", "plan"},
     "processes": {"analyze", "prune", "finetune", "evaluate"},
+    "local_workspaces": {"analyze", "finetune", "evaluate"},
     "paper": {"plan", "finetune"},
     "calibration_batch_size": {"analyze", "prune"},
     "heal_min_pixels": {"analyze", "prune", "finetune"},
@@ -472,11 +473,11 @@ def test_a_shared_option_goes_to_all_its_steps(record: type[Options]) -> None:
 
 ALONE = {
     "prepare": {"source", "processes", "shard", "dry_run", "out"},
-    "analyze": {"model", "local_workspaces", "write_scores", "figure", "dataset", "out"},
+    "analyze": {"model", "write_scores", "figure", "dataset", "out"},
     "plan": {"scores", "analysis", "model", "figure", "dry_run", "out"},
     "prune": {"model", "plan", "drop_layers", "stack", "method", "sparsity", "dry_run", "dataset", "out"},
     "finetune": {
-        *("checkpoint", "plan", "tune_layers", "dense", "stack", "estimate", "local_workspaces"),
+        *("checkpoint", "plan", "tune_layers", "dense", "stack", "estimate"),
         *("dataset", "out"),
     },
     "evaluate": {
@@ -490,9 +491,10 @@ LEFT_OUT = {
     "run": {},
     "compare": {
         "plan": {"ratio", "drop", "strategy", "criterion", "selection", "tune"},
+        "analyze": {"local_workspaces"},
         "prune": {"compensate", "verify", "allow_mismatch"},
-        "finetune": {"objective", "allow_mismatch"},
-        "evaluate": {"repeats", "allow_mismatch", "backend"},
+        "finetune": {"objective", "allow_mismatch", "local_workspaces"},
+        "evaluate": {"repeats", "allow_mismatch", "backend", "local_workspaces"},
     },
 }
 """What a grid says in its own way, and what would have no effect in it."""
