@@ -168,9 +168,10 @@ def main() -> None:
     watch_interruptions()
     try:
         build_app(sys.argv[1:])(prog_name="interlace")
-    # Before the command has begun; `Commands` sees what comes later.
+    # Before the command has begun, or once more behind it; `Commands` sees what comes between.
     except KeyboardInterrupt:
-        output.fail(LINE)
+        if not is_launched_by_us():
+            output.fail(LINE)
         sys.exit(INTERRUPTED)
     except BaseException as error:
         if not has_open_group():

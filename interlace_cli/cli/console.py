@@ -106,8 +106,10 @@ class Output:
             # Another process, ended while it drew a bar, left the cursor hidden and in the line.
             console.show_cursor(True)
             console.control(Control((ControlType.CARRIAGE_RETURN,), (ControlType.ERASE_IN_LINE, 2)))
-        console.print("Error: ", style="bold red", end="")
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        # Written at once: a process that is ended meanwhile leaves no half of it.
+        from rich.text import Text
+
+        console.print(Text.assemble(("Error: ", "bold red"), line), highlight=False, soft_wrap=True)
 
 
 output = Output()

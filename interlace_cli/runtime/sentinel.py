@@ -17,6 +17,8 @@ from typing import Any
 
 BEAT = 0.2
 """Seconds between two looks at whether the own process lives, where the kernel does not tell."""
+DYING = 2.0
+"""Seconds for a process to end, when its children have another parent already."""
 FAREWELL = 20.0
 """Seconds for the others to end, when the process of rank 0 has."""
 GET_INFO, EXIT_INFO, INFO_BYTES, EXIT_CODE_AT = 0xC040FF0B, 1 << 3, 64, 60
@@ -205,10 +207,15 @@ def _open_process(pid: int) -> int | None:
 
 def _read_status(pid: int, process: int | None) -> int | None:
     """How a process has ended, as `wait` would say it; None if that cannot be known any more."""
-    with suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-        if fields[0] in "ZX":
-            return int(fields[-1])
+    deadline = time.monotonic() + DYING
+    with suppress(OSError, IndexError, ValueError):
+        while time.monotonic() < deadline:
+            with open(f"/proc/{pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+            if fields[0] in "ZX":
+                return int(fields[-1])
+            # Its children have another parent a moment before it counts as ended.
+            time.sleep(0.01)
     if process is None:
         return None
     with suppress(OSError, ImportError):

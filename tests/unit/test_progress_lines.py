@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
 from interlace_cli.cli.console import BarProgress, output
@@ -69,3 +72,17 @@ def test_every_step_has_them_where_there_is_no_terminal(
             clock.now += 40
             advance()
         assert capsys.readouterr().err == wanted
+
+
+def test_an_error_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes one may be ended meanwhile, and leave no half of a line before what another says."""
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    output.fail("there is no [x]: " + "y" * 300)
+    assert [text for text in written if text] == [f"Error: there is no [x]: {'y' * 300}\n"]
