@@ -229,7 +229,9 @@ def is_running(process: int) -> bool:
     ("stop", "code", "sentence"),
     [
         ("Ctrl-C", 130, "interrupted; what is finished is kept"),
-        ("Ctrl-C for the first alone", 130, "interrupted; what is finished is kept"),
+        pytest.param(
+            "Ctrl-C for the first alone", 130, "interrupted; what is finished is kept", marks=pytest.mark.soak
+        ),
         ("kill the last", 1, "process 2 of 2 was killed (SIGKILL)"),
     ],
 )

@@ -318,6 +318,7 @@ def test_anew_makes_everything_again_to_the_same_bytes(finished: tuple[list[str 
 
 
 @pytest.mark.engines
+@pytest.mark.soak
 def test_a_run_in_two_processes_is_the_same(finished: tuple[list[str | Path], dict], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
