@@ -226,11 +226,14 @@ def _is_slot(value: Any) -> bool:
 
 
 def _adapt(value: Any, optimizer: Any) -> Any:
-    """torch's optimizers count their steps in tensors, which they change in place; DeepSpeed's count in numbers."""
+    """torch's optimizers count their steps in tensors, which they change in place, so each weight needs one of its own;
+    DeepSpeed's count in numbers."""
     owner = type(optimizer).__module__.partition(".")[0]
+    if owner == "deepspeed":
+        return int(value)
     if owner == "torch" and type(value) in (int, float):
         return torch.tensor(float(value))
-    return int(value) if owner == "deepspeed" else value
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _iter_leaves(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

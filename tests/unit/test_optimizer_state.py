@@ -29,3 +29,20 @@ def test_steps_that_deepspeed_counted_go_on_in_torch() -> None:
     for number in (0, 0, 0, 1, 1, 1):
         step(number)
     assert torch.equal(*weights)
+
+
+def test_each_weight_counts_its_own_steps() -> None:
+    """Saved counts may be one tensor for all weights: DeepSpeed's flat parts have all done as many steps."""
+    weights = {name: torch.nn.Parameter(torch.ones(3)) for name in ("a", "b")}
+    optimizer = torch.optim.AdamW(weights.values(), lr=0.1)
+    count = torch.tensor(4.0)
+    groups = [{"lr": 0.1}]
+    TorchState(optimizer, weights).load(
+        [], {"groups": groups, "values": {name: {("step",): count} for name in weights}}
+    )
+    for one in weights.values():
+        optimizer.state[one] |= {"exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+        one.grad = torch.ones(3)
+    optimizer.step()
+    assert [optimizer.state[one]["step"].item() for one in weights.values()] == [5, 5]
+    assert count == 4
