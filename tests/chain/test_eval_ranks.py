@@ -147,6 +147,7 @@ def test_two_processes_one_killed_and_then_one_process(
 
 
 @pytest.mark.engines
+@pytest.mark.soak
 def test_under_a_launcher_all_answer_and_the_first_times(
     models: tuple[Path, Path], small_dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

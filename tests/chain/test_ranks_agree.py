@@ -168,6 +168,7 @@ def test_two_hosts_with_a_workspace_each(
     assert healed[0] == healed[1]
 
 
+@pytest.mark.soak
 def test_torchruns_worker_that_is_killed_is_named(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
     words = finetune(pruned, small_dataset, tmp_path / "out", "--save-every", "1", "--epochs", "9")[1:]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
