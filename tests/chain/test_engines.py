@@ -200,6 +200,7 @@ def test_what_all_processes_refuse_is_said_once(pruned: Path, small_dataset: Pat
     assert done.stderr.count("paper is not supported") == 1
 
 
+@pytest.mark.soak
 def test_several_processes_are_as_quiet_as_their_command(pruned: Path, small_dataset: Path, tmp_path: Path) -> None:
     words = [word for word in call(pruned, small_dataset, tmp_path / "out", "--epochs", "0.1") if word != "--json"]
     done = subprocess.run([*words, "--quiet"], capture_output=True, text=True, check=False)
@@ -232,7 +233,7 @@ def is_running(process: int) -> bool:
         pytest.param(
             "Ctrl-C for the first alone", 130, "interrupted; what is finished is kept", marks=pytest.mark.soak
         ),
-        ("kill the last", 1, "process 2 of 2 was killed (SIGKILL)"),
+        pytest.param("kill the last", 1, "process 2 of 2 was killed (SIGKILL)", marks=pytest.mark.soak),
     ],
 )
 def test_what_ends_one_ends_all_with_one_sentence_and_it_goes_on(
