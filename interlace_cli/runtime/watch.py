@@ -24,8 +24,8 @@ from interlace_cli.runtime.processes import LOST, Processes, end_at_once, is_lau
 
 GRACE = 20.0
 """Seconds for this process to end by itself when another one is gone: some collectives would wait for it for long."""
-PAUSE = 1.0
-"""Seconds in which the reason for a lost connection becomes known."""
+PAUSE = 8.0
+"""Seconds in which the reason for a lost connection becomes known, on a busy machine too."""
 SENTINEL = Path(__file__).with_name("sentinel.py")
 _ends = threading.Event()
 _open: list[Watch] = []
