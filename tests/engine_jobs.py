@@ -7,12 +7,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from interlace_cli.runtime.launch import find_free_port
 
 
 def run_jobs(jobs: Sequence[dict[str, Any]], folder: Path, size: int = 2) -> list[str]:
@@ -20,9 +21,7 @@ def run_jobs(jobs: Sequence[dict[str, Any]], folder: Path, size: int = 2) -> lis
     each job by the first process."""
     file = folder / "jobs.json"
     file.write_text(json.dumps(list(jobs), default=str))
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    port = find_free_port()
     running = [
         subprocess.Popen(
             [sys.executable, __file__, str(file), str(rank), str(size), str(port)],

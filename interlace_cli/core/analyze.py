@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from interlace_cli.core.inputs import find_model, hash_model, hash_split
 from interlace_cli.core.local_workspaces import share_for_analyze
@@ -34,9 +33,6 @@ from interlace_cli.options.analyze import AnalyzeOptions
 from interlace_cli.options.shared import BETWEEN_PROCESSES, ONE_DEVICE
 from interlace_cli.runtime.exchange import leave_processes, take_from_main
 from interlace_cli.runtime.processes import find_processes
-
-if TYPE_CHECKING:
-    pass
 
 SEARCH_SUFFIX = ".search.json"
 

@@ -90,11 +90,6 @@ class State:
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is anything to resume from."""
-        return self.folder.exists()
-
     def clear(self) -> None:
         """Deletes all states of the output folder, those of other recipes too; call it when healing is finished. Files
         of trackers (TensorBoard's `runs`) are moved to `runs` beside the output folder."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from interlace_cli.domain.dataset import Manifest, Sample
 from interlace_cli.errors import DatasetError, UnusableRecordError
 from interlace_cli.io.artifacts import load_artifact
-from interlace_cli.io.files import hash_file
 from interlace_cli.io.images import ImageHeader, decode_image, read_header
 from interlace_cli.io.open_index import DATA as DATA
 from interlace_cli.io.open_index import PART as PART
@@ -31,12 +30,6 @@ _LARGER = {"calibration": "with a larger --calibration", "heldout": "with a larg
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of the prepared dataset `folder`. Raises an InterlaceError if it is missing, broken or outdated."""
     return load_artifact(require(folder) / MANIFEST, Manifest)
-
-
-def hash_dataset(folder: Path) -> str:
-    """sha256 of the manifest, which holds those of the splits, which name images by content."""
-    load_manifest(folder)
-    return hash_file(folder / MANIFEST)
 
 
 def load_split(folder: Path, split: str) -> Samples:

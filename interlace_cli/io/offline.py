@@ -22,11 +22,12 @@ def find_offline_switch(is_dataset: bool = False) -> str | None:
     return "HF_HUB_OFFLINE=1" if constants.HF_HUB_OFFLINE else None
 
 
-def check_online(dataset: str) -> None:
-    """Raises MissingInputError if the Hub may not be asked for the dataset."""
+def check_online(what: str, instead: str) -> None:
+    """Raises MissingInputError if the Hub may not be asked for data. `what` lies there; `instead` is what else would
+    do."""
     switch = find_offline_switch(is_dataset=True)
     if switch is not None:
         raise MissingInputError(
-            f"{dataset} is a dataset of the Hub, which is not asked because of {switch}.",
-            f"Unset {switch.partition('=')[0]}, or name a local copy of its repository with --mirror.",
+            f"{what} is on the Hub, which is not asked because of {switch}.",
+            f"Unset {switch.partition('=')[0]}, or {instead}.",
         )

@@ -15,16 +15,18 @@ from urllib.parse import quote, unquote
 
 from interlace_cli.errors import UnusableRecordError
 from interlace_cli.io.addresses import WEB, check_address, find_protocol, join_inside
+from interlace_cli.io.offline import check_online
 from interlace_cli.io.remote_errors import ask, ask_or_explain, explain
 from interlace_cli.io.remote_facts import RemoteFacts, to_facts
 from interlace_cli.io.remote_reader import RemoteReader
-from interlace_cli.io.remote_systems import check_hub, open_system, walks_folders
+from interlace_cli.io.remote_systems import open_system, walks_folders
 
 BUFFER = 1 << 20
 """Bytes that are read ahead where a file is read in small pieces: as long as a request takes, about so many come."""
 PART = 8 << 20
 """Bytes up to which a file is asked for in one piece."""
 THREADS = 16
+LOCAL_COPY = "name a local copy"
 
 
 @dataclass
@@ -200,7 +202,7 @@ def open_address(address: str) -> RemoteFolder | RemoteFile:
     check_address(address)
     bare = address.rstrip("/")
     if find_protocol(address) == "hf":
-        check_hub(bare)
+        check_online(bare, LOCAL_COPY)
     folder = RemoteFolder(bare)
     info = ask_or_explain(address, lambda: folder.system.info(folder._strip(address if folder.is_web else bare)))
     if info.get("type") == "directory" or address.endswith("/") or _is_index(info, bare):
@@ -218,7 +220,7 @@ def open_remote_folder(address: str) -> RemoteFolder:
     check_address(address)
     folder = RemoteFolder(address.rstrip("/"))
     if find_protocol(address) == "hf":
-        check_hub(folder.address)
+        check_online(folder.address, LOCAL_COPY)
     # Who may read files may not be allowed to list them; and a web server need not say anything of a folder.
     if not folder.is_web:
         try:

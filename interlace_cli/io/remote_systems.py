@@ -8,21 +8,10 @@ from typing import Any
 from interlace_cli.errors import MissingInputError, UsageError
 from interlace_cli.io.addresses import WEB, find_protocol
 from interlace_cli.io.missing_packages import find_missing_package
-from interlace_cli.io.offline import find_offline_switch
 from interlace_cli.io.remote_errors import explain
 
 WAIT = 30.0
 """Seconds to wait for a web server's answer or a piece of it."""
-
-
-def check_hub(address: str) -> None:
-    """Raises MissingInputError where the Hub is not to be asked."""
-    switch = find_offline_switch(is_dataset=True)
-    if switch is not None:
-        raise MissingInputError(
-            f"{address} is on the Hub, which is not asked because of {switch}.",
-            f"Unset {switch.partition('=')[0]}, or name a local copy.",
-        )
 
 
 def open_system(address: str) -> Any:

@@ -181,7 +181,7 @@ def _parse_card(content: bytes) -> dict[str, Any]:
 def _open_hub(repo: str, revision: str | None) -> Repository:
     from huggingface_hub import HfApi, HfFileSystem
 
-    check_online(repo)
+    check_online(f"the dataset {repo}", "name a local copy of its repository with --mirror")
     with explain(repo, True):
         info = HfApi().dataset_info(repo, revision=revision)
         system = HfFileSystem()

@@ -22,6 +22,13 @@ MPI = {
     "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 }
 """Launcher -> its variables for rank, size, rank on the host, and processes on the host."""
+PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""torchrun's names, which torch and accelerate read."""
+TORCHRUN = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME")
+SLURM = (
+    *("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NPROCS"),
+    *("SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_NODES"),
+)
 
 
 def find_launched(environ: Mapping[str, str]) -> dict[str, str]:
@@ -36,6 +43,12 @@ def find_launched(environ: Mapping[str, str]) -> dict[str, str]:
         if names[0] in environ and names[1] in environ:
             return _read_mpi(environ, launcher, names)
     return {}
+
+
+def list_names(environ: Mapping[str, str]) -> list[str]:
+    """The variables by which a process is told that it is one of several. Without them it is one of its own."""
+    named = {*PLACE, *TORCHRUN, *SLURM, *(name for names in MPI.values() for name in names)}
+    return [name for name in environ if name in named or name.startswith("TORCHELASTIC_")]
 
 
 def _read_slurm(environ: Mapping[str, str]) -> dict[str, str]:

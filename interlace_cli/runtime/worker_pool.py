@@ -28,18 +28,13 @@ from interlace_cli.runtime.launch import (
     show_log,
     start_process,
 )
+from interlace_cli.runtime.launchers import PLACE, list_names
 from interlace_cli.runtime.processes import INTERRUPTED, LOST, Processes, find_processes
 
 if TYPE_CHECKING:
     from interlace_cli.runtime.exchange import Exchange
 
 NEXT, END = "the next step", "the end of a step"
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-LAUNCHERS = (
-    *("TORCHELASTIC_", "GROUP_", "ROLE_", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"),
-    *("OMPI_COMM_WORLD_", "PMI_"),
-)
-"""How variables begin by which a launcher says that this process is one of several, beside PLACE."""
 PAUSE = 0.1
 SILENT = 1000
 """In place of the exit code of one that hangs."""
@@ -138,7 +133,7 @@ def leading() -> Iterator[WorkerPool]:
     """In the first process. From now on it counts as one that nobody has launched: what it does by itself it does as
     one process. At the end it lets the others go, with its exit code."""
     pool = _open_pool()
-    before = {name: os.environ.pop(name) for name in list(os.environ) if name in PLACE or name.startswith(LAUNCHERS)}
+    before = {name: os.environ.pop(name) for name in list_names(os.environ)}
     _pools.append(pool)
     code = 1
     try:

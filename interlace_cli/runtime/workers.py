@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 
+from interlace_cli.runtime.launchers import list_names
 from interlace_cli.runtime.processes import find_processes
 
-PREFIXES = ("TORCHELASTIC_", "GROUP_", "ROLE_")
-NAMES = (
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"),
-)
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -22,9 +18,8 @@ def work_alone() -> None:
     names = visible or [str(index) for index in range(_count_gpus())]
     if len(names) > 1:
         os.environ[VISIBLE] = names[here.local % len(names)]
-    for name in list(os.environ):
-        if name in NAMES or name.startswith(PREFIXES):
-            del os.environ[name]
+    for name in list_names(os.environ):
+        del os.environ[name]
 
 
 def _count_gpus() -> int:

@@ -231,5 +231,5 @@ def test_what_trackers_wrote_outlives_the_state(tmp_path: Path) -> None:
     (state.stage(0) / "runs/Nov21_here").mkdir(parents=True)
     (state.stage(0) / "runs/Nov21_here/events.1").write_text("losses")
     state.clear()
-    assert not state.exists
+    assert not state.folder.exists()
     assert (tmp_path / "runs/healed-stage-0-Nov21_here/events.1").read_text() == "losses"

@@ -28,9 +28,19 @@ SRUN = {
     "SLURM_STEP_ID": "0",
     "MASTER_ADDR": "node1",
 }
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "5",
+    "OMPI_COMM_WORLD_SIZE": "8",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+    "MASTER_ADDR": "node1",
+}
+MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4", "MASTER_ADDR": "node1"}
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, SRUN, MPIRUN, MPICH], ids=["torchrun", "srun", "mpirun", "mpiexec of MPICH"]
+)
 @pytest.mark.parametrize(
     ("visible", "gpus", "wanted"),
     [(None, 4, "1"), (None, 1, None), (None, 0, None), ("6,7", 2, "7"), ("GPU-a", 1, "GPU-a"), ("", 0, "")],
