@@ -119,7 +119,8 @@ def _stage(made: Preparation, numbers: list[int], progress: Progress) -> dict[in
     """Reads these units, in several processes where that is asked for and there are so many. Returns those that were
     read in this one."""
     missing = [number for number in numbers if not made.staging.has(number)]
-    count = min(made.options.processes, len(missing))
+    # Where all are there, this one looks whether they still count.
+    count = max(min(made.options.processes, len(missing)), 1)
     if not has_to_spread(count):
         return made.stage(progress, numbers)
     run_spread("prepare", replace(made.options, out=made.staging.out), count)

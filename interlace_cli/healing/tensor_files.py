@@ -29,6 +29,7 @@ DTYPES = {
     torch.float8_e5m2: "F8_E5M2",
 }
 """torch's dtypes in the words of safetensors."""
+BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ def list_tensors(path: Path) -> list[Stored]:
     found = None
     if find_processes().is_main:
         found = sorted(read_header(path)[0].values(), key=lambda info: info.start)
-    known = {name: dtype for dtype, name in DTYPES.items()}
     return [
-        Stored(info.name, known[info.dtype], info.shape, lambda info=info: _read(info))  # type: ignore[misc]
+        Stored(info.name, BY_NAME[info.dtype], info.shape, lambda info=info: _read(info))  # type: ignore[misc]
         for info in tell(found)
     ]
 
@@ -94,5 +94,5 @@ def read_tensor(info: TensorInfo) -> Tensor:
     with info.file.open("rb") as file:
         file.seek(info.start)
         file.readinto(data)
-    dtype = next(dtype for dtype, name in DTYPES.items() if name == info.dtype)
+    dtype = BY_NAME[info.dtype]
     return torch.frombuffer(data, dtype=dtype).reshape(info.shape) if data else torch.empty(info.shape, dtype=dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interlace_cli.families.model_files import OpenedModel
 from interlace_cli.families.modules import find_prefix
 from interlace_cli.healing.sharding import describe
-from interlace_cli.healing.tensor_files import DTYPES, view_bytes
+from interlace_cli.healing.tensor_files import BY_NAME, view_bytes
 from interlace_cli.healing.whole import fetch
 from interlace_cli.io.models import to_stored_tensors
 
@@ -24,7 +24,6 @@ def iter_tuned(
     """Name on disk and bytes, in the dtype that the checkpoint has there, of the tensors of `layers[positions]`. All
     processes iterate together; the others get nothing. `collect_stored` has found that the checkpoint stores them as
     the model holds them."""
-    dtypes = {name: dtype for dtype, name in DTYPES.items()}
     prefix = find_prefix(model, layers)
     for position in positions:
         held = {f"{prefix}.{position}.{name}": p for name, p in layers[position].named_parameters()}
@@ -32,7 +31,7 @@ def iter_tuned(
             whole = {name: fetch(held[name]) for name in names}
             found = {name: value.to("cpu") for name, value in whole.items() if value is not None}
             for name, value in to_stored_tensors(model, found).items() if found else ():
-                yield name, view_bytes(value.to(dtypes[opened.checkpoint.tensors[name].dtype]))
+                yield name, view_bytes(value.to(BY_NAME[opened.checkpoint.tensors[name].dtype]))
 
 
 def divide_names(model: PreTrainedModel, held: Mapping[str, Tensor]) -> list[list[str]]:
