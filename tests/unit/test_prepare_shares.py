@@ -113,8 +113,8 @@ def test_processes_make_the_dataset_of_one(source: Path, whole: dict[str, bytes]
 def test_processes_of_a_launcher_are_shares(
     source: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As torchrun and srun start them: whoever is last writes the dataset, whatever its rank. One that is started again,
-    and has nothing left to read, says what lacks."""
+    """As torchrun and srun start them: whoever is last writes the dataset, whatever its rank. One that is started
+    again, and has nothing left to read, says what lacks."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in (1, 1, 0):
         monkeypatch.setenv("RANK", str(rank))
