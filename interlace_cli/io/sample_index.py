@@ -314,4 +314,4 @@ class SampleIndex:
 
 
 def _broken(folder: Path) -> DatasetError:
-    return DatasetError(f"{folder} is broken.", "Remove it: it is made anew.")
+    return DatasetError(f"{folder} is broken.", "Run `interlace prepare --force`.")

@@ -58,6 +58,8 @@ class Sentinel:
         self.setup, self.own = setup, Connection(0, 1)
         self.select = selectors.DefaultSelector()
         self.members: list[Connection] = []
+        self.met: set[int] = set()
+        self.news: list[dict[str, Any]] = []
         self.hub: Connection | None = None
         self.is_done, self.is_told = False, False
         self.listener: socket.socket | None = None
@@ -72,9 +74,10 @@ class Sentinel:
             self._join()
 
     def run(self) -> None:
-        """Until the process has ended, and of rank 0 until the others have left."""
+        """Until the process has ended, and of rank 0 until the others have come and left: one that is slower than the
+        process was has to hear of its end."""
         ended: float | None = None
-        while ended is None or (self.members and time.monotonic() < ended + FAREWELL):
+        while ended is None or (self._is_needed() and time.monotonic() < ended + FAREWELL):
             for key, _ in self.select.select(BEAT):
                 self._handle(key.data)
             if ended is None and self._has_ended():
@@ -82,6 +85,9 @@ class Sentinel:
                 self._report_end()
         for member in self.members:
             member.send({"over": True})
+
+    def _is_needed(self) -> bool:
+        return self.listener is not None and (bool(self.members) or len(self.met) < self.setup["size"] - 1)
 
     def _handle(self, source: Any) -> None:
         if source == "listener":
@@ -147,6 +153,9 @@ class Sentinel:
                     lines = None
                     break
                 member.member = {"rank": line["rank"], "host": line["host"]}
+                self.met.add(line["rank"])
+                for news in self.news:
+                    member.send(news)
             elif "bye" in line:
                 member.is_left = True
             else:
@@ -167,6 +176,7 @@ class Sentinel:
             self.hub.send(news)
 
     def _pass_on(self, news: dict[str, Any]) -> None:
+        self.news.append(news)
         for one in (self.own, *self.members):
             if one.member.get("rank") != news["rank"]:
                 one.send(news)

@@ -113,7 +113,7 @@ def open_hub() -> tuple[socket.socket, dict[str, Any]]:
 
 def watch(here: Processes, hub: Mapping[str, Any], listener: socket.socket | None) -> None:
     """Starts the sentinel of this process; `listener` on rank 0."""
-    setup = {**hub, "rank": here.rank, "host": socket.gethostname(), "pid": os.getpid()}
+    setup = {**hub, "rank": here.rank, "size": here.size, "host": socket.gethostname(), "pid": os.getpid()}
     setup["listen"] = None if listener is None else listener.fileno()
     _open.append(Watch(here, setup, listener))
     if listener is not None:

@@ -40,7 +40,9 @@ def alone(pruned: Path, small_dataset: Path) -> Path:
 
 def call(pruned: Path, dataset: Path, out: Path, *more: str) -> list[str]:
     words = [sys.executable, "-m", "interlace_cli", "finetune", str(pruned), "--dataset", str(dataset)]
-    return [*words, "--out", str(out), "--json", "--processes", "2", *WORDS.split(), *more]
+    # A workspace of its own: tests beside this one would wait for another's.
+    space = ["-w", str(out.parent / "w")]
+    return [*words, "--out", str(out), *space, "--json", "--processes", "2", *WORDS.split(), *more]
 
 
 def check_equal(one: Path, two: Path) -> None:
@@ -240,7 +242,7 @@ def test_what_ends_one_ends_all_with_one_sentence_and_it_goes_on(
     stop: str, code: int, sentence: str, pruned: Path, alone: Path, small_dataset: Path, tmp_path: Path
 ) -> None:
     """That a killed one goes on is what `test_killed_they_go_on` looks at."""
-    words = [*call(pruned, small_dataset, tmp_path / "out", "--save-every", "2"), "-w", str(tmp_path / "w")]
+    words = call(pruned, small_dataset, tmp_path / "out", "--save-every", "2")
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while running.poll() is None and not list(tmp_path.glob(f".out.healing-*/stage-0/*/{COMPLETE}")):
         time.sleep(0.01)

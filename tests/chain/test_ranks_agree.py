@@ -72,7 +72,20 @@ def test_who_is_gone_is_named(who: int, how: str, sentence: str) -> None:
 
 def finetune(pruned: Path, dataset: Path, out: Path, *more: str) -> list[str]:
     words = [sys.executable, "-m", "interlace_cli", "finetune", str(pruned), "--dataset", str(dataset), "--json"]
-    words += ["--out", str(out), "--epochs", "0.1", "--batch-size", "20", "--grad-accum", "1", "--device", "cpu"]
+    words += [
+        "--out",
+        str(out),
+        "-w",
+        str(out.parent),
+        "--epochs",
+        "0.1",
+        "--batch-size",
+        "20",
+        "--grad-accum",
+        "1",
+        "--device",
+        "cpu",
+    ]
     return [*words, "--tune-layers", "3,5", *more]
 
 
